@@ -1,0 +1,261 @@
+//! The plan: a scenario that passed every check, with every expression that stands outside a
+//! message evaluated. What is true here is never validated again.
+//!
+//! Times are run time (since `t0`): `_us` microseconds, `_ns` nanoseconds where a rate must not
+//! drift. A plan is a value: two processes that parse the same text with the same variables hold
+//! equal plans, which [`Plan::hash`] proves before the first send.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::ids::{SeriesId, StageId};
+use crate::outcome::Operation;
+use crate::template::Template;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub name: String,
+    /// Every variable with the value it had, as text; for the record.
+    pub vars: BTreeMap<String, String>,
+    /// Pinned in the file; otherwise the run draws a fresh one.
+    pub seed: Option<u64>,
+    pub targets: Vec<Target>,
+    pub groups: Vec<Group>,
+    /// All series of all groups; a [`SeriesId`] is an index into this.
+    pub series: Vec<Series>,
+    /// Contiguous and half-open, from 0 to [`Plan::end_us`]; never empty.
+    pub stages: Vec<Stage>,
+    /// The file's and the default ones that no other replaced, in that order.
+    pub thresholds: Vec<Threshold>,
+    pub fleet: Fleet,
+    pub stop_timeout_us: u64,
+    pub max_duration_us: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub name: String,
+    pub endpoint: Endpoint,
+    pub keep_alive_us: u64,
+}
+
+/// Where an MQTT 3.1.1 target listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The demo broker, which the CLI starts for a run in its own process.
+    Builtin,
+    Tcp { host: String, port: u16 },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    pub name: String,
+    /// Index into [`Plan::targets`].
+    pub target: usize,
+    pub devices: u64,
+    /// Device id and MQTT client id; known once per device.
+    pub id: Template,
+    /// `let` values, drawn once per device, in the file's order.
+    pub lets: Vec<Let>,
+    pub credentials: Option<Credentials>,
+    pub reconnect: Reconnect,
+    pub max_in_flight: u32,
+    pub connect_within_us: u64,
+    /// The series of this group's connection attempts.
+    pub connect: SeriesId,
+    pub sends: Vec<Send>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Let {
+    pub name: String,
+    pub value: Template,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Credentials {
+    pub username: Option<Template>,
+    pub password: Option<Template>,
+}
+
+/// Back-off between connection attempts: doubles from `first` to `max`, with jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reconnect {
+    pub first_us: u64,
+    pub max_us: u64,
+}
+
+/// One open-model series of a group: every device sends at an absolute pace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Send {
+    pub series: SeriesId,
+    /// `every`, or for `rate: R` the group's full count of devices / R.
+    pub period_ns: u64,
+    pub topic: Template,
+    pub qos: Qos,
+    pub retain: bool,
+    pub payload: Template,
+    pub ack_timeout_us: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Qos {
+    AtMostOnce,
+    AtLeastOnce,
+}
+
+/// The key of results: operation × name × group (results are split by stage as well).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Series {
+    pub operation: Operation,
+    pub name: String,
+    /// Index into [`Plan::groups`].
+    pub group: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    pub name: String,
+    pub kind: StageKind,
+    pub start_us: u64,
+    pub end_us: u64,
+}
+
+/// Device counts are of the whole plan, in start order (see [`crate::schedule`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StageKind {
+    /// Devices `from..to` start evenly over the stage.
+    Ramp { from: u64, to: u64 },
+    Hold,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Threshold {
+    /// As a person wrote it, or the sentence of a default one.
+    pub text: String,
+    pub subject: Subject,
+    pub metric: Metric,
+    pub comparison: Comparison,
+    pub limit: Limit,
+    /// `None`: the whole run.
+    pub stage: Option<StageId>,
+    pub abort_after_us: Option<u64>,
+    /// One of those that hold unless the file overrides them.
+    pub is_default: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    Series(SeriesId),
+    /// All series of one operation, added up.
+    All(Operation),
+    /// The devices of a group (index into [`Plan::groups`]).
+    Devices(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    Planned,
+    Sent,
+    Missed,
+    Held,
+    NotConnected,
+    Away,
+    Unsent,
+    Unassigned,
+    Count,
+    Errors,
+    /// Sends (attempts) per second of the stage or run.
+    Rate,
+    ResponseTime(Statistic),
+    ServiceTime(Statistic),
+    SendLag(Statistic),
+    DevicesPlanned,
+    DevicesConnected,
+    DevicesFailed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statistic {
+    Min,
+    Mean,
+    P50,
+    P90,
+    P95,
+    P99,
+    P999,
+    Max,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    Less,
+    AtMost,
+    Greater,
+    AtLeast,
+    Equal,
+    NotEqual,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    Count(f64),
+    /// 0..1; errors by `count`, slot classes by `planned`.
+    Ratio(f64),
+    Micros(f64),
+    PerSecond(f64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fleet {
+    pub min_agents: u32,
+    /// Whether a DEGRADED run may pass.
+    pub accept_degraded: bool,
+    pub lease_us: u64,
+    pub on_agent_loss: OnAgentLoss,
+}
+
+/// In this release a lost agent's devices are not moved: `reassign` is refused by `check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnAgentLoss {
+    Continue,
+    Abort,
+}
+
+impl Plan {
+    /// Run time at which the last stage ends.
+    pub fn end_us(&self) -> u64 {
+        self.stages.last().map_or(0, |stage| stage.end_us)
+    }
+
+    pub fn devices(&self) -> u64 {
+        self.groups.iter().map(|group| group.devices).sum()
+    }
+
+    /// `group.name`, as in metric paths.
+    pub fn series_path(&self, id: SeriesId) -> String {
+        let series = &self.series[id.index()];
+        format!("{}.{}", self.groups[series.group].name, series.name)
+    }
+
+    /// What all processes of a run must agree on: every fact of the plan, hashed.
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(format!("{self:?}").as_bytes()).into()
+    }
+
+    /// The steepest ramp in devices per second; 100/s where no ramp starts anybody.
+    pub fn spawn_rate(&self) -> f64 {
+        let steepest = self
+            .stages
+            .iter()
+            .filter_map(|stage| match stage.kind {
+                StageKind::Ramp { from, to } if stage.end_us > stage.start_us => {
+                    Some((to - from) as f64 * 1e6 / (stage.end_us - stage.start_us) as f64)
+                }
+                _ => None,
+            })
+            .fold(0.0, f64::max);
+        if steepest > 0.0 { steepest } else { 100.0 }
+    }
+}
