@@ -3,7 +3,11 @@
 //! No tokio, sqlx, tonic, clock, random source or file is reachable from here; CI checks it with
 //! `cargo tree`.
 
+pub mod delta;
+pub mod histogram;
 pub mod ids;
 pub mod outcome;
 pub mod plan;
+pub mod schedule;
+pub mod shard;
 pub mod template;

@@ -1,0 +1,379 @@
+//! What an agent reports: counts and samples per series and stage, for some windows.
+//!
+//! A [`Tally`] is a commutative monoid: however deltas are split, repeated over agents or
+//! coalesced, the sum is the same. Percentiles are read from merged histograms only, never from
+//! parts. Gauges are last values and travel beside the tallies.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use crate::histogram;
+use crate::ids::{SeriesId, StageId};
+use crate::outcome::ErrorClass;
+
+/// Width of a window in microseconds of run time.
+pub const WINDOW_US: u64 = 1_000_000;
+
+/// Durations in microseconds; min, max, sum and count are exact, the rest within 0.1 %.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Samples {
+    /// `None` while empty, so that an idle series costs nothing.
+    histogram: Option<Box<Histogram<u64>>>,
+    count: u64,
+    sum_us: u64,
+    min_us: u64,
+    max_us: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SamplesError {
+    #[error(transparent)]
+    Histogram(#[from] histogram::DecodeError),
+    #[error("samples do not add up: {0}")]
+    Inconsistent(&'static str),
+}
+
+impl Samples {
+    pub fn record(&mut self, us: u64) {
+        let histogram = self.histogram.get_or_insert_with(|| Box::new(histogram::empty()));
+        histogram.saturating_record(us);
+        self.min_us = if self.count == 0 { us } else { self.min_us.min(us) };
+        self.max_us = self.max_us.max(us);
+        self.count += 1;
+        self.sum_us = self.sum_us.saturating_add(us);
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        let Some(theirs) = &other.histogram else { return };
+        match &mut self.histogram {
+            Some(ours) => ours.add(theirs.as_ref()).expect("all histograms have one layout"),
+            None => self.histogram = Some(theirs.clone()),
+        }
+        self.min_us = if self.count == 0 { other.min_us } else { self.min_us.min(other.min_us) };
+        self.max_us = self.max_us.max(other.max_us);
+        self.count += other.count;
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us
+    }
+
+    pub fn min_us(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.min_us)
+    }
+
+    pub fn max_us(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.max_us)
+    }
+
+    pub fn mean_us(&self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum_us as f64 / self.count as f64)
+    }
+
+    /// `quantile` in 0..=1; never outside [min, max]. `None` without samples.
+    pub fn quantile_us(&self, quantile: f64) -> Option<u64> {
+        let histogram = self.histogram.as_ref()?;
+        Some(histogram.value_at_quantile(quantile).clamp(self.min_us, self.max_us))
+    }
+
+    /// V2 bytes, empty without samples.
+    pub fn encoded(&self) -> Vec<u8> {
+        self.histogram.as_ref().map_or_else(Vec::new, |histogram| histogram::encode(histogram))
+    }
+
+    /// From untrusted parts, as they came over the wire or out of the database.
+    pub fn from_parts(
+        bytes: &[u8],
+        count: u64,
+        sum_us: u64,
+        min_us: u64,
+        max_us: u64,
+    ) -> Result<Self, SamplesError> {
+        if bytes.is_empty() {
+            return if count == 0 {
+                Ok(Self::default())
+            } else {
+                Err(SamplesError::Inconsistent("a count without a histogram"))
+            };
+        }
+        let histogram = histogram::decode(bytes)?;
+        if histogram.len() != count || count == 0 {
+            return Err(SamplesError::Inconsistent("the count differs from the histogram's"));
+        }
+        if min_us > max_us {
+            return Err(SamplesError::Inconsistent("the minimum is above the maximum"));
+        }
+        let bounds = (min_us.saturating_mul(count), max_us.saturating_mul(count));
+        if sum_us < bounds.0 || sum_us > bounds.1 {
+            return Err(SamplesError::Inconsistent("the sum is outside count × [min, max]"));
+        }
+        Ok(Self { histogram: Some(Box::new(histogram)), count, sum_us, min_us, max_us })
+    }
+}
+
+/// Everything counted for one series in one stage (the stage of the *intended* time).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tally {
+    /// Attempts begun: handed to the socket (open model) or connection attempts.
+    pub sent: u64,
+    /// Of `sent`: those that had to wait for the target.
+    pub held: u64,
+    pub missed: u64,
+    pub not_connected: u64,
+    pub away: u64,
+    pub unsent: u64,
+    /// Acknowledged by the target (QoS 1: PUBACK; connect: CONNACK 0), in time or late.
+    pub acked: u64,
+    /// Of the response times: lower bounds of sends still open at the end.
+    pub censored: u64,
+    pub errors: BTreeMap<ErrorClass, u64>,
+    /// Done − intended.
+    pub response_time: Samples,
+    /// Done − real send.
+    pub service_time: Samples,
+    /// Real send − intended.
+    pub send_lag: Samples,
+}
+
+impl Tally {
+    pub fn error(&mut self, class: ErrorClass) {
+        *self.errors.entry(class).or_default() += 1;
+    }
+
+    pub fn n_errors(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    /// Slots that ended in a class so far.
+    pub fn n_classed(&self) -> u64 {
+        self.sent + self.missed + self.not_connected + self.away + self.unsent
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.held += other.held;
+        self.missed += other.missed;
+        self.not_connected += other.not_connected;
+        self.away += other.away;
+        self.unsent += other.unsent;
+        self.acked += other.acked;
+        self.censored += other.censored;
+        for (class, n) in &other.errors {
+            *self.errors.entry(*class).or_default() += n;
+        }
+        self.response_time.merge(&other.response_time);
+        self.service_time.merge(&other.service_time);
+        self.send_lag.merge(&other.send_lag);
+    }
+}
+
+/// Tallies by series and stage.
+pub type Cells = BTreeMap<(SeriesId, StageId), Tally>;
+
+/// Adds every cell of `other`.
+pub fn merge_cells(into: &mut Cells, other: &Cells) {
+    for (key, tally) in other {
+        into.entry(*key).or_default().merge(tally);
+    }
+}
+
+/// How far a series is classed on one agent; absolute, the later one counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    pub series: SeriesId,
+    /// Run time up to which every due slot is classed or open.
+    pub through_us: u64,
+    /// Due before `through_us` and still waiting, per stage.
+    pub open: BTreeMap<StageId, u64>,
+}
+
+/// Devices of one group on one agent; absolute, the later one counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeviceGauge {
+    pub group: u32,
+    pub started: u64,
+    pub connected: u64,
+    /// Failed for good (see `docs/scenario.md`, `connect_within`).
+    pub failed: u64,
+}
+
+/// The generator's own state in these windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Longest gap of a core's 10 ms probe, beyond the 10 ms.
+    pub stall_max_us: u64,
+    /// Sum of the gaps longer than 100 ms (their slots are *missed*).
+    pub stalled_us: u64,
+    pub descriptor_errors: u64,
+    pub port_errors: u64,
+}
+
+impl Health {
+    pub fn merge(&mut self, other: &Self) {
+        self.stall_max_us = self.stall_max_us.max(other.stall_max_us);
+        self.stalled_us += other.stalled_us;
+        self.descriptor_errors += other.descriptor_errors;
+        self.port_errors += other.port_errors;
+    }
+}
+
+/// One distinct failure: its key is (series, class, text). The number of keys is capped where
+/// they arise; the rest is counted under [`OVERFLOW_TEXT`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub series: SeriesId,
+    pub class: ErrorClass,
+    pub text: String,
+    pub count: u64,
+    pub first_us: u64,
+    pub last_us: u64,
+    /// Ids of at most [`MAX_FAILURE_DEVICES`] devices that met it.
+    pub devices: Vec<String>,
+}
+
+pub const MAX_FAILURES: usize = 100;
+pub const MAX_FAILURE_DEVICES: usize = 5;
+pub const OVERFLOW_TEXT: &str = "(more distinct failures than are kept)";
+
+/// Adds `failure` to a capped list, merging equal keys.
+pub fn add_failure(list: &mut Vec<Failure>, failure: Failure) {
+    let same = |known: &&mut Failure| {
+        known.series == failure.series && known.class == failure.class && known.text == failure.text
+    };
+    if let Some(known) = list.iter_mut().find(same) {
+        known.count += failure.count;
+        known.first_us = known.first_us.min(failure.first_us);
+        known.last_us = known.last_us.max(failure.last_us);
+        for device in failure.devices {
+            if known.devices.len() < MAX_FAILURE_DEVICES && !known.devices.contains(&device) {
+                known.devices.push(device);
+            }
+        }
+    } else if list.len() < MAX_FAILURES || failure.text == OVERFLOW_TEXT {
+        list.push(failure);
+    } else {
+        add_failure(list, Failure { text: OVERFLOW_TEXT.to_owned(), ..failure });
+    }
+}
+
+/// What one agent reports for the windows `first_window..=last_window`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Delta {
+    pub first_window: u64,
+    pub last_window: u64,
+    pub cells: Cells,
+    pub progress: Vec<Progress>,
+    pub devices: Vec<DeviceGauge>,
+    pub health: Health,
+    pub failures: Vec<Failure>,
+}
+
+impl Delta {
+    /// Coalesces a later delta of the same assignment into this one: counts are conserved, only
+    /// the resolution in time is lost.
+    pub fn absorb(&mut self, later: Self) {
+        self.first_window = self.first_window.min(later.first_window);
+        self.last_window = self.last_window.max(later.last_window);
+        merge_cells(&mut self.cells, &later.cells);
+        if !later.progress.is_empty() {
+            self.progress = later.progress;
+        }
+        if !later.devices.is_empty() {
+            self.devices = later.devices;
+        }
+        self.health.merge(&later.health);
+        for failure in later.failures {
+            add_failure(&mut self.failures, failure);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tally(values: &[u64]) -> Tally {
+        let mut tally = Tally::default();
+        for &value in values {
+            tally.sent += 1;
+            if value % 7 == 0 {
+                tally.error(ErrorClass::AckTimeout);
+            }
+            tally.response_time.record(value);
+        }
+        tally
+    }
+
+    proptest! {
+        #[test]
+        fn however_samples_are_split_the_merged_percentiles_are_those_of_all(
+            values in proptest::collection::vec(1u64..100_000_000, 1..300),
+            cut in 0usize..300,
+        ) {
+            let (left, right) = values.split_at(cut.min(values.len()));
+            let mut merged = tally(right);
+            merged.merge(&tally(left));
+            prop_assert_eq!(&merged, &tally(&values));
+
+            let mut sorted = values.clone();
+            sorted.sort_unstable();
+            for quantile in [0.0, 0.5, 0.9, 0.95, 0.99, 1.0] {
+                let rank = ((quantile * sorted.len() as f64).ceil() as usize).clamp(1, sorted.len());
+                let exact = sorted[rank - 1] as f64;
+                let found = merged.response_time.quantile_us(quantile).unwrap() as f64;
+                prop_assert!((found - exact).abs() <= exact * 0.001 + 1.0, "{} {} {}", quantile, found, exact);
+            }
+            prop_assert_eq!(merged.response_time.min_us(), sorted.first().copied());
+            prop_assert_eq!(merged.response_time.max_us(), sorted.last().copied());
+        }
+
+        #[test]
+        fn samples_survive_their_encoding(values in proptest::collection::vec(0u64..4_000_000_000, 0..50)) {
+            let samples = tally(&values).response_time;
+            let again = Samples::from_parts(
+                &samples.encoded(), samples.count(), samples.sum_us(),
+                samples.min_us().unwrap_or(0), samples.max_us().unwrap_or(0),
+            );
+            prop_assert_eq!(again, Ok(samples));
+        }
+    }
+
+    #[test]
+    fn samples_that_do_not_add_up_are_refused() {
+        let samples = tally(&[10, 20, 30]).response_time;
+        let bytes = samples.encoded();
+        assert!(Samples::from_parts(&bytes, 4, 60, 10, 30).is_err());
+        assert!(Samples::from_parts(&bytes, 3, 600, 10, 30).is_err());
+        assert!(Samples::from_parts(&bytes, 3, 60, 31, 30).is_err());
+        assert!(Samples::from_parts(&[], 3, 60, 10, 30).is_err());
+    }
+
+    #[test]
+    fn distinct_failures_are_capped_with_an_overflow_row() {
+        let mut list = Vec::new();
+        for n in 0..MAX_FAILURES + 50 {
+            add_failure(
+                &mut list,
+                Failure {
+                    series: SeriesId(0),
+                    class: ErrorClass::Protocol,
+                    text: format!("text {n}"),
+                    count: 1,
+                    first_us: n as u64,
+                    last_us: n as u64,
+                    devices: vec![format!("device-{n}")],
+                },
+            );
+        }
+        assert_eq!(list.len(), MAX_FAILURES + 1);
+        assert_eq!(list.iter().map(|failure| failure.count).sum::<u64>(), MAX_FAILURES as u64 + 50);
+        assert_eq!(list.last().unwrap().devices.len(), MAX_FAILURE_DEVICES);
+    }
+}

@@ -1,0 +1,218 @@
+//! Dealing: which agent simulates which devices.
+//!
+//! Devices are cut into blocks (at most devices/4096 each, so any plan has few of them) and dealt
+//! by smooth weighted round robin. Any prefix of the deal, so any moment of a ramp, splits by the
+//! weights. An agent whose cap is reached drops out and the rest is dealt to the others.
+
+use std::ops::Range;
+
+use crate::plan::Plan;
+
+/// Neighbouring devices of one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Index into [`Plan::groups`].
+    pub group: usize,
+    pub devices: Range<u64>,
+}
+
+impl Block {
+    pub fn len(&self) -> u64 {
+        self.devices.end - self.devices.start
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+}
+
+/// The part of a plan for one agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shard {
+    pub blocks: Vec<Block>,
+}
+
+impl Shard {
+    pub fn devices(&self) -> u64 {
+        self.blocks.iter().map(Block::len).sum()
+    }
+
+    /// Every device as (group, index).
+    pub fn each(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.blocks.iter().flat_map(|block| block.devices.clone().map(|index| (block.group, index)))
+    }
+}
+
+/// What an agent can take part with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// Relative speed, for example its CPU cores; only ratios count.
+    pub weight: f64,
+    /// Most devices it can hold.
+    pub cap: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{devices} devices are planned, but the agents can hold {capacity} together")]
+pub struct TooFewAgents {
+    pub devices: u64,
+    pub capacity: u64,
+}
+
+/// Deals the plan's devices; the result has one shard per share, in that order.
+pub fn deal(plan: &Plan, shares: &[Share]) -> Result<Vec<Shard>, TooFewAgents> {
+    let capacity = shares.iter().map(|share| share.cap).fold(0u64, u64::saturating_add);
+    if capacity < plan.devices() {
+        return Err(TooFewAgents { devices: plan.devices(), capacity });
+    }
+    let mut dealer = Dealer::new(shares);
+    for block in blocks(plan) {
+        dealer.give(block);
+    }
+    Ok(dealer.shards)
+}
+
+/// All devices in start order, cut where the group changes or a block is full.
+fn blocks(plan: &Plan) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for (group, def) in plan.groups.iter().enumerate() {
+        let size = (def.devices / 4096).max(1);
+        let mut start = 0;
+        while start < def.devices {
+            let end = (start + size).min(def.devices);
+            blocks.push((plan.start_rank(group, start), Block { group, devices: start..end }));
+            start = end;
+        }
+    }
+    blocks.sort_by_key(|(rank, _)| *rank);
+    blocks.into_iter().map(|(_, block)| block).collect()
+}
+
+struct Dealer<'a> {
+    shares: &'a [Share],
+    credit: Vec<f64>,
+    held: Vec<u64>,
+    shards: Vec<Shard>,
+}
+
+impl<'a> Dealer<'a> {
+    fn new(shares: &'a [Share]) -> Self {
+        Self {
+            shares,
+            credit: vec![0.0; shares.len()],
+            held: vec![0; shares.len()],
+            shards: vec![Shard::default(); shares.len()],
+        }
+    }
+
+    fn has_room(&self, agent: usize) -> bool {
+        self.held[agent] < self.shares[agent].cap
+    }
+
+    /// Smooth weighted round robin: everyone with room earns its weight per device, the richest
+    /// takes the block and pays for it. A block larger than the taker's room is split.
+    fn give(&mut self, mut block: Block) {
+        while !block.is_empty() {
+            let open: Vec<usize> = (0..self.shares.len()).filter(|a| self.has_room(*a)).collect();
+            let total: f64 = open.iter().map(|a| self.shares[*a].weight).sum();
+            let richest = |a: &usize, b: &usize| {
+                let worth = |agent: usize| self.credit[agent] + self.shares[agent].weight;
+                worth(*a).total_cmp(&worth(*b)).then(b.cmp(a))
+            };
+            let Some(taker) = open.iter().copied().max_by(|a, b| richest(a, b)) else {
+                unreachable!("deal() has checked that the caps suffice")
+            };
+            let taken = block.len().min(self.shares[taker].cap - self.held[taker]);
+            for agent in open {
+                self.credit[agent] += self.shares[agent].weight * taken as f64;
+            }
+            self.credit[taker] -= total * taken as f64;
+            self.held[taker] += taken;
+            let end = block.devices.start + taken;
+            self.take(taker, Block { group: block.group, devices: block.devices.start..end });
+            block.devices.start = end;
+        }
+    }
+
+    fn take(&mut self, agent: usize, block: Block) {
+        let blocks = &mut self.shards[agent].blocks;
+        match blocks.last_mut() {
+            Some(last) if last.group == block.group && last.devices.end == block.devices.start => {
+                last.devices.end = block.devices.end;
+            }
+            _ => blocks.push(block),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::tests::{plan, ramp_and_hold};
+    use proptest::prelude::*;
+
+    fn fleet_plan(devices: &[u64]) -> Plan {
+        let total = devices.iter().sum();
+        plan(devices, 1_000_000, ramp_and_hold(total, 10_000_000, 10_000_000))
+    }
+
+    fn shares(weights: &[f64]) -> Vec<Share> {
+        weights.iter().map(|weight| Share { weight: *weight, cap: u64::MAX / 8 }).collect()
+    }
+
+    #[test]
+    fn four_to_two_to_one_gets_3429_1714_857() {
+        let shards = deal(&fleet_plan(&[6_000]), &shares(&[4.0, 2.0, 1.0])).unwrap();
+        for (shard, expected) in shards.iter().zip([3429u64, 1714, 857]) {
+            assert!(shard.devices().abs_diff(expected) <= 1, "{}", shard.devices());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_one_agent_goes_to_the_others() {
+        let mut shares = shares(&[4.0, 1.0]);
+        shares[0].cap = 100;
+        let shards = deal(&fleet_plan(&[6_000]), &shares).unwrap();
+        assert_eq!(shards.iter().map(Shard::devices).collect::<Vec<_>>(), [100, 5_900]);
+    }
+
+    #[test]
+    fn too_small_a_fleet_is_refused_with_the_numbers() {
+        let error = deal(&fleet_plan(&[50]), &[Share { weight: 1.0, cap: 49 }]).unwrap_err();
+        assert_eq!(error, TooFewAgents { devices: 50, capacity: 49 });
+    }
+
+    proptest! {
+        #[test]
+        fn shards_are_disjoint_and_sum_to_the_plan(
+            devices in proptest::collection::vec(1u64..9_000, 1..4),
+            weights in proptest::collection::vec(1u32..9, 1..6),
+        ) {
+            let plan = fleet_plan(&devices);
+            let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
+            let shards = deal(&plan, &shares(&weights)).unwrap();
+            let mut all: Vec<(usize, u64)> = shards.iter().flat_map(Shard::each).collect();
+            all.sort_unstable();
+            let expected: Vec<(usize, u64)> = devices.iter().enumerate()
+                .flat_map(|(group, n)| (0..*n).map(move |index| (group, index))).collect();
+            prop_assert_eq!(all, expected);
+        }
+
+        #[test]
+        fn every_prefix_of_the_start_order_splits_by_the_weights(
+            n in 1u64..4_000, weights in proptest::collection::vec(1u32..9, 1..6),
+        ) {
+            let plan = fleet_plan(&[n]);
+            let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
+            let total: f64 = weights.iter().sum();
+            let shards = deal(&plan, &shares(&weights)).unwrap();
+            for cut in [n / 3, n / 2, n] {
+                for (shard, weight) in shards.iter().zip(&weights) {
+                    let held = shard.each().filter(|(_, index)| *index < cut).count() as f64;
+                    let due = cut as f64 * weight / total;
+                    prop_assert!((held - due).abs() <= 2.0, "{} of {} at {}", held, due, cut);
+                }
+            }
+        }
+    }
+}
