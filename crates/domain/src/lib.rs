@@ -6,8 +6,11 @@
 pub mod delta;
 pub mod histogram;
 pub mod ids;
+pub mod lease;
 pub mod outcome;
 pub mod plan;
+pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod shard;
 pub mod template;
