@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The control plane: fleet, orchestrator, ingest, store, query, gRPC.
+
+pub mod app;
