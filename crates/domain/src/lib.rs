@@ -3,6 +3,7 @@
 //! No tokio, sqlx, tonic, clock, random source or file is reachable from here; CI checks it with
 //! `cargo tree`.
 
+pub mod account;
 pub mod delta;
 pub mod histogram;
 pub mod ids;
