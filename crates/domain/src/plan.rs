@@ -45,7 +45,10 @@ pub struct Target {
 pub enum Endpoint {
     /// The demo broker, which the CLI starts for a run in its own process.
     Builtin,
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -126,7 +129,10 @@ pub struct Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StageKind {
     /// Devices `from..to` start evenly over the stage.
-    Ramp { from: u64, to: u64 },
+    Ramp {
+        from: u64,
+        to: u64,
+    },
     Hold,
 }
 
