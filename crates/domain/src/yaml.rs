@@ -241,11 +241,11 @@ mod tests {
 
     #[test]
     fn what_parsers_disagree_about_is_refused() {
-        assert_eq!(mistakes("a: &x 1"), ["1:7 a: an anchor (`&`) is not allowed"]);
-        assert_eq!(mistakes("a: !!str 1"), ["1:10 a: a tag (`!`) is not allowed"]);
+        assert_eq!(mistakes("a: &x 1"), ["1:4 a: an anchor (`&`) is not allowed"]);
+        assert_eq!(mistakes("a: !!str 1"), ["1:4 a: a tag (`!`) is not allowed"]);
         assert_eq!(
             mistakes("a: &x 1\nb: *x"),
-            ["1:7 a: an anchor (`&`) is not allowed", "2:4 b: an alias (`*`) is not allowed"]
+            ["1:4 a: an anchor (`&`) is not allowed", "2:4 b: an alias (`*`) is not allowed"]
         );
         assert_eq!(mistakes("a: 1\na: 2"), ["2:1 : `a` stands here twice (first in line 1)"]);
         assert!(mistakes("a: 1\n---\nb: 2")[0].contains("one document"));
