@@ -1,8 +1,9 @@
 //! The fold: deltas become windows and summaries, once, in one transaction.
 //!
-//! The caller merges and hands over the merged bodies; this file makes the exchange atomic. It
-//! first raises `folded_through` from the value that the caller merged on top of, so of two folds
-//! that read the same deltas only one commits, and it deletes exactly the deltas it stands for.
+//! The caller merges and hands over the merged bodies; this file makes the exchange atomic. Only
+//! the run's owner may fold, since two that merge into one window would lose each other's part.
+//! `folded_through` rises from the value that the caller merged on top of, so of two folds that
+//! read the same deltas only one commits, and exactly the deltas it stands for are deleted.
 //! A process killed at any statement leaves the state before.
 
 use shoal_domain::ids::RunId;
@@ -25,17 +26,20 @@ pub struct FoldedThrough {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoldBatch {
     pub run_id: RunId,
+    /// The epoch under which the caller owns the run.
+    pub owner_epoch: i64,
     pub through: Vec<FoldedThrough>,
     pub windows: Vec<WindowRow>,
     pub summaries: Vec<SummaryRow>,
 }
 
 impl Store {
-    /// A [`StoreError::Conflict`] says that another fold came first: read and merge again.
-    /// Two folds of one run must not overlap in time if they merge into the same windows.
+    /// A [`StoreError::Conflict`] says that another fold came first, or another owner: nothing
+    /// was written. An owner reads, merges and folds one batch of a run at a time.
     pub async fn fold(&self, batch: &FoldBatch) -> Result<(), StoreError> {
         const DOING: &str = "fold deltas";
         let mut tx = self.begin(DOING).await?;
+        require_owner(&mut tx, batch).await?;
         // In order of assignment, like ingest: nobody waits in a circle.
         let mut grants: Vec<&FoldedThrough> = batch.through.iter().collect();
         grants.sort();
@@ -51,6 +55,26 @@ impl Store {
         }
         tx.commit(DOING).await
     }
+}
+
+async fn require_owner(tx: &mut Tx, batch: &FoldBatch) -> Result<(), StoreError> {
+    // Changes nothing but holds the row: a claim waits until this fold is there to be read.
+    const REQUIRE: &str = "UPDATE runs SET owner_epoch = owner_epoch \
+         WHERE run_id = $1 AND owner_epoch = $2";
+    let owned = in_tx!(*tx, |c| sqlx::query(REQUIRE)
+        .bind(batch.run_id.to_string())
+        .bind(batch.owner_epoch)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() > 0))
+    .map_err(unavailable("fold deltas"))?;
+    if owned {
+        return Ok(());
+    }
+    Err(StoreError::conflict(format!(
+        "run {} is no longer owned under epoch {}",
+        batch.run_id, batch.owner_epoch
+    )))
 }
 
 async fn raise(tx: &mut Tx, run_id: RunId, grant: &FoldedThrough) -> Result<(), StoreError> {
