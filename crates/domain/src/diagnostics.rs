@@ -63,7 +63,7 @@ impl Collector {
 
     /// A part of the grammar that is understood and not yet built.
     pub(crate) fn later(&self, place: Place, path: &str, what: &str) {
-        self.report(place, path, format!("{what}: not in this release"), None);
+        self.report(place, path, format!("{what} is not in this release"), None);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
