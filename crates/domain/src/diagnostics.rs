@@ -53,11 +53,11 @@ impl Collector {
         help: Option<String>,
     ) {
         self.found.borrow_mut().push(Diagnostic {
-            path: path.to_owned(),
+            path: one_line(path),
             line: place.line,
             column: place.column,
-            message: message.into(),
-            help,
+            message: one_line(&message.into()),
+            help: help.map(|help| one_line(&help)),
         });
     }
 
@@ -78,6 +78,23 @@ impl Collector {
         found.dedup();
         found
     }
+}
+
+/// What a file says may stand in a message, but must not break its line nor fill the screen.
+fn one_line(text: &str) -> String {
+    const MAX_CHARS: usize = 400;
+    let mut line = String::with_capacity(text.len().min(MAX_CHARS));
+    for c in text.chars().take(MAX_CHARS) {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    if text.chars().nth(MAX_CHARS).is_some() {
+        line.push_str("...");
+    }
+    line
 }
 
 /// ``did you mean `x`?`` or, where nothing is near, everything allowed.
@@ -156,6 +173,15 @@ mod tests {
             suggest("within", ["away", "back_within"]).unwrap(),
             "did you mean `back_within`?"
         );
+    }
+
+    #[test]
+    fn a_message_is_one_line_whatever_the_file_says() {
+        let out = Collector::default();
+        out.report(Place { line: 1, column: 2 }, "a\nb", "x\u{1b}[31m\ny".repeat(200), None);
+        let line = out.sorted()[0].to_string();
+        assert!(line.starts_with("1:2 a\\nb: x\\u{1b}[31m\\ny"), "{line}");
+        assert!(line.ends_with("..."), "{line}");
     }
 
     #[test]
