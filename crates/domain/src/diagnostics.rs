@@ -107,15 +107,15 @@ pub(crate) fn suggest<'a>(
     candidates.dedup();
     match nearest(word, &candidates) {
         Some(near) => Some(format!("did you mean `{near}`?")),
-        None if candidates.is_empty() => None,
+        None if candidates.is_empty() || candidates.len() > 100 => None,
         None => Some(format!("allowed: {}", candidates.join(", "))),
     }
 }
 
 /// The candidate a person most likely meant: few typing errors away, or one inside the other.
 fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    // A hint needs no exact distance to a very long word, and the table is quadratic.
-    if word.chars().count() > 64 {
+    // The table is quadratic, and a hint is not worth seconds in a huge file.
+    if word.chars().count() > 64 || candidates.len() > 1_000 {
         return None;
     }
     candidates

@@ -26,7 +26,7 @@ impl Check<'_> {
             self.reserved(&written.name, written.place, &written.path);
             for send in &written.sends {
                 let path = format!("{}.send.{}", written.path, send.name);
-                self.reserved(&send.name, written.place, &path);
+                self.reserved(&send.name, send.place, &path);
             }
             let group = self.group(written, index, targets, &mut series);
             if let Some(group) = &group {

@@ -145,6 +145,9 @@ fn one_mistake_gets_one_line() {
 fn later_stages_of_a_kind_are_numbered() {
     let text = QUICKSTART.replace("for: 10s }", "for: 10s }\n  - hold: { for: 1s }");
     assert_eq!(plan(&text, &[]).stages[2].name, "hold-2");
+    let text = text.replace("- hold: { for: 1s }", "- { name: hold, hold: { for: 1s } }");
+    let names: Vec<String> = plan(&text, &[]).stages.into_iter().map(|s| s.name).collect();
+    assert_eq!(names, ["ramp", "hold-2", "hold"]);
 }
 
 #[test]
