@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The agent: it receives shards of simulated devices and drives them.
+
+pub mod engine;
+mod mqtt;
+mod recorder;
