@@ -1,5 +1,6 @@
-//! The agent: it receives shards of simulated devices and drives them.
+//! The agent: session, runner, engine (devices), recorder, uplink.
 
+pub mod app;
 pub mod engine;
 mod mqtt;
 mod recorder;

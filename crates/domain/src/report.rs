@@ -1,0 +1,180 @@
+//! The run's document: every number that any face shows, made by one function of the control
+//! plane (`query`) and only formatted afterwards.
+//!
+//! Serialized it is the JSON document of `shoal show --output json` (`schema` 1: it grows, it never
+//! breaks). Fields end in their unit; ratios are 0..1 and end in `_ratio`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{ErrorClass, Operation};
+use crate::run::{Phase, Validity, Verdict};
+
+pub const SCHEMA: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    pub schema: u32,
+    /// The run's id.
+    pub run: String,
+    /// Two words, unique in the store.
+    pub name: String,
+    pub server: String,
+    /// RFC 3339, UTC; null until the first agent was asked to start.
+    pub started_at: Option<String>,
+    /// From t0 to the end of the load (or to now).
+    pub duration_s: f64,
+    /// Null until the run has ended.
+    pub exit_code: Option<u8>,
+    pub scenario: ScenarioReport,
+    pub seed: u64,
+    pub phase: Phase,
+    /// Why it ended as it did; null while it runs.
+    pub cause: Option<String>,
+    pub validity: Option<Validity>,
+    pub validity_reasons: Vec<ValidityReason>,
+    pub verdict: Option<Verdict>,
+    pub devices: DeviceTotals,
+    pub series: Vec<SeriesReport>,
+    pub failures: Vec<FailureReport>,
+    pub thresholds: Vec<ThresholdReport>,
+    /// Empty in this release: observers are not built yet.
+    pub observers: Vec<serde_json::Value>,
+    pub agents: Vec<AgentReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScenarioReport {
+    pub name: String,
+    pub sha256: String,
+    pub vars: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ValidityReason {
+    /// Stable, like `agent_lost`; see `docs/validity.md`.
+    pub code: String,
+    pub agent: Option<String>,
+    pub from_s: Option<u64>,
+    pub to_s: Option<u64>,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceTotals {
+    pub planned: u64,
+    pub connected: u64,
+    pub failed: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeriesReport {
+    pub group: String,
+    pub name: String,
+    pub operation: Operation,
+    /// `open` (absolute schedule) or `closed` (waits for replies).
+    pub model: String,
+    /// `all` or a stage's name.
+    pub stage: String,
+    /// Null for `connect`, which has attempts, not slots.
+    pub slots: Option<SlotReport>,
+    /// Null where the target acknowledges nothing (QoS 0).
+    pub acked: Option<u64>,
+    /// Attempts begun (open model: = sent).
+    pub count: u64,
+    pub errors: u64,
+    pub errors_by_class: BTreeMap<ErrorClass, u64>,
+    /// Attempts per second of the stage's (or run's) time.
+    pub rate_per_s: f64,
+    /// Of the response times: lower bounds of sends still open at the end.
+    pub censored: u64,
+    pub response_time_us: Option<TimeReport>,
+    pub service_time_us: Option<TimeReport>,
+    pub send_lag_us: Option<TimeReport>,
+}
+
+/// `planned = sent + missed + not_connected + away + unsent + unassigned` once the run has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotReport {
+    pub planned: u64,
+    pub sent: u64,
+    /// Part of `sent`: delayed by the target.
+    pub held: u64,
+    pub missed: u64,
+    pub not_connected: u64,
+    pub away: u64,
+    pub unsent: u64,
+    pub unassigned: u64,
+}
+
+impl SlotReport {
+    pub fn n_classed(&self) -> u64 {
+        self.sent + self.missed + self.not_connected + self.away + self.unsent + self.unassigned
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TimeReport {
+    pub count: u64,
+    pub min: u64,
+    pub mean: f64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p95: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailureReport {
+    /// `group.name`.
+    pub series: String,
+    pub class: ErrorClass,
+    pub text: String,
+    pub count: u64,
+    pub first_s: f64,
+    pub last_s: f64,
+    pub devices: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ThresholdReport {
+    pub expr: String,
+    /// A stage's name; null is the whole run.
+    #[serde(rename = "in")]
+    pub stage: Option<String>,
+    /// Null: there was no data (which fails).
+    pub value: Option<f64>,
+    pub limit: f64,
+    /// `count`, `ratio`, `us` or `per_s`.
+    pub unit: String,
+    pub samples: u64,
+    pub result: ThresholdResult,
+    pub breached_at_s: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThresholdResult {
+    Passed,
+    Failed,
+    /// Nothing to judge, which counts as failed.
+    NoData,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentReport {
+    pub agent: String,
+    pub build: String,
+    pub devices: u64,
+    /// `running`, `closed`, `lost`, …
+    pub state: String,
+    pub stall_max_us: u64,
+    pub stalled_us: u64,
+    pub descriptor_errors: u64,
+    pub port_errors: u64,
+    /// Whether the agent's closing totals equal what was stored.
+    pub totals_proved: Option<bool>,
+}

@@ -1,0 +1,521 @@
+//! The life of a run: one state machine, three axes (phase, validity, verdict).
+//!
+//! ```text
+//! PENDING ─assigned→ PREPARING ─all prepared→ ARMED ─t0→ RUNNING ─end/stop→ STOPPING ─all closed→ COLLECTING ─complete→ FINISHED
+//!    │                   │                      │           │                                        ├─ aborted →  ABORTED
+//!    └── stop, too few ──┴──── refused, late ───┘           └─ all leases lapsed ──→ COLLECTING ─────┴─ lapsed ──→ INTERRUPTED
+//!                        → FAILED_TO_START (nobody sent)
+//! ```
+//!
+//! [`apply`] is the only way a run moves. It is pure: `now` is an argument, effects are returned.
+//! Every waiting phase has a deadline in its state, so no run waits for ever, and a restarted
+//! control plane continues from the stored state alone.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::AgentId;
+
+/// The phase's name, as stored and shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Phase {
+    Pending,
+    Preparing,
+    Armed,
+    Running,
+    Stopping,
+    Collecting,
+    Finished,
+    FailedToStart,
+    Aborted,
+    Interrupted,
+}
+
+impl Phase {
+    pub const ALL: [Self; 10] = [
+        Self::Pending,
+        Self::Preparing,
+        Self::Armed,
+        Self::Running,
+        Self::Stopping,
+        Self::Collecting,
+        Self::Finished,
+        Self::FailedToStart,
+        Self::Aborted,
+        Self::Interrupted,
+    ];
+
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Preparing => "PREPARING",
+            Self::Armed => "ARMED",
+            Self::Running => "RUNNING",
+            Self::Stopping => "STOPPING",
+            Self::Collecting => "COLLECTING",
+            Self::Finished => "FINISHED",
+            Self::FailedToStart => "FAILED_TO_START",
+            Self::Aborted => "ABORTED",
+            Self::Interrupted => "INTERRUPTED",
+        }
+    }
+
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.word() == word)
+    }
+
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Finished | Self::FailedToStart | Self::Aborted | Self::Interrupted)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Validity {
+    Valid,
+    Degraded,
+    Invalid,
+}
+
+impl Validity {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Valid => "VALID",
+            Self::Degraded => "DEGRADED",
+            Self::Invalid => "INVALID",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Verdict {
+    Passed,
+    Failed,
+}
+
+impl Verdict {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "PASSED",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// Why the load ended before or at its plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Cause {
+    /// The last stage was over.
+    Completed,
+    /// A person or script asked for a graceful stop; the run is judged.
+    StoppedEarly,
+    /// A threshold with `abort_after` was false for too long; the run is judged.
+    Threshold,
+    /// A second signal or `stop --abort`.
+    Aborted,
+    /// The owner of the run was silent for 60 s.
+    OwnerLost,
+    /// An agent was lost and the file says `on_agent_loss: abort`.
+    AgentLost { agent: AgentId },
+    /// Every agent was lost.
+    AllAgentsLost,
+    /// Refused while preparing.
+    FailedToStart { code: String, why: String },
+}
+
+impl Cause {
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Completed => "completed".into(),
+            Self::StoppedEarly => "stopped_early".into(),
+            Self::Threshold => "threshold".into(),
+            Self::Aborted => "aborted".into(),
+            Self::OwnerLost => "owner_lost".into(),
+            Self::AgentLost { agent } => format!("agent_lost: {agent}"),
+            Self::AllAgentsLost => "all_agents_lost".into(),
+            Self::FailedToStart { why, .. } => why.clone(),
+        }
+    }
+
+    /// The phase in which a run that was running ends for this cause.
+    fn end(&self) -> Phase {
+        match self {
+            Self::Completed | Self::StoppedEarly | Self::Threshold => Phase::Finished,
+            Self::Aborted | Self::OwnerLost | Self::AgentLost { .. } => Phase::Aborted,
+            Self::AllAgentsLost => Phase::Interrupted,
+            Self::FailedToStart { .. } => Phase::FailedToStart,
+        }
+    }
+}
+
+/// Where a run is, with exactly the facts that are true there. Times: control-plane time in
+/// microseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", tag = "state")]
+pub enum RunState {
+    /// Waits for agents.
+    Pending {
+        deadline_us: u64,
+    },
+    /// Agents resolve, probe and check resources; nobody sends.
+    Preparing {
+        agents: BTreeSet<AgentId>,
+        prepared: BTreeSet<AgentId>,
+        deadline_us: u64,
+    },
+    /// All know the common start `t0`.
+    Armed {
+        agents: BTreeSet<AgentId>,
+        t0_us: u64,
+        end_us: u64,
+    },
+    /// `end_us`: when the load ends if nobody interferes.
+    Running {
+        agents: BTreeSet<AgentId>,
+        closed: BTreeSet<AgentId>,
+        t0_us: u64,
+        end_us: u64,
+    },
+    /// The gate closes; open acknowledgements are waited for.
+    Stopping {
+        agents: BTreeSet<AgentId>,
+        closed: BTreeSet<AgentId>,
+        t0_us: u64,
+        cause: Cause,
+        deadline_us: u64,
+    },
+    /// Late deltas and closing totals are taken until the deadline.
+    Collecting {
+        t0_us: u64,
+        cause: Cause,
+        waiting: BTreeSet<AgentId>,
+        deadline_us: u64,
+    },
+    Over {
+        phase: Phase,
+        t0_us: Option<u64>,
+        cause: Cause,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunEvent {
+    /// Enough agents: the plan was dealt to these.
+    Assigned {
+        agents: BTreeSet<AgentId>,
+    },
+    /// The waiting is over and no placement was possible.
+    Unplaceable {
+        code: String,
+        why: String,
+    },
+    Prepared {
+        agent: AgentId,
+    },
+    /// An agent cannot take its part (target unreachable, secret missing, plan differs).
+    Refused {
+        agent: AgentId,
+        code: String,
+        why: String,
+    },
+    /// An agent has closed its gate and sockets.
+    Closed {
+        agent: AgentId,
+    },
+    /// All deltas of an agent up to its closing one are stored, or it can have no more.
+    Delivered {
+        agent: AgentId,
+    },
+    /// Lease and grace are over.
+    Lost {
+        agent: AgentId,
+        abort: bool,
+    },
+    Stop {
+        abort: bool,
+    },
+    Threshold,
+    OwnerSilent,
+    /// Time passes: deadlines are looked at.
+    Tick,
+}
+
+/// What the shell has to do after a transition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunCommand {
+    /// Tell all agents the start.
+    Arm { t0_us: u64 },
+    /// Tell all agents that the load ends then; `abort` closes sockets at once.
+    End { at_us: u64, abort: bool },
+    /// Take the assignments back: nobody has sent.
+    Disarm,
+    /// Fold everything, judge, store the verdict.
+    Judge,
+}
+
+/// Facts of the plan that the machine needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Length of the load.
+    pub duration_us: u64,
+    pub stop_timeout_us: u64,
+    /// Lease plus grace: when a silent agent is LOST.
+    pub lost_after_us: u64,
+}
+
+/// Barrier: agents that have not prepared by then fail the start.
+pub const PREPARE_LIMIT_US: u64 = 60_000_000;
+/// From the decision to start to the common start.
+pub const ARM_LEAD_US: u64 = 1_000_000;
+/// From the decision to stop to the end of load.
+pub const STOP_LEAD_US: u64 = 500_000;
+/// How long late deltas are waited for.
+pub const COLLECT_LIMIT_US: u64 = 120_000_000;
+/// Room for the last acks' way home and the closing handshake.
+const CLOSE_GRACE_US: u64 = 5_000_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a run that is {from} cannot take {event}")]
+pub struct IllegalTransition {
+    pub from: &'static str,
+    pub event: String,
+}
+
+impl RunState {
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Pending { .. } => Phase::Pending,
+            Self::Preparing { .. } => Phase::Preparing,
+            Self::Armed { .. } => Phase::Armed,
+            Self::Running { .. } => Phase::Running,
+            Self::Stopping { .. } => Phase::Stopping,
+            Self::Collecting { .. } => Phase::Collecting,
+            Self::Over { phase, .. } => *phase,
+        }
+    }
+
+    pub fn t0_us(&self) -> Option<u64> {
+        match self {
+            Self::Pending { .. } | Self::Preparing { .. } => None,
+            Self::Armed { t0_us, .. }
+            | Self::Running { t0_us, .. }
+            | Self::Stopping { t0_us, .. }
+            | Self::Collecting { t0_us, .. } => Some(*t0_us),
+            Self::Over { t0_us, .. } => *t0_us,
+        }
+    }
+
+    pub fn cause(&self) -> Option<&Cause> {
+        match self {
+            Self::Stopping { cause, .. }
+            | Self::Collecting { cause, .. }
+            | Self::Over { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+/// Moves a run. Events that are late or repeated change nothing; events that make no sense in a
+/// phase are an [`IllegalTransition`].
+pub fn apply(
+    state: RunState,
+    event: RunEvent,
+    now_us: u64,
+    limits: &Limits,
+) -> Result<(RunState, Vec<RunCommand>), IllegalTransition> {
+    use RunEvent as E;
+    use RunState as S;
+    let stay = |state: RunState| Ok((state, vec![]));
+    let fail = |cause: Cause| {
+        let over = S::Over { phase: Phase::FailedToStart, t0_us: None, cause };
+        Ok((over, vec![RunCommand::Disarm, RunCommand::Judge]))
+    };
+    let start_failed =
+        |code: &str, why: String| fail(Cause::FailedToStart { code: code.into(), why });
+    match (state, event) {
+        // Over is over: whatever comes late changes nothing.
+        (over @ S::Over { .. }, _) => stay(over),
+
+        (S::Pending { .. }, E::Assigned { agents }) => {
+            let deadline_us = now_us + PREPARE_LIMIT_US;
+            stay(S::Preparing { agents, prepared: BTreeSet::new(), deadline_us })
+        }
+        (S::Pending { .. }, E::Unplaceable { code, why }) => start_failed(&code, why),
+        (S::Pending { deadline_us }, E::Tick) if now_us >= deadline_us => {
+            start_failed("SH0203", "not enough agents came in time".into())
+        }
+        (S::Preparing { agents, prepared, deadline_us }, E::Tick) if now_us >= deadline_us => {
+            let late: Vec<String> = agents.difference(&prepared).map(AgentId::to_string).collect();
+            start_failed("SH0204", format!("not prepared within 60 s: {}", late.join(", ")))
+        }
+        (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }, E::Stop { .. }) => {
+            start_failed("SH0207", "stopped before the load began".into())
+        }
+        (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }, E::OwnerSilent) => {
+            start_failed("SH0208", "its owner was silent for 60 s before the load began".into())
+        }
+        (
+            S::Preparing { agents, .. } | S::Armed { agents, .. },
+            E::Refused { agent, code, why },
+        ) if agents.contains(&agent) => start_failed(&code, format!("agent {agent}: {why}")),
+        (S::Preparing { agents, .. } | S::Armed { agents, .. }, E::Lost { agent, .. })
+            if agents.contains(&agent) =>
+        {
+            start_failed("SH0205", format!("agent {agent} was lost before the start"))
+        }
+        (S::Preparing { agents, mut prepared, deadline_us }, E::Prepared { agent }) => {
+            if agents.contains(&agent) {
+                prepared.insert(agent);
+            }
+            if prepared != agents {
+                return stay(S::Preparing { agents, prepared, deadline_us });
+            }
+            let t0_us = now_us + ARM_LEAD_US;
+            let end_us = t0_us + limits.duration_us;
+            Ok((S::Armed { agents, t0_us, end_us }, vec![RunCommand::Arm { t0_us }]))
+        }
+        (S::Armed { agents, t0_us, end_us }, E::Tick) if now_us >= t0_us => {
+            stay(S::Running { agents, closed: BTreeSet::new(), t0_us, end_us })
+        }
+
+        (S::Running { agents, closed, t0_us, end_us }, E::Tick) => {
+            if now_us < end_us {
+                return stay(S::Running { agents, closed, t0_us, end_us });
+            }
+            let state = stopping(agents, closed, t0_us, Cause::Completed, end_us, limits);
+            Ok((settle(state, now_us), vec![]))
+        }
+        (S::Running { agents, closed, t0_us, .. }, E::Stop { abort }) => {
+            let cause = if abort { Cause::Aborted } else { Cause::StoppedEarly };
+            Ok(halt(agents, closed, t0_us, cause, now_us, limits))
+        }
+        (S::Running { agents, closed, t0_us, .. }, E::Threshold) => {
+            Ok(halt(agents, closed, t0_us, Cause::Threshold, now_us, limits))
+        }
+        (S::Running { agents, closed, t0_us, .. }, E::OwnerSilent) => {
+            Ok(halt(agents, closed, t0_us, Cause::OwnerLost, now_us, limits))
+        }
+        (S::Running { agents, mut closed, t0_us, end_us }, E::Lost { agent, abort }) => {
+            if !agents.contains(&agent) {
+                return stay(S::Running { agents, closed, t0_us, end_us });
+            }
+            closed.insert(agent.clone());
+            if closed == agents {
+                let deadline_us = now_us + COLLECT_LIMIT_US;
+                let cause = Cause::AllAgentsLost;
+                stay(S::Collecting { t0_us, cause, waiting: BTreeSet::new(), deadline_us })
+            } else if abort {
+                Ok(halt(agents, closed, t0_us, Cause::AgentLost { agent }, now_us, limits))
+            } else {
+                stay(S::Running { agents, closed, t0_us, end_us })
+            }
+        }
+        // An agent closes a moment before our own clock says so, or because it was fenced.
+        (S::Running { agents, mut closed, t0_us, end_us }, E::Closed { agent }) => {
+            if agents.contains(&agent) {
+                closed.insert(agent);
+            }
+            if closed != agents {
+                return stay(S::Running { agents, closed, t0_us, end_us });
+            }
+            let cause = if now_us + STOP_LEAD_US >= end_us {
+                Cause::Completed
+            } else {
+                Cause::AllAgentsLost
+            };
+            let state = stopping(agents, closed, t0_us, cause, now_us, limits);
+            Ok((settle(state, now_us), vec![]))
+        }
+
+        (S::Stopping { agents, mut closed, t0_us, cause, deadline_us }, event) => {
+            let (mut cause, mut deadline_us, mut commands) = (cause, deadline_us, vec![]);
+            match event {
+                E::Closed { agent } | E::Lost { agent, .. } if agents.contains(&agent) => {
+                    closed.insert(agent);
+                }
+                E::Stop { abort: true } if cause.end() == Phase::Finished => {
+                    cause = Cause::Aborted;
+                    deadline_us = deadline_us.min(now_us + CLOSE_GRACE_US);
+                    commands.push(RunCommand::End { at_us: now_us, abort: true });
+                }
+                _ => {}
+            }
+            let state = S::Stopping { agents, closed, t0_us, cause, deadline_us };
+            Ok((settle(state, now_us), commands))
+        }
+
+        (S::Collecting { t0_us, cause, mut waiting, deadline_us }, event) => {
+            match event {
+                E::Delivered { agent } | E::Lost { agent, .. } => {
+                    waiting.remove(&agent);
+                }
+                _ => {}
+            }
+            if waiting.is_empty() || now_us >= deadline_us {
+                let phase = cause.end();
+                let over = S::Over { phase, t0_us: Some(t0_us), cause };
+                return Ok((over, vec![RunCommand::Judge]));
+            }
+            stay(S::Collecting { t0_us, cause, waiting, deadline_us })
+        }
+
+        // Ticks before a deadline, repeated and late observations.
+        (
+            state @ (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. } | S::Running { .. }),
+            E::Tick | E::Prepared { .. } | E::Refused { .. } | E::Delivered { .. } | E::Lost { .. },
+        ) => stay(state),
+        (state @ (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }), E::Closed { .. }) => {
+            stay(state)
+        }
+        (state, event) => {
+            Err(IllegalTransition { from: state.phase().word(), event: format!("{event:?}") })
+        }
+    }
+}
+
+fn stopping(
+    agents: BTreeSet<AgentId>,
+    closed: BTreeSet<AgentId>,
+    t0_us: u64,
+    cause: Cause,
+    end_us: u64,
+    limits: &Limits,
+) -> RunState {
+    // An agent that is cut off closes by itself when its lease ends; so LOST bounds the wait.
+    let deadline_us = end_us + limits.stop_timeout_us + CLOSE_GRACE_US + limits.lost_after_us;
+    RunState::Stopping { agents, closed, t0_us, cause, deadline_us }
+}
+
+fn halt(
+    agents: BTreeSet<AgentId>,
+    closed: BTreeSet<AgentId>,
+    t0_us: u64,
+    cause: Cause,
+    now_us: u64,
+    limits: &Limits,
+) -> (RunState, Vec<RunCommand>) {
+    let abort = cause.end() == Phase::Aborted;
+    let at_us = if abort { now_us } else { now_us + STOP_LEAD_US };
+    let state = stopping(agents, closed, t0_us, cause, at_us, limits);
+    (settle(state, now_us), vec![RunCommand::End { at_us, abort }])
+}
+
+/// STOPPING ends when all have closed, or by its deadline.
+fn settle(state: RunState, now_us: u64) -> RunState {
+    match state {
+        RunState::Stopping { agents, closed, t0_us, cause, deadline_us }
+            if closed == agents || now_us >= deadline_us =>
+        {
+            let deadline_us = now_us + COLLECT_LIMIT_US;
+            RunState::Collecting { t0_us, cause, waiting: agents, deadline_us }
+        }
+        state => state,
+    }
+}
+
+#[cfg(test)]
+mod tests;
