@@ -12,6 +12,7 @@ use shoal_domain::delta::Delta;
 use shoal_proto::v1;
 use shoal_service_kit::Backoff;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -67,6 +68,8 @@ pub(crate) struct Actor {
     backoff: Backoff,
     /// Of the outage that goes on: said once.
     is_outage_logged: bool,
+    /// Since when the control plane owes an ack.
+    waits_since: Instant,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<Open, String>> + Send>>;
@@ -102,6 +105,7 @@ pub(crate) fn new(dialer: Dialer) -> (Uplink, Actor) {
         link: Link::Idle,
         backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
         is_outage_logged: false,
+        waits_since: Instant::now(),
     };
     (Uplink { pushes: sender }, actor)
 }
@@ -115,12 +119,15 @@ impl Actor {
             }
             match self.next(can_come).await {
                 Event::Pushed(Some(Push { key, delta, closing })) => {
+                    if self.queue.is_idle() {
+                        self.waits_since = Instant::now();
+                    }
                     self.queue.push(&key, &delta, closing.as_ref());
                 }
                 Event::Pushed(None) => can_come = false,
                 Event::Opened(Ok(open)) => {
                     self.link = Link::Open(open);
-                    self.is_outage_logged = false;
+                    self.waits_since = Instant::now();
                 }
                 Event::Opened(Err(why)) => self.lost(&why),
                 Event::Ack(Ok(Some(ack))) => self.acked(&ack),
@@ -141,6 +148,7 @@ impl Actor {
     async fn next(&mut self, can_come: bool) -> Event {
         let has_more = self.queue.has_something_to_send();
         let waits_for_ack = !self.queue.is_idle();
+        let give_up = self.waits_since + ACK_TIMEOUT;
         let pushes = &mut self.pushes;
         match &mut self.link {
             Link::Idle => Event::Pushed(pushes.recv().await),
@@ -152,7 +160,7 @@ impl Actor {
                 ack = acks.message() => Event::Ack(ack),
                 pushed = pushes.recv(), if can_come => Event::Pushed(pushed),
                 room = outgoing.reserve(), if has_more => Event::Room(room.is_ok()),
-                () = tokio::time::sleep(ACK_TIMEOUT), if waits_for_ack && !has_more => Event::NoAck,
+                () = tokio::time::sleep_until(give_up), if waits_for_ack => Event::NoAck,
             },
         }
     }
@@ -168,6 +176,8 @@ impl Actor {
 
     fn acked(&mut self, ack: &v1::UploadAck) {
         self.backoff.reset();
+        self.is_outage_logged = false;
+        self.waits_since = Instant::now();
         match self.queue.ack(ack) {
             Acked::Stored | Acked::Unexpected => {}
             Acked::Finished => {
