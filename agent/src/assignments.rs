@@ -21,7 +21,7 @@ use crate::session::{Desired, hard_end_us, key_of};
 use crate::uplink::Uplink;
 use crate::uplink::queue::Key;
 
-use self::load::{Loader, Ready, Refusal};
+use self::load::{Loaded, Loader, Ready, Refusal};
 
 pub(crate) mod load;
 
@@ -53,15 +53,25 @@ struct Held {
 
 enum State {
     /// Dropping the token's guard stops it.
-    Preparing { _stop: tokio_util::sync::DropGuard },
-    Prepared { plan_hash: [u8; 32], ready: Box<dyn Ready> },
+    Preparing {
+        _stop: tokio_util::sync::DropGuard,
+    },
+    Prepared {
+        plan_hash: [u8; 32],
+        ready: Box<dyn Ready>,
+    },
     Refused(Refusal),
-    Running { t0_boot_us: u64 },
-    Closed { closed_at_us: u64, is_fenced: bool },
+    Running {
+        t0_boot_us: u64,
+    },
+    Closed {
+        closed_at_us: u64,
+        is_fenced: bool,
+    },
 }
 
 enum Report {
-    Prepared { key: Key, result: Result<([u8; 32], Box<dyn Ready>), Refusal> },
+    Prepared { key: Key, result: Loaded },
     Ended(Ended),
 }
 
@@ -139,7 +149,12 @@ impl Reconciler {
         let key = key_of(&wanted);
         // No lease: a newer desired state without it is on its way.
         let Some(control) = self.shared.leases.control(&key) else { return };
-        tracing::info!(assignment = key.assignment, epoch = key.epoch, run = wanted.run_id, "preparing");
+        tracing::info!(
+            assignment = key.assignment,
+            epoch = key.epoch,
+            run = wanted.run_id,
+            "preparing"
+        );
         let stop = CancellationToken::new();
         self.prepare(key.clone(), wanted.clone(), stop.clone());
         let state = State::Preparing { _stop: stop.drop_guard() };
@@ -214,7 +229,10 @@ impl Reconciler {
             let Ok(t0_boot_us) = u64::try_from(t0_boot_us) else {
                 held.state = State::Refused(Refusal {
                     code: "SH0209",
-                    why: format!("its start lies before this machine's: t0 {} µs", held.wanted.t0_us),
+                    why: format!(
+                        "its start lies before this machine's: t0 {} µs",
+                        held.wanted.t0_us
+                    ),
                 });
                 continue;
             };
@@ -222,7 +240,11 @@ impl Reconciler {
             let State::Prepared { ready, .. } = std::mem::replace(&mut held.state, running) else {
                 continue;
             };
-            tracing::info!(assignment = held.key.assignment, in_us = t0_boot_us.saturating_sub(now_us), "armed");
+            tracing::info!(
+                assignment = held.key.assignment,
+                in_us = t0_boot_us.saturating_sub(now_us),
+                "armed"
+            );
             let (sender, receiver) = mpsc::channel(runner::REPORTS);
             let n_cores = ready.n_cores();
             let running = ready.start(t0_boot_us, Arc::clone(&held.control), sender);
@@ -253,9 +275,8 @@ impl Reconciler {
                 }
             }
         }
-        self.held.retain(|_, held| {
-            matches!(held.state, State::Running { .. } | State::Closed { .. })
-        });
+        self.held
+            .retain(|_, held| matches!(held.state, State::Running { .. } | State::Closed { .. }));
     }
 
     fn is_running(&self) -> bool {
@@ -282,7 +303,8 @@ impl Held {
         self.control.end_at(hard_end_us(&wanted));
         if wanted.abort {
             self.control.abort();
-            if !self.is_running() && !matches!(self.state, State::Closed { .. } | State::Refused(_)) {
+            if !self.is_running() && !matches!(self.state, State::Closed { .. } | State::Refused(_))
+            {
                 self.state = State::Closed { closed_at_us: 0, is_fenced: false };
             }
         }

@@ -13,33 +13,33 @@ const MAX_OPEN: usize = 64;
 
 /// The four time stamps of one beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamps {
+pub(crate) struct Stamps {
     /// Our boot time.
-    pub sent_us: u64,
+    pub(crate) sent_us: u64,
     /// The control plane's time.
-    pub received_us: u64,
-    pub replied_us: u64,
+    pub(crate) received_us: u64,
+    pub(crate) replied_us: u64,
     /// Our boot time.
-    pub back_us: u64,
+    pub(crate) back_us: u64,
 }
 
 /// Control-plane time minus our boot time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offset {
-    pub us: i64,
+pub(crate) struct Offset {
+    pub(crate) us: i64,
     /// The true offset differs by at most this.
-    pub error_us: u64,
+    pub(crate) error_us: u64,
 }
 
 #[derive(Debug, Default)]
-pub struct Beats {
+pub(crate) struct Beats {
     open: VecDeque<u64>,
     samples: VecDeque<(u64, Offset)>,
 }
 
 impl Beats {
     /// Sent times must be distinct; a clock that stands still is helped along.
-    pub fn sent(&mut self, now_us: u64) -> u64 {
+    pub(crate) fn sent(&mut self, now_us: u64) -> u64 {
         let sent_us = self.open.back().map_or(now_us, |last| now_us.max(last + 1));
         if self.open.len() == MAX_OPEN {
             self.open.pop_front();
@@ -49,7 +49,7 @@ impl Beats {
     }
 
     /// Whether the ack answers a beat of ours; each is believed once.
-    pub fn acked(&mut self, stamps: Stamps) -> bool {
+    pub(crate) fn acked(&mut self, stamps: Stamps) -> bool {
         let Some(at) = self.open.iter().position(|sent_us| *sent_us == stamps.sent_us) else {
             return false;
         };
@@ -62,12 +62,12 @@ impl Beats {
     }
 
     /// The connection is gone and with it the acks that were on their way.
-    pub fn disconnected(&mut self) {
+    pub(crate) fn disconnected(&mut self) {
         self.open.clear();
     }
 
     /// `None` before the first good ack.
-    pub fn offset(&self) -> Option<Offset> {
+    pub(crate) fn offset(&self) -> Option<Offset> {
         self.samples.iter().map(|(_, offset)| *offset).min_by_key(|offset| offset.error_us)
     }
 }

@@ -7,8 +7,11 @@
 pub mod app;
 mod assignments;
 mod beat;
+pub mod config;
 mod connection;
 pub mod engine;
+mod healthz;
+mod identity;
 mod leases;
 mod mqtt;
 mod recorder;

@@ -12,24 +12,24 @@ use crate::uplink::queue::{Closing, Key};
 
 use self::windows::Windows;
 
-pub mod windows;
+pub(crate) mod windows;
 
 /// Reports of cores that wait to be merged. When full, cores keep merging into their open delta.
-pub const REPORTS: usize = 64;
+pub(crate) const REPORTS: usize = 64;
 
 /// How an assignment ended on this agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    pub key: Key,
+pub(crate) struct Ended {
+    pub(crate) key: Key,
     /// Run time: the latest over all cores.
-    pub closed_at_us: u64,
+    pub(crate) closed_at_us: u64,
     /// Sentences of cores that could not do their work.
-    pub errors: Vec<String>,
+    pub(crate) errors: Vec<String>,
 }
 
 /// Ends when every core has closed, or all of them are gone; `gate_closed_at_us` is asked when no
 /// core said when it closed.
-pub async fn follow(
+pub(crate) async fn follow(
     key: Key,
     n_cores: usize,
     mut reports: mpsc::Receiver<CoreReport>,

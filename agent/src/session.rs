@@ -40,10 +40,19 @@ const MAX_ASSIGNMENTS: usize = 256;
 /// How the agent stands with its control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionState {
-    Connected { since_boot_us: u64 },
-    Detached { since_boot_us: u64, why: String },
+    Connected {
+        since_boot_us: u64,
+    },
+    Detached {
+        since_boot_us: u64,
+        why: String,
+    },
     /// The control plane does not want this agent as it is; tried again slowly.
-    Refused { since_boot_us: u64, code: String, why: String },
+    Refused {
+        since_boot_us: u64,
+        code: String,
+        why: String,
+    },
 }
 
 /// What the control plane wants this agent to hold, and when that arrived.
@@ -133,7 +142,11 @@ impl Session {
                 *since_boot_us
             }
             _ => {
-                tracing::error!(code, why, "the control plane refuses this agent: trying again slowly");
+                tracing::error!(
+                    code,
+                    why,
+                    "the control plane refuses this agent: trying again slowly"
+                );
                 self.clock.boot_us()
             }
         };
@@ -263,7 +276,10 @@ impl Session {
     /// Leases begin here, at the receipt, whatever the rest of the agent is busy with.
     fn desire(&self, mut assignments: Vec<v1::Assignment>) {
         if assignments.len() > MAX_ASSIGNMENTS {
-            tracing::warn!(n = assignments.len(), "more assignments than an agent takes: cut to 256");
+            tracing::warn!(
+                n = assignments.len(),
+                "more assignments than an agent takes: cut to 256"
+            );
             assignments.truncate(MAX_ASSIGNMENTS);
         }
         let now_us = self.clock.boot_us();

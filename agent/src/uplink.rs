@@ -20,7 +20,7 @@ use crate::connection::{Dialer, sentence};
 
 use self::queue::{Acked, Closing, Key, UplinkQueue};
 
-pub mod queue;
+pub(crate) mod queue;
 
 /// Deltas on their way into the queue. When full the runner waits, and the cores coalesce.
 const PUSHES: usize = 16;
@@ -32,8 +32,8 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Gives deltas to the uplink; cheap to clone. The uplink ends when the last one is gone.
 #[derive(Debug, Clone)]
-pub struct Uplink {
-    pushes: mpsc::Sender<Push>,
+pub(crate) struct Uplink {
+    pushes: mpsc::Sender<Box<Push>>,
 }
 
 #[derive(Debug)]
@@ -45,24 +45,24 @@ struct Push {
 
 impl Uplink {
     /// Waits while the uplink is busy; not cancel safe.
-    pub async fn push(&self, key: &Key, delta: Delta) {
+    pub(crate) async fn push(&self, key: &Key, delta: Delta) {
         self.give(Push { key: key.clone(), delta, closing: None }).await;
     }
 
     /// The last delta of an assignment.
-    pub async fn close(&self, key: &Key, delta: Delta, closing: Closing) {
+    pub(crate) async fn close(&self, key: &Key, delta: Delta, closing: Closing) {
         self.give(Push { key: key.clone(), delta, closing: Some(closing) }).await;
     }
 
     async fn give(&self, push: Push) {
         // The uplink is gone only after a hard stop, which drops what is left on purpose.
-        let _ = self.pushes.send(push).await;
+        let _ = self.pushes.send(Box::new(push)).await;
     }
 }
 
 pub(crate) struct Actor {
     dialer: Dialer,
-    pushes: mpsc::Receiver<Push>,
+    pushes: mpsc::Receiver<Box<Push>>,
     queue: UplinkQueue,
     link: Link,
     backoff: Backoff,
@@ -72,13 +72,13 @@ pub(crate) struct Actor {
     waits_since: Instant,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Open, String>> + Send>>;
+type Opening = Pin<Box<dyn Future<Output = Result<Box<Open>, String>> + Send>>;
 
 enum Link {
     /// Nothing to do: a connection is opened with the first delta.
     Idle,
     Opening(Opening),
-    Open(Open),
+    Open(Box<Open>),
 }
 
 struct Open {
@@ -88,8 +88,8 @@ struct Open {
 
 /// What woke the actor.
 enum Event {
-    Pushed(Option<Push>),
-    Opened(Result<Open, String>),
+    Pushed(Option<Box<Push>>),
+    Opened(Result<Box<Open>, String>),
     Ack(Result<Option<v1::UploadAck>, Status>),
     /// There is room for one more message.
     Room(bool),
@@ -118,7 +118,8 @@ impl Actor {
                 self.link = Link::Opening(open(self.dialer.clone(), Duration::ZERO));
             }
             match self.next(can_come).await {
-                Event::Pushed(Some(Push { key, delta, closing })) => {
+                Event::Pushed(Some(push)) => {
+                    let Push { key, delta, closing } = *push;
                     if self.queue.is_idle() {
                         self.waits_since = Instant::now();
                     }
@@ -156,19 +157,19 @@ impl Actor {
                 opened = opening => Event::Opened(opened),
                 pushed = pushes.recv(), if can_come => Event::Pushed(pushed),
             },
-            Link::Open(Open { outgoing, acks }) => tokio::select! {
-                ack = acks.message() => Event::Ack(ack),
+            Link::Open(open) => tokio::select! {
+                ack = open.acks.message() => Event::Ack(ack),
                 pushed = pushes.recv(), if can_come => Event::Pushed(pushed),
-                room = outgoing.reserve(), if has_more => Event::Room(room.is_ok()),
+                room = open.outgoing.reserve(), if has_more => Event::Room(room.is_ok()),
                 () = tokio::time::sleep_until(give_up), if waits_for_ack => Event::NoAck,
             },
         }
     }
 
     fn send_one(&mut self) {
-        let Link::Open(Open { outgoing, .. }) = &self.link else { return };
+        let Link::Open(open) = &self.link else { return };
         if let Some(message) = self.queue.next_to_send()
-            && outgoing.try_send(message).is_err()
+            && open.outgoing.try_send(message).is_err()
         {
             self.lost("the stream was cut");
         }
@@ -218,7 +219,7 @@ fn open(dialer: Dialer, delay: Duration) -> Opening {
         let answer = tokio::time::timeout(Duration::from_secs(10), call).await;
         let answer = answer.map_err(|_| "no answer to Upload within 10 s".to_owned())?;
         let acks = answer.map_err(|status| sentence(&status))?.into_inner();
-        Ok(Open { outgoing, acks })
+        Ok(Box::new(Open { outgoing, acks }))
     }
     .boxed()
 }

@@ -37,11 +37,11 @@ impl Refusal {
     }
 }
 
+/// The hash of the plan as it was read here, and the shard.
+pub(crate) type Loaded = Result<([u8; 32], Box<dyn Ready>), Refusal>;
+
 pub(crate) trait Loader: Send + Sync {
-    fn prepare(
-        &self,
-        wanted: v1::Assignment,
-    ) -> BoxFuture<'static, Result<([u8; 32], Box<dyn Ready>), Refusal>>;
+    fn prepare(&self, wanted: v1::Assignment) -> BoxFuture<'static, Loaded>;
 }
 
 /// Waits for the threads of the cores.
@@ -65,15 +65,13 @@ pub(crate) struct EngineLoader {
 }
 
 impl Loader for EngineLoader {
-    fn prepare(
-        &self,
-        wanted: v1::Assignment,
-    ) -> BoxFuture<'static, Result<([u8; 32], Box<dyn Ready>), Refusal>> {
+    fn prepare(&self, wanted: v1::Assignment) -> BoxFuture<'static, Loaded> {
         let (guard, dir, cores) = (self.guard.clone(), self.secrets_dir.clone(), self.cores);
         let prepared = async move {
             // Parsing and hashing a large scenario is work, and so are files.
             let read = tokio::task::spawn_blocking(move || read(&wanted, guard, dir, cores)).await;
-            let job = read.map_err(|_| Refusal::new("SH0209", "the scenario could not be read"))??;
+            let job =
+                read.map_err(|_| Refusal::new("SH0209", "the scenario could not be read"))??;
             let hash = job.plan.hash();
             let n_cores = job.cores;
             let prepared = engine::prepare(job)
@@ -126,7 +124,8 @@ fn read(
                 .to_owned(),
         ));
     }
-    let shard = shard_from_wire(&plan, &wanted.blocks).map_err(|error| differs(error.to_string()))?;
+    let shard =
+        shard_from_wire(&plan, &wanted.blocks).map_err(|error| differs(error.to_string()))?;
     let run = wanted.run_id.parse().map_err(|error| differs(format!("{error}")))?;
     let builtin = match wanted.builtin.as_str() {
         "" => None,
@@ -170,7 +169,10 @@ fn parse(wanted: &v1::Assignment) -> Result<Plan, Refusal> {
 /// Each regular file is one secret, named like the file; one line end at its end is not part of it.
 fn read_secrets(dir: &std::path::Path) -> Result<BTreeMap<String, String>, Refusal> {
     let refuse = |error: std::io::Error| {
-        Refusal::new("SH0303", format!("secrets directory {} cannot be read: {error}", dir.display()))
+        Refusal::new(
+            "SH0303",
+            format!("secrets directory {} cannot be read: {error}", dir.display()),
+        )
     };
     let mut secrets = BTreeMap::new();
     for entry in std::fs::read_dir(dir).map_err(refuse)? {

@@ -11,10 +11,10 @@ use shoal_domain::delta::{Delta, DeviceGauge, Progress};
 use shoal_domain::ids::SeriesId;
 
 /// Windows that one core may be behind the others.
-pub const MAX_LAG: u64 = 3;
+pub(crate) const MAX_LAG: u64 = 3;
 
 #[derive(Debug)]
-pub struct Windows {
+pub(crate) struct Windows {
     cores: Vec<Core>,
     /// By last window; not yet handed out.
     open: BTreeMap<u64, Vec<(usize, Delta)>>,
@@ -32,7 +32,7 @@ struct Core {
 }
 
 impl Windows {
-    pub fn new(n_cores: usize) -> Self {
+    pub(crate) fn new(n_cores: usize) -> Self {
         Self {
             cores: vec![Core::default(); n_cores],
             open: BTreeMap::new(),
@@ -42,19 +42,19 @@ impl Windows {
     }
 
     /// Takes one core's report in; reports of cores that do not exist are ignored.
-    pub fn add(&mut self, core: usize, delta: Delta, closes: bool) {
+    pub(crate) fn add(&mut self, core: usize, delta: Delta, closes: bool) {
         let Some(state) = self.cores.get_mut(core) else { return };
         state.newest = state.newest.max(Some(delta.last_window));
         state.is_closed |= closes;
         self.open.entry(delta.last_window).or_default().push((core, delta));
     }
 
-    pub fn all_closed(&self) -> bool {
+    pub(crate) fn all_closed(&self) -> bool {
         self.cores.iter().all(|core| core.is_closed)
     }
 
     /// The oldest complete window, merged; `None` when none is.
-    pub fn take_complete(&mut self) -> Option<Delta> {
+    pub(crate) fn take_complete(&mut self) -> Option<Delta> {
         let entry = self.open.first_entry()?;
         let newest = self.cores.iter().filter_map(|core| core.newest).max().unwrap_or(0);
         let mut live = self.cores.iter().filter(|core| !core.is_closed);
@@ -69,7 +69,7 @@ impl Windows {
     }
 
     /// What is left as one delta, and the totals of everything. For the end only.
-    pub fn finish(mut self) -> (Delta, Delta) {
+    pub(crate) fn finish(mut self) -> (Delta, Delta) {
         let mut rest = Delta::default();
         let mut is_first = true;
         while let Some(delta) = self.take_first() {

@@ -16,33 +16,33 @@ use self::lane::{Lane, Waiting};
 mod lane;
 
 /// Bounds what cannot be coalesced any more, and so the memory that a dead uplink can pin.
-pub const MAX_IN_FLIGHT: usize = 8;
+pub(crate) const MAX_IN_FLIGHT: usize = 8;
 /// A body above this is split by series, so that no message delays an ack for long.
-pub const MAX_BODY: usize = 512 * 1024;
+pub(crate) const MAX_BODY: usize = 512 * 1024;
 /// Encoded bytes of never-sent deltas that wait before neighbours coalesce.
-pub const BUDGET: usize = 64 * 1024 * 1024;
+pub(crate) const BUDGET: usize = 64 * 1024 * 1024;
 /// Totals above this are not sent: the message would be refused as a whole and with it the delta.
 const MAX_TOTALS: usize = shoal_proto::MAX_MESSAGE - MAX_BODY - 64 * 1024;
 
 /// An assignment under one epoch; numbers count from 0 for each.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    pub assignment: String,
-    pub epoch: u64,
+pub(crate) struct Key {
+    pub(crate) assignment: String,
+    pub(crate) epoch: u64,
 }
 
 /// What goes with the last delta of an assignment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Closing {
+pub(crate) struct Closing {
     /// Run time at which the gate closed.
-    pub closed_at_us: u64,
+    pub(crate) closed_at_us: u64,
     /// Everything that all deltas together say.
-    pub totals: Delta,
+    pub(crate) totals: Delta,
 }
 
 /// What an ack did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Acked {
+pub(crate) enum Acked {
     /// The delta is the control plane's now.
     Stored,
     /// The closing delta is stored too: nothing of this assignment is left.
@@ -54,7 +54,7 @@ pub enum Acked {
 }
 
 #[derive(Debug)]
-pub struct UplinkQueue {
+pub(crate) struct UplinkQueue {
     lanes: BTreeMap<Key, Lane>,
     budget: usize,
     max_body: usize,
@@ -63,7 +63,7 @@ pub struct UplinkQueue {
 }
 
 impl UplinkQueue {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_limits(BUDGET, MAX_BODY)
     }
 
@@ -72,7 +72,7 @@ impl UplinkQueue {
     }
 
     /// Takes a delta in. Nothing is accepted for an assignment after its closing.
-    pub fn push(&mut self, key: &Key, delta: &Delta, closing: Option<&Closing>) {
+    pub(crate) fn push(&mut self, key: &Key, delta: &Delta, closing: Option<&Closing>) {
         let lane = self.lanes.entry(key.clone()).or_default();
         if lane.is_closed {
             return;
@@ -96,16 +96,16 @@ impl UplinkQueue {
     }
 
     /// The next message to hand to the stream; repeated ones first, in the order of their numbers.
-    pub fn next_to_send(&mut self) -> Option<v1::UploadDelta> {
+    pub(crate) fn next_to_send(&mut self) -> Option<v1::UploadDelta> {
         let max_body = self.max_body;
         self.lanes.iter_mut().find_map(|(key, lane)| lane.next_to_send(key, max_body))
     }
 
-    pub fn has_something_to_send(&self) -> bool {
+    pub(crate) fn has_something_to_send(&self) -> bool {
         self.lanes.values().any(Lane::has_something_to_send)
     }
 
-    pub fn ack(&mut self, ack: &v1::UploadAck) -> Acked {
+    pub(crate) fn ack(&mut self, ack: &v1::UploadAck) -> Acked {
         let key = Key { assignment: ack.assignment_id.clone(), epoch: ack.epoch };
         let Some(lane) = self.lanes.get_mut(&key) else { return Acked::Unexpected };
         if lane.is_unwanted() {
@@ -137,18 +137,18 @@ impl UplinkQueue {
     }
 
     /// The stream is gone: whatever has no ack yet is sent again, unchanged.
-    pub fn disconnected(&mut self) {
+    pub(crate) fn disconnected(&mut self) {
         for sent in self.lanes.values_mut().flat_map(|lane| &mut lane.in_flight) {
             sent.is_on_the_way = false;
         }
     }
 
     /// Nothing waits, nothing is in flight.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.lanes.values().all(Lane::is_empty)
     }
 
-    pub fn n_coalesced(&self) -> u64 {
+    pub(crate) fn n_coalesced(&self) -> u64 {
         self.n_coalesced
     }
 

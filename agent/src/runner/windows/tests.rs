@@ -87,8 +87,8 @@ proptest! {
             }
         }
         if closing {
-            for core in 0..3 {
-                windows.add(core, delta(at[core] + 1, 1, 0, 0, 1), true);
+            for (core, window) in at.into_iter().enumerate() {
+                windows.add(core, delta(window + 1, 1, 0, 0, 1), true);
                 pushed += 1;
                 while let Some(merged) = windows.take_complete() {
                     merge_cells(&mut seen, &merged.cells);
