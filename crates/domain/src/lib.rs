@@ -3,6 +3,7 @@
 //! No tokio, sqlx, tonic, clock, random source or file is reachable from here; CI checks it with
 //! `cargo tree`.
 
+pub mod account;
 pub mod delta;
 pub mod histogram;
 pub mod ids;
@@ -14,3 +15,5 @@ pub mod run;
 pub mod schedule;
 pub mod shard;
 pub mod template;
+pub mod validity;
+pub mod verdict;

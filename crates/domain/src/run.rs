@@ -208,6 +208,11 @@ pub enum RunEvent {
     Assigned {
         agents: BTreeSet<AgentId>,
     },
+    /// The waiting is over and no placement was possible.
+    Unplaceable {
+        code: String,
+        why: String,
+    },
     Prepared {
         agent: AgentId,
     },
@@ -339,6 +344,7 @@ pub fn apply(
             let deadline_us = now_us + PREPARE_LIMIT_US;
             stay(S::Preparing { agents, prepared: BTreeSet::new(), deadline_us })
         }
+        (S::Pending { .. }, E::Unplaceable { code, why }) => start_failed(&code, why),
         (S::Pending { deadline_us }, E::Tick) if now_us >= deadline_us => {
             start_failed("SH0203", "not enough agents came in time".into())
         }

@@ -1,0 +1,153 @@
+//! The slot account: what the plan asked for against what agents reported.
+//!
+//! `planned` and `unassigned` come from the plan alone, the other classes from agents. So a count
+//! that an agent loses or invents shows up as a residual instead of vanishing in a total.
+
+use crate::delta::{Cells, Progress};
+use crate::ids::{SeriesId, StageId};
+use crate::plan::Plan;
+use crate::shard::Shard;
+use crate::verdict::{Facts, GroupDevices, PlannedSlots};
+
+/// What is known of one assignment.
+#[derive(Debug, Clone)]
+pub struct Holding<'a> {
+    pub shard: &'a Shard,
+    /// Latest progress per series; empty if it never reported.
+    pub progress: &'a [Progress],
+    /// Run time at which its gate closed, by its closing message.
+    pub closed_at_us: Option<u64>,
+}
+
+/// How far the account goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The run goes on: only what agents have classed so far is planned so far.
+    Now,
+    /// The load ended at this run time; what nobody classed is unassigned.
+    Ended(u64),
+}
+
+/// Adds the planned slots of all holdings, and what dead agents left open, to the facts.
+pub fn account(plan: &Plan, cells: Cells, holdings: &[Holding<'_>], until: Until) -> Facts {
+    let mut facts = Facts { cells, ..Facts::default() };
+    for holding in holdings {
+        for group in 0..plan.groups.len() {
+            for send in &plan.groups[group].sends {
+                count_series(plan, holding, group, send.series, until, &mut facts);
+            }
+        }
+    }
+    facts.devices = plan
+        .groups
+        .iter()
+        .map(|group| GroupDevices { planned: group.devices, ..GroupDevices::default() })
+        .collect();
+    facts
+}
+
+fn count_series(
+    plan: &Plan,
+    holding: &Holding<'_>,
+    group: usize,
+    series: SeriesId,
+    until: Until,
+    facts: &mut Facts,
+) {
+    let Some(send) = plan.groups[group].sends.iter().find(|send| send.series == series) else {
+        return;
+    };
+    let progress = holding.progress.iter().find(|progress| progress.series == series);
+    let reported = progress.map_or(0, |progress| progress.through_us);
+    let through = holding.closed_at_us.unwrap_or(reported);
+    let end = match until {
+        Until::Now => through,
+        Until::Ended(end) => end.max(through),
+    };
+    let mut planned = vec![0; plan.stages.len()];
+    let mut unassigned = vec![0; plan.stages.len()];
+    for block in holding.shard.blocks.iter().filter(|block| block.group == group) {
+        for index in block.devices.clone() {
+            if let Some(slots) = plan.slots(group, index, send) {
+                plan.count_slots(&slots, 0, end, &mut planned);
+                plan.count_slots(&slots, through, end, &mut unassigned);
+            }
+        }
+    }
+    for (stage, (planned, unassigned)) in planned.into_iter().zip(unassigned).enumerate() {
+        if planned > 0 {
+            let key = (series, StageId(stage as u32));
+            let slots: &mut PlannedSlots = facts.slots.entry(key).or_default();
+            slots.planned += planned;
+            slots.unassigned += unassigned;
+        }
+    }
+    // What a dead epoch left waiting can never be sent.
+    let is_over = matches!(until, Until::Ended(_)) && holding.closed_at_us.is_none();
+    for (stage, open) in progress.iter().flat_map(|progress| &progress.open) {
+        if is_over {
+            facts.cells.entry((series, *stage)).or_default().unsent += open;
+        } else if holding.closed_at_us.is_none() {
+            // Still waiting: not planned *so far*, so that the account holds at any moment.
+            if let Some(slots) = facts.slots.get_mut(&(series, *stage)) {
+                slots.planned = slots.planned.saturating_sub(*open);
+            }
+        }
+    }
+}
+
+/// Planned minus classed, over all series that have slots; 0 when the account holds.
+pub fn residual(facts: &Facts) -> i64 {
+    let mut residual = 0i64;
+    for (key, slots) in &facts.slots {
+        let classed = facts.cells.get(key).map_or(0, |tally| tally.n_classed());
+        residual += (slots.planned as i64 - slots.unassigned as i64 - classed as i64).abs();
+    }
+    residual
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delta::Tally;
+    use crate::schedule::tests::{plan, ramp_and_hold};
+    use crate::shard::{Share, deal};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_account_holds_when_one_agent_closes_and_the_other_is_lost(
+            devices in 1u64..60, lost_at in 0u64..12_000_000, stop_at in 3_000_000u64..14_000_000,
+            open in 0u64..5,
+        ) {
+            let plan = plan(&[devices], 700_000, ramp_and_hold(devices, 2_000_000, 10_000_000));
+            let share = Share { weight: 1.0, cap: 1_000 };
+            let shards = deal(&plan, &[share, share]).unwrap();
+            let send = &plan.groups[0].sends[0];
+            let closed_at = stop_at + 1_234;
+            let mut cells = Cells::new();
+            let mut open_left = std::collections::BTreeMap::new();
+            for (shard, until, left) in [(&shards[0], closed_at, 0), (&shards[1], lost_at, open)] {
+                let mut due = vec![0; 2];
+                for (group, index) in shard.each() {
+                    plan.count_slots(&plan.slots(group, index, send).unwrap(), 0, until, &mut due);
+                }
+                for (stage, due) in due.into_iter().enumerate() {
+                    let left = left.min(due);
+                    let stage = StageId(stage as u32);
+                    if left > 0 { open_left.insert(stage, left); }
+                    cells.entry((send.series, stage)).or_insert_with(Tally::default).sent += due - left;
+                }
+            }
+            let progress = [Progress { series: send.series, through_us: lost_at, open: open_left }];
+            let holdings = [
+                Holding { shard: &shards[0], progress: &[], closed_at_us: Some(closed_at) },
+                Holding { shard: &shards[1], progress: &progress, closed_at_us: None },
+            ];
+            let facts = account(&plan, cells.clone(), &holdings, Until::Ended(stop_at));
+            prop_assert_eq!(residual(&facts), 0);
+            let so_far = account(&plan, cells, &holdings, Until::Now);
+            prop_assert_eq!(residual(&so_far), 0);
+        }
+    }
+}
