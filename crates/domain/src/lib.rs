@@ -1,10 +1,25 @@
 //! The middle of Shoal: everything that is a pure function of (state, event, now).
 //!
 //! No tokio, sqlx, tonic, clock, random source or file is reachable from here; CI checks it with
-//! `cargo tree`.
+//! `cargo tree`. The data goes one way:
+//!
+//! | from | function | to |
+//! |---|---|---|
+//! | scenario text | [`check::parse_plan`] | [`plan::Plan`], or all mistakes at once |
+//! | plan, capacities | [`shard::deal`] | [`shard::Shard`] per agent |
+//! | plan | [`plan::Plan::slots`] | intended times of every device and series |
+//! | device events | [`delta::Tally`] | [`delta::Delta`] per window |
+//! | deltas | [`delta::Delta::absorb`] | totals per series and stage |
+//! | totals, plan | [`account::account`] | [`verdict::Facts`] |
+//! | facts | [`verdict::judge`], [`validity::assess`] | thresholds, validity |
+//! | phase, cause, validity, thresholds | [`verdict::outcome`] | verdict and exit code |
 
 pub mod account;
+pub mod check;
 pub mod delta;
+pub mod diagnostics;
+mod digits;
+mod expression;
 pub mod histogram;
 pub mod ids;
 pub mod lease;
@@ -12,8 +27,13 @@ pub mod outcome;
 pub mod plan;
 pub mod report;
 pub mod run;
+mod scenario;
 pub mod schedule;
 pub mod shard;
 pub mod template;
+mod threshold;
+mod units;
 pub mod validity;
+mod values;
 pub mod verdict;
+mod yaml;

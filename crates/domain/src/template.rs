@@ -1,16 +1,34 @@
 //! A text with `${...}` in it, compiled once to literal segments and generators.
+//!
+//! Compiling is `check`'s work; here is what a send executes: it walks the segments and appends to
+//! a buffer that the caller reuses, without allocating. Transforms (`hex`, `pad`, JSON escapes)
+//! render their argument at the buffer's end and rewrite it there. Invariant: what a template of
+//! message level appends depends only on the two scopes, never on `Walks`.
+
+mod generator;
 
 use std::collections::BTreeMap;
 
+pub(crate) use self::generator::Generator;
 use crate::ids::SeriesId;
+pub use crate::values::Walks;
 
 /// Compiled text; renders into a reused buffer without allocating.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Template {
-    literal: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Part {
+    Literal(String),
+    Value(Generator),
 }
 
 /// What is fixed once per device.
+///
+/// The id renders first (with `device` empty and no `lets`), then the `let` values in the plan's
+/// order, each with those before it, then the rest.
 #[derive(Debug, Clone, Copy)]
 pub struct DeviceScope<'a> {
     pub seed: u64,
@@ -42,10 +60,6 @@ pub struct MessageScope {
     pub now_us: u64,
 }
 
-/// The walks of one device and series, remembered so that the next step costs one step.
-#[derive(Debug, Clone, Default)]
-pub struct Walks {}
-
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("secret `{name}` was not provided to this agent (no file of that name in --secrets-dir)")]
 pub struct MissingSecret {
@@ -54,16 +68,24 @@ pub struct MissingSecret {
 
 impl Template {
     pub fn literal(text: &str) -> Self {
-        Self { literal: text.to_owned() }
+        let mut template = Self::default();
+        template.push_literal(text);
+        template
     }
 
     /// Renders an expression of group level (id, `let`, credentials).
     pub fn render_device(
         &self,
-        _scope: &DeviceScope<'_>,
+        scope: &DeviceScope<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), MissingSecret> {
-        out.extend_from_slice(self.literal.as_bytes());
+        let mut walks = Walks::default();
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                Part::Value(generator) => generator.render(scope, None, &mut walks, out)?,
+            }
+        }
         Ok(())
     }
 
@@ -71,11 +93,42 @@ impl Template {
     /// secrets here.
     pub fn render_message(
         &self,
-        _device: &DeviceScope<'_>,
-        _message: &MessageScope,
-        _walks: &mut Walks,
+        device: &DeviceScope<'_>,
+        message: &MessageScope,
+        walks: &mut Walks,
         out: &mut Vec<u8>,
     ) {
-        out.extend_from_slice(self.literal.as_bytes());
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                Part::Value(generator) => generator
+                    .render(device, Some(message), walks, out)
+                    .expect("check refuses secrets in messages"),
+            }
+        }
+    }
+
+    pub(crate) fn push_literal(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        match self.parts.last_mut() {
+            Some(Part::Literal(before)) => before.push_str(text),
+            _ => self.parts.push(Part::Literal(text.to_owned())),
+        }
+    }
+
+    pub(crate) fn push_value(&mut self, generator: Generator) {
+        match generator {
+            Generator::Text(text) => self.push_literal(&text),
+            generator => self.parts.push(Part::Value(generator)),
+        }
+    }
+
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! Who is connected, what each agent should hold, and what it says it holds.
+//!
+//! Level-triggered: the orchestrator writes desired assignments here, sessions push the whole
+//! desired state whenever it changes, observations overwrite each other. Nothing here is an event
+//! that could be lost. The one lock is held for map operations only, never across an await.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shoal_domain::ids::AgentId;
+use shoal_domain::lease::{BEAT_US, Liveness, Presence};
+use shoal_proto::v1;
+use tokio::sync::{mpsc, watch};
+
+use crate::refusal::{Kind, Refusal};
+
+/// Messages to one agent that may wait in its session. Desired state is sent as a whole, so a full
+/// queue ends the session: the agent reconnects and gets the newest.
+const SESSION_QUEUE: usize = 64;
+
+pub type SessionSender = mpsc::Sender<Result<v1::ControlMessage, tonic::Status>>;
+pub type SessionReceiver = mpsc::Receiver<Result<v1::ControlMessage, tonic::Status>>;
+
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    state: Arc<Mutex<State>>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    agents: BTreeMap<AgentId, Agent>,
+    sessions: u64,
+}
+
+/// An agent that said hello at least once to this process, or should be holding something.
+#[derive(Debug)]
+struct Agent {
+    incarnation: String,
+    predecessor: String,
+    build: String,
+    labels: HashMap<String, String>,
+    capacity: v1::Capacity,
+    liveness: Liveness,
+    session: Option<(u64, SessionSender)>,
+    desired: BTreeMap<String, v1::Assignment>,
+    observed: BTreeMap<(String, u64), v1::Observed>,
+}
+
+/// A copy of what others may know of an agent.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub id: AgentId,
+    pub incarnation: String,
+    pub predecessor: String,
+    pub build: String,
+    pub labels: HashMap<String, String>,
+    pub capacity: v1::Capacity,
+    pub liveness: Liveness,
+    pub is_connected: bool,
+    /// Devices in all desired assignments.
+    pub n_devices: u64,
+    /// Run ids of the desired assignments.
+    pub runs: Vec<String>,
+}
+
+impl Fleet {
+    pub fn new() -> Self {
+        Self { state: Arc::default(), changes: watch::Sender::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held leaves plain maps behind: they are still good.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whenever an agent came, left or said something new.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Takes an agent in, answers its session number and what to send it.
+    pub fn join(
+        &self,
+        id: &AgentId,
+        hello: v1::Hello,
+        now_us: u64,
+    ) -> Result<(u64, SessionReceiver), Refusal> {
+        let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
+        let mut state = self.lock();
+        if let Some(known) = state.agents.get(id) {
+            let is_live =
+                known.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
+                    && known.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive;
+            let is_other = known.incarnation != hello.incarnation;
+            if is_live && is_other && hello.predecessor != known.incarnation {
+                let message = format!("another agent with the id `{id}` is connected");
+                return Err(Refusal::new(Kind::Conflict, "SH0406", message)
+                    .help("give each agent its own --id and --data-dir"));
+            }
+        }
+        state.sessions += 1;
+        let session = state.sessions;
+        let desired = state.agents.remove(id).map(|known| known.desired).unwrap_or_default();
+        let observed = hello
+            .inventory
+            .into_iter()
+            .map(|observed| ((observed.assignment_id.clone(), observed.epoch), observed))
+            .collect();
+        let agent = Agent {
+            incarnation: hello.incarnation,
+            predecessor: hello.predecessor,
+            build: hello.build,
+            labels: hello.labels,
+            capacity: hello.capacity.unwrap_or_default(),
+            liveness: Liveness::heard_at(now_us),
+            session: Some((session, sender)),
+            desired,
+            observed,
+        };
+        agent.push_desired();
+        state.agents.insert(id.clone(), agent);
+        drop(state);
+        self.changed();
+        Ok((session, receiver))
+    }
+
+    /// A session ended; an older one changes nothing.
+    pub fn leave(&self, id: &AgentId, session: u64) {
+        if let Some(agent) = self.lock().agents.get_mut(id)
+            && agent.session.as_ref().is_some_and(|(current, _)| *current == session)
+        {
+            agent.session = None;
+        }
+        self.changed();
+    }
+
+    /// Takes a beat; answers what it renews. `None`: the session was replaced.
+    pub fn beat(&self, id: &AgentId, session: u64, now_us: u64) -> Option<Vec<v1::Held>> {
+        let mut state = self.lock();
+        let agent = state.agents.get_mut(id)?;
+        if agent.session.as_ref().is_none_or(|(current, _)| *current != session) {
+            return None;
+        }
+        agent.liveness.hear(now_us);
+        let held = |assignment: &v1::Assignment| v1::Held {
+            assignment_id: assignment.assignment_id.clone(),
+            epoch: assignment.epoch,
+        };
+        Some(agent.desired.values().map(held).collect())
+    }
+
+    pub fn observe(&self, id: &AgentId, observed: v1::Observed, now_us: u64) {
+        if let Some(agent) = self.lock().agents.get_mut(id) {
+            agent.liveness.hear(now_us);
+            let key = (observed.assignment_id.clone(), observed.epoch);
+            agent.observed.insert(key, observed);
+        }
+        self.changed();
+    }
+
+    /// What an agent last said of an assignment.
+    pub fn observed(&self, id: &AgentId, assignment: &str, epoch: u64) -> Option<v1::Observed> {
+        let state = self.lock();
+        state.agents.get(id)?.observed.get(&(assignment.to_owned(), epoch)).cloned()
+    }
+
+    /// Makes an assignment desired, or changes it. An agent that is not known yet (the control
+    /// plane was restarted) is awaited from `now_us` on.
+    pub fn assign(&self, id: &AgentId, assignment: v1::Assignment, now_us: u64) {
+        let mut state = self.lock();
+        let agent = state.agents.entry(id.clone()).or_insert_with(|| Agent::awaited(now_us));
+        let key = assignment.assignment_id.clone();
+        if agent.desired.get(&key) != Some(&assignment) {
+            agent.desired.insert(key, assignment);
+            agent.push_desired();
+        }
+    }
+
+    /// Takes an assignment back.
+    pub fn withdraw(&self, id: &AgentId, assignment: &str) {
+        if let Some(agent) = self.lock().agents.get_mut(id)
+            && agent.desired.remove(assignment).is_some()
+        {
+            agent.observed.retain(|(known, _), _| known != assignment);
+            agent.push_desired();
+        }
+        self.changed();
+    }
+
+    pub fn members(&self) -> Vec<Member> {
+        self.lock().agents.iter().map(|(id, agent)| agent.member(id)).collect()
+    }
+
+    pub fn member(&self, id: &AgentId) -> Option<Member> {
+        self.lock().agents.get(id).map(|agent| agent.member(id))
+    }
+}
+
+impl Agent {
+    fn awaited(now_us: u64) -> Self {
+        Self {
+            incarnation: String::new(),
+            predecessor: String::new(),
+            build: String::new(),
+            labels: HashMap::new(),
+            capacity: v1::Capacity::default(),
+            liveness: Liveness::heard_at(now_us),
+            session: None,
+            desired: BTreeMap::new(),
+            observed: BTreeMap::new(),
+        }
+    }
+
+    fn push_desired(&self) {
+        let Some((_, sender)) = &self.session else { return };
+        let assignments = self.desired.values().cloned().collect();
+        let desired = v1::control_message::Message::Desired(v1::DesiredState { assignments });
+        // A full queue means that nobody reads: the session ends on its next beat.
+        if sender.try_send(Ok(v1::ControlMessage { message: Some(desired) })).is_err() {
+            tracing::warn!("a session does not take its desired state");
+        }
+    }
+
+    fn member(&self, id: &AgentId) -> Member {
+        let devices = |assignment: &v1::Assignment| {
+            assignment.blocks.iter().map(|block| block.end - block.first).sum::<u64>()
+        };
+        Member {
+            id: id.clone(),
+            incarnation: self.incarnation.clone(),
+            predecessor: self.predecessor.clone(),
+            build: self.build.clone(),
+            labels: self.labels.clone(),
+            capacity: self.capacity,
+            liveness: self.liveness,
+            is_connected: self.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed()),
+            n_devices: self.desired.values().map(devices).sum(),
+            runs: self.desired.values().map(|a| a.run_id.clone()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(incarnation: &str, predecessor: &str) -> v1::Hello {
+        v1::Hello {
+            incarnation: incarnation.into(),
+            predecessor: predecessor.into(),
+            ..v1::Hello::default()
+        }
+    }
+
+    fn id() -> AgentId {
+        "a".parse().unwrap()
+    }
+
+    #[test]
+    fn a_second_agent_with_the_same_id_is_refused_while_the_first_lives() {
+        let fleet = Fleet::new();
+        let _first = fleet.join(&id(), hello("one", ""), 0).unwrap();
+        assert_eq!(fleet.join(&id(), hello("two", ""), 1_000).unwrap_err().code, "SH0406");
+        assert!(fleet.join(&id(), hello("two", "one"), 1_000).is_ok(), "its proven successor");
+    }
+
+    #[test]
+    fn an_agent_that_reconnects_replaces_its_own_session() {
+        let fleet = Fleet::new();
+        let (first, _queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
+        let (second, _queue) = fleet.join(&id(), hello("one", ""), 10).unwrap();
+        assert_eq!(fleet.beat(&id(), first, 20), None);
+        assert_eq!(fleet.beat(&id(), second, 20), Some(vec![]));
+    }
+
+    #[test]
+    fn a_beat_renews_exactly_what_is_desired() {
+        let fleet = Fleet::new();
+        let (session, mut queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
+        let assignment =
+            v1::Assignment { assignment_id: "x".into(), epoch: 3, ..v1::Assignment::default() };
+        fleet.assign(&id(), assignment, 0);
+        assert_eq!(fleet.beat(&id(), session, 1).unwrap().len(), 1);
+        fleet.withdraw(&id(), "x");
+        assert_eq!(fleet.beat(&id(), session, 2), Some(vec![]));
+        let mut last = None;
+        while let Ok(Ok(message)) = queue.try_recv() {
+            last = message.message;
+        }
+        let empty = v1::DesiredState { assignments: vec![] };
+        assert_eq!(last, Some(v1::control_message::Message::Desired(empty)));
+    }
+}

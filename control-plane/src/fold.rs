@@ -1,0 +1,112 @@
+//! Compaction: deltas into windows and summaries. Pure; the store applies the result in one
+//! transaction, so a kill at any statement leaves either the deltas or what they were folded into.
+
+use std::collections::BTreeMap;
+
+use shoal_domain::delta::{Cells, Delta, Tally};
+use shoal_domain::ids::{SeriesId, StageId};
+
+/// Key of the row that holds what is no cell: progress, gauges, health, failures.
+pub const FACTS: i64 = -1;
+
+/// Totals of one assignment and epoch, as rows `(series, stage)`; [`FACTS`] for the rest.
+pub type SummaryKey = (i64, i64);
+/// `(series, region, window)`.
+pub type WindowKey = (i64, String, i64);
+
+/// A delta that holds the one cell, or the facts, of a row.
+pub fn row(cells: Cells) -> Delta {
+    Delta { cells, ..Delta::default() }
+}
+
+/// Adds a delta to the summaries of its assignment.
+pub fn into_summaries(summaries: &mut BTreeMap<SummaryKey, Delta>, delta: &Delta) {
+    for (key, tally) in &delta.cells {
+        let row = summaries.entry((i64::from(key.0.0), i64::from(key.1.0))).or_default();
+        row.cells.entry(*key).or_default().merge(tally);
+    }
+    let facts = Delta { cells: Cells::new(), ..delta.clone() };
+    match summaries.get_mut(&(FACTS, FACTS)) {
+        Some(known) => known.absorb(facts),
+        None => {
+            summaries.insert((FACTS, FACTS), facts);
+        }
+    }
+}
+
+/// Adds a delta to the windows of its region; stages are not kept apart there.
+pub fn into_windows(windows: &mut BTreeMap<WindowKey, Delta>, region: &str, delta: &Delta) {
+    let mut by_series: BTreeMap<SeriesId, Tally> = BTreeMap::new();
+    for ((series, _), tally) in &delta.cells {
+        by_series.entry(*series).or_default().merge(tally);
+    }
+    for (series, tally) in by_series {
+        let key = (i64::from(series.0), region.to_owned(), delta.last_window as i64);
+        let row = windows.entry(key).or_default();
+        row.first_window = delta.last_window;
+        row.last_window = delta.last_window;
+        row.cells.entry((series, StageId(0))).or_default().merge(&tally);
+    }
+}
+
+/// All summary rows of an assignment as one delta.
+pub fn total(summaries: &BTreeMap<SummaryKey, Delta>) -> Delta {
+    let mut rows = summaries.values();
+    let Some(first) = rows.next() else { return Delta::default() };
+    let mut total = first.clone();
+    for row in rows {
+        total.absorb(row.clone());
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use shoal_domain::delta::{DeviceGauge, Health, Progress};
+
+    fn delta(window: u64, values: &[u64]) -> Delta {
+        let mut delta =
+            Delta { first_window: window, last_window: window, ..Delta::default() };
+        for value in values {
+            let key = (SeriesId((value % 3) as u32), StageId((value % 2) as u32));
+            let tally: &mut Tally = delta.cells.entry(key).or_default();
+            tally.sent += 1;
+            tally.response_time.record(*value);
+        }
+        delta.health = Health { stall_max_us: window, stalled_us: 1, ..Health::default() };
+        delta.devices = vec![DeviceGauge { group: 0, started: window, ..DeviceGauge::default() }];
+        let open = BTreeMap::new();
+        delta.progress = vec![Progress { series: SeriesId(0), through_us: window, open }];
+        delta
+    }
+
+    proptest! {
+        #[test]
+        fn folding_in_any_portions_keeps_every_count(
+            windows in proptest::collection::vec(proptest::collection::vec(1u64..1_000_000, 0..10), 1..12),
+        ) {
+            let deltas: Vec<Delta> =
+                windows.iter().enumerate().map(|(n, values)| delta(n as u64, values)).collect();
+            let mut expected = deltas[0].clone();
+            for later in &deltas[1..] {
+                expected.absorb(later.clone());
+            }
+            let mut summaries = BTreeMap::new();
+            let mut by_window = BTreeMap::new();
+            for delta in &deltas {
+                into_summaries(&mut summaries, delta);
+                into_windows(&mut by_window, "", delta);
+            }
+            let total = total(&summaries);
+            prop_assert_eq!(&total.cells, &expected.cells);
+            prop_assert_eq!(total.health, expected.health);
+            prop_assert_eq!(total.devices, expected.devices);
+            prop_assert_eq!(total.progress, expected.progress);
+            let sent = |cells: &Cells| cells.values().map(|tally| tally.sent).sum::<u64>();
+            let in_windows: u64 = by_window.values().map(|row| sent(&row.cells)).sum();
+            prop_assert_eq!(in_windows, sent(&expected.cells));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What has been stored of the active runs so far, merged in memory: for progress and for
+//! thresholds that abort. The store stays the truth; a restarted control plane fills this from it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shoal_domain::delta::{Cells, Delta, DeviceGauge, Health, Progress, Samples, merge_cells};
+use shoal_domain::ids::RunId;
+use shoal_domain::outcome::Operation;
+use shoal_domain::plan::Plan;
+
+/// Windows kept for the "now" of progress; agents report about one window late.
+const RECENT: usize = 8;
+
+#[derive(Debug, Clone, Default)]
+pub struct LiveRuns {
+    runs: Arc<Mutex<HashMap<RunId, LiveRun>>>,
+}
+
+#[derive(Debug, Default)]
+pub struct LiveRun {
+    pub cells: Cells,
+    /// By assignment id.
+    pub parts: BTreeMap<String, LivePart>,
+    recent: BTreeMap<u64, Moment>,
+}
+
+/// The latest of what is absolute in an assignment's deltas, and the sum of its health.
+#[derive(Debug, Clone, Default)]
+pub struct LivePart {
+    pub progress: Vec<Progress>,
+    pub devices: Vec<DeviceGauge>,
+    pub health: Health,
+    /// Its closing delta is stored.
+    pub is_delivered: bool,
+}
+
+/// Publishing in one window, over all agents.
+#[derive(Debug, Clone, Default)]
+pub struct Moment {
+    pub sent: u64,
+    pub response_time: Samples,
+}
+
+impl LiveRuns {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, LiveRun>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn open(&self, run: RunId, filled: LiveRun) {
+        self.lock().insert(run, filled);
+    }
+
+    pub fn close(&self, run: RunId) {
+        self.lock().remove(&run);
+    }
+
+    /// Reads an active run; `None` if it is not one of ours.
+    pub fn read<T>(&self, run: RunId, read: impl FnOnce(&LiveRun) -> T) -> Option<T> {
+        self.lock().get(&run).map(read)
+    }
+
+    pub fn add(&self, run: RunId, plan: &Plan, assignment: &str, delta: &Delta, is_closing: bool) {
+        if let Some(live) = self.lock().get_mut(&run) {
+            live.add(plan, assignment, delta, is_closing);
+        }
+    }
+}
+
+impl LiveRun {
+    pub fn add(&mut self, plan: &Plan, assignment: &str, delta: &Delta, is_closing: bool) {
+        merge_cells(&mut self.cells, &delta.cells);
+        let part = self.parts.entry(assignment.to_owned()).or_default();
+        part.health.merge(&delta.health);
+        if !delta.progress.is_empty() {
+            part.progress.clone_from(&delta.progress);
+        }
+        if !delta.devices.is_empty() {
+            part.devices.clone_from(&delta.devices);
+        }
+        part.is_delivered |= is_closing;
+        let moment = self.recent.entry(delta.last_window).or_default();
+        for ((series, _), tally) in &delta.cells {
+            let operation = plan.series.get(series.index()).map(|series| series.operation);
+            if operation.is_some_and(|operation| operation != Operation::Connect) {
+                moment.sent += tally.sent;
+                moment.response_time.merge(&tally.response_time);
+            }
+        }
+        while self.recent.len() > RECENT {
+            self.recent.pop_first();
+        }
+    }
+
+    /// The newest window that all agents can have reported, and the samples of the last few.
+    pub fn now(&self) -> Moment {
+        let mut windows = self.recent.values().rev().skip(1).take(3);
+        let Some(newest) = windows.next() else { return Moment::default() };
+        let mut now = newest.clone();
+        for older in windows {
+            now.response_time.merge(&older.response_time);
+        }
+        now
+    }
+}

@@ -1,0 +1,106 @@
+//! A scenario file becomes a plan, or a list of everything that is wrong with it.
+//!
+//! Every check goes on after a mistake, so a value that could not be read is `None` and whoever
+//! needs it says nothing more. Invariant: a plan exists only where no mistake was reported, and
+//! what it says is never validated again.
+
+mod fleet;
+mod functions;
+mod groups;
+mod json;
+mod load;
+mod targets;
+mod text;
+mod thresholds;
+mod vars;
+
+use self::vars::Vars;
+use crate::diagnostics::{Collector, Diagnostic, Place};
+use crate::plan::Plan;
+use crate::scenario::{self, ScenarioFile};
+use crate::yaml;
+
+/// Reads a scenario. `overrides` are (name, text) of `--set`, each read as a YAML scalar.
+///
+/// All mistakes at once, sorted by place.
+pub fn parse_plan(text: &str, overrides: &[(String, String)]) -> Result<Plan, Vec<Diagnostic>> {
+    let out = Collector::default();
+    let plan = yaml::parse(text, &out)
+        .and_then(|root| scenario::read(&root, &out))
+        .and_then(|file| build(&file, overrides, &out));
+    match plan {
+        Some(plan) if out.is_empty() => Ok(plan),
+        None if out.is_empty() => {
+            let start = Place { line: 1, column: 1 };
+            out.report(start, "", "the scenario is incomplete", None);
+            Err(out.sorted())
+        }
+        _ => Err(out.sorted()),
+    }
+}
+
+/// What every check needs.
+struct Check<'f> {
+    file: &'f ScenarioFile,
+    vars: Vars,
+    out: &'f Collector,
+}
+
+fn build(file: &ScenarioFile, overrides: &[(String, String)], out: &Collector) -> Option<Plan> {
+    let vars = Vars::new(&file.vars, overrides, out);
+    let check = Check { file, vars, out };
+    check.version();
+    let name = check.name();
+    let seed = file.seed.as_ref().and_then(|seed| check.whole(seed, 0, u64::MAX));
+    let stop_timeout_us = check.micros_or(file.stop_timeout.as_ref(), 5_000_000);
+    let max_duration_us = file.max_duration.as_ref().and_then(|written| check.micros(written));
+    let targets = check.targets();
+    let (groups, series) = check.groups(targets.as_deref());
+    check.observers();
+    let load = check.load(groups.as_deref());
+    let (stages, stage_names) = (load.stages, load.names);
+    let thresholds = check.thresholds(groups.as_deref(), &series, &stage_names);
+    let fleet = check.fleet();
+    Some(Plan {
+        name: name?,
+        vars: check.vars.for_the_record(),
+        seed,
+        targets: targets?,
+        groups: groups?,
+        series,
+        stages: stages?,
+        thresholds: thresholds?,
+        fleet,
+        stop_timeout_us: stop_timeout_us?,
+        max_duration_us,
+    })
+}
+
+impl Check<'_> {
+    fn version(&self) {
+        if let Some(written) = &self.file.version
+            && written.text != "1"
+        {
+            let message = format!("`{}` found, version 1 expected", written.text);
+            self.out.report(written.place, &written.path, message, None);
+        }
+    }
+
+    fn name(&self) -> Option<String> {
+        let written = self.file.name.as_ref()?;
+        let name = self.resolve(written)?.text;
+        let is_fitting = !name.is_empty()
+            && name.len() <= 64
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !is_fitting {
+            let message =
+                format!("`{name}` found, 1 to 64 letters, digits, `.`, `_` or `-` expected");
+            self.out.report(written.place, &written.path, message, None);
+            return None;
+        }
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! Groups and their series.
+
+use super::Check;
+use super::text::{Scope, Value, ValueKind};
+use crate::diagnostics::{Place, suggest};
+use crate::ids::SeriesId;
+use crate::outcome::Operation;
+use crate::plan::{Credentials, Group, Let, Qos, Reconnect, Send, Series, Target};
+use crate::scenario::{self, LaterText, Level, Pace, Payload, Written};
+use crate::template::{Generator, Part, Template};
+
+/// Of a whole file: what 4096 blocks and 32-byte trackers are designed for.
+const MAX_DEVICES: u64 = 10_000_000;
+/// Of a whole file, per second: beyond it a number was mistyped.
+const MAX_RATE: f64 = 10_000_000.0;
+/// The longest string of MQTT.
+const MAX_TOPIC_BYTES: usize = 65_535;
+
+pub(super) const RESERVED: [&str; 5] = ["all", "connect", "subscribe", "disconnect", "devices"];
+
+impl Check<'_> {
+    /// Groups in the file's order (`None` where any is not usable), and all series.
+    pub(super) fn groups(&self, targets: Option<&[Target]>) -> (Option<Vec<Group>>, Vec<Series>) {
+        let mut series = Vec::new();
+        let mut groups = Some(Vec::new());
+        let (mut devices, mut rate) = (0_u64, 0.0_f64);
+        for (index, written) in self.file.groups.iter().enumerate() {
+            self.reserved(&written.name, written.place, &written.path);
+            for send in &written.sends {
+                let path = format!("{}.send.{}", written.path, send.name);
+                self.reserved(&send.name, written.place, &path);
+            }
+            let group = self.group(written, index, targets, &mut series);
+            if let Some(group) = &group {
+                devices = devices.saturating_add(group.devices);
+                rate += group
+                    .sends
+                    .iter()
+                    .map(|send| group.devices as f64 * 1e9 / send.period_ns as f64)
+                    .sum::<f64>();
+            }
+            match (group, &mut groups) {
+                (Some(group), Some(groups)) => groups.push(group),
+                _ => groups = None,
+            }
+        }
+        self.totals(devices, rate);
+        (groups, series)
+    }
+
+    fn totals(&self, devices: u64, rate: f64) {
+        let Some(first) = self.file.groups.first() else {
+            let start = Place { line: 1, column: 1 };
+            self.out.report(start, "groups", "at least one group is expected", None);
+            return;
+        };
+        let place = first.devices.as_ref().map_or(first.place, |devices| devices.place);
+        if devices > MAX_DEVICES {
+            let message =
+                format!("{devices} devices in all groups, at most {MAX_DEVICES} are allowed");
+            self.out.report(place, "groups", message, None);
+        }
+        if rate > MAX_RATE {
+            let message = format!(
+                "{rate:.0} messages per second in all groups, at most {MAX_RATE:.0} are allowed"
+            );
+            self.out.report(place, "groups", message, None);
+        }
+    }
+
+    fn reserved(&self, name: &str, place: Place, path: &str) {
+        if RESERVED.contains(&name) {
+            let help = Some(format!("reserved: {}", RESERVED.join(", ")));
+            self.out.report(place, path, format!("`{name}` is a reserved name"), help);
+        }
+    }
+
+    fn group(
+        &self,
+        written: &scenario::Group,
+        index: usize,
+        targets: Option<&[Target]>,
+        series: &mut Vec<Series>,
+    ) -> Option<Group> {
+        let name = &written.name;
+        let next = SeriesId(series.len() as u32);
+        series.push(Series {
+            operation: Operation::Connect,
+            name: "connect".to_owned(),
+            group: index,
+        });
+        for send in &written.sends {
+            let (operation, name) = (send.operation, send.name.clone());
+            series.push(Series { operation, name, group: index });
+        }
+
+        let target = written.target.as_ref().and_then(|target| self.target_of(target, targets));
+        let devices = written.devices.as_ref().and_then(|devices| self.device_count(devices));
+        let id = self.device_id(written, devices);
+        let (lets, known) = self.lets(written);
+        let scope = Scope {
+            level: Level::Device,
+            lets: &known,
+            captures: &written.captures,
+            ..Scope::plan()
+        };
+        let secret_scope = Scope { secrets: true, ..scope.clone() };
+        let username = self.optional(written.username.as_ref(), &secret_scope);
+        let password = self.optional(written.password.as_ref(), &secret_scope);
+        if let (Some(password), None) = (&written.password, &written.username) {
+            let message = "a password needs a username beside it (MQTT 3.1.1)";
+            self.out.report(password.place, &password.path, message, None);
+        }
+        let reconnect = self.reconnect(written);
+        let max_in_flight =
+            written.max_in_flight.as_ref().map_or(Some(10), |most| self.whole(most, 1, 65_535));
+        let connect_within_us = self.micros_or(written.connect_within.as_ref(), 60_000_000);
+        let mut sends = Some(Vec::new());
+        for (i, send) in written.sends.iter().enumerate() {
+            let id = SeriesId(next.0 + 1 + i as u32);
+            match (self.send(send, id, devices, &scope), &mut sends) {
+                (Some(send), Some(sends)) => sends.push(send),
+                _ => sends = None,
+            }
+        }
+        for peer in &written.peers {
+            self.known_group(peer);
+        }
+        self.later_texts(&written.later, &known, &written.captures);
+        let (username, password) = (username?, password?);
+        Some(Group {
+            name: name.clone(),
+            target: target?,
+            devices: devices?,
+            id: id?,
+            lets: lets?,
+            credentials: written.has_credentials.then_some(Credentials { username, password }),
+            reconnect: reconnect?,
+            max_in_flight: max_in_flight? as u32,
+            connect_within_us: connect_within_us?,
+            connect: next,
+            sends: sends?,
+        })
+    }
+
+    fn target_of(&self, written: &Written, targets: Option<&[Target]>) -> Option<usize> {
+        let resolved = self.resolve(written)?;
+        let found = self.file.targets.iter().position(|target| target.name == resolved.text);
+        if found.is_none() {
+            let help = suggest(
+                &resolved.text,
+                self.file.targets.iter().map(|target| target.name.as_str()),
+            );
+            let message = format!("no target `{}`", resolved.text);
+            self.out.report(written.place, &written.path, message, help);
+        }
+        // Positions agree only where every target of the file is usable.
+        targets.and(found)
+    }
+
+    pub(super) fn known_group(&self, written: &Written) {
+        if self.file.groups.iter().any(|group| group.name == written.text) {
+            return;
+        }
+        let names = self.file.groups.iter().map(|group| group.name.as_str());
+        let help = suggest(&written.text, names);
+        self.out.report(written.place, &written.path, format!("no group `{}`", written.text), help);
+    }
+
+    fn device_count(&self, written: &Written) -> Option<u64> {
+        let devices = self.whole(written, 0, u64::MAX)?;
+        if (1..=MAX_DEVICES).contains(&devices) {
+            return Some(devices);
+        }
+        let resolved = self.resolve(written)?;
+        self.misread(written, &resolved, &format!("a whole number from 1 to {MAX_DEVICES}"));
+        None
+    }
+
+    fn device_id(&self, written: &scenario::Group, devices: Option<u64>) -> Option<Template> {
+        let Some(id) = &written.id else {
+            let mut template = Template::literal(&format!("{}-", written.name));
+            template.push_value(Generator::Index);
+            return Some(template);
+        };
+        let scope = Scope { level: Level::Device, is_id: true, ..Scope::plan() };
+        let template = self.template(id, &scope)?;
+        let tells_apart = template.parts().iter().any(|part| match part {
+            Part::Literal(_) => false,
+            Part::Value(generator) => generator.tells_devices_apart(),
+        });
+        if !tells_apart && devices.is_some_and(|devices| devices > 1) {
+            let help = Some("put ${index} into it".to_owned());
+            let message = "devices of one group would share this id";
+            self.out.report(id.place, &id.path, message, help);
+            return None;
+        }
+        Some(template)
+    }
+
+    /// Each may use those before it.
+    fn lets(&self, written: &scenario::Group) -> (Option<Vec<Let>>, Vec<(String, ValueKind)>) {
+        let mut lets = Some(Vec::new());
+        let mut known: Vec<(String, ValueKind)> = Vec::new();
+        for value in &written.lets {
+            let scope = Scope { level: Level::Device, lets: &known, ..Scope::plan() };
+            let pieces = self.pieces(value, &scope);
+            let kind = match pieces.as_deref() {
+                Some([Value { generator: Generator::Text(text), kind }]) => match kind {
+                    ValueKind::Text if value.text.contains("${") => ValueKind::Text,
+                    _ if value.style == crate::yaml::Style::Quoted
+                        && !value.text.contains("${") =>
+                    {
+                        ValueKind::Text
+                    }
+                    _ if super::json::number(text).as_ref() == Some(text) => ValueKind::Number,
+                    _ => ValueKind::Text,
+                },
+                Some([Value { kind: ValueKind::Number, .. }]) => ValueKind::Number,
+                _ => ValueKind::Text,
+            };
+            let name = value.key().to_owned();
+            match (pieces, &mut lets) {
+                (Some(pieces), Some(lets)) => {
+                    let mut template = Template::default();
+                    for piece in pieces {
+                        template.push_value(piece.text());
+                    }
+                    lets.push(Let { name: name.clone(), value: template });
+                }
+                _ => lets = None,
+            }
+            known.push((name, kind));
+        }
+        (lets, known)
+    }
+
+    fn optional(&self, written: Option<&Written>, scope: &Scope<'_>) -> Option<Option<Template>> {
+        match written {
+            Some(written) => self.template(written, scope).map(Some),
+            None => Some(None),
+        }
+    }
+
+    fn reconnect(&self, written: &scenario::Group) -> Option<Reconnect> {
+        let first_us = self.micros_or(written.reconnect_first.as_ref(), 1_000_000)?;
+        let max_us = match &written.reconnect_max {
+            Some(most) => self.micros(most)?,
+            None => first_us.max(60_000_000),
+        };
+        if max_us < first_us
+            && let Some(most) = &written.reconnect_max
+        {
+            let resolved = self.resolve(most)?;
+            self.misread(most, &resolved, "a duration of at least `first`");
+            return None;
+        }
+        Some(Reconnect { first_us, max_us })
+    }
+
+    fn send(
+        &self,
+        written: &scenario::Send,
+        series: SeriesId,
+        devices: Option<u64>,
+        scope: &Scope<'_>,
+    ) -> Option<Send> {
+        let period_ns = match written.pace.as_ref() {
+            Some(Pace::Every(every)) => self.nanos(every),
+            Some(Pace::Rate(rate)) => self.period_of(rate, devices),
+            None => None,
+        };
+        let publish = written.publish.as_ref()?;
+        let scope = Scope { level: Level::Message, period_ns, ..scope.clone() };
+        let topic = publish.topic.as_ref().and_then(|topic| self.topic(topic, &scope));
+        let qos = publish.qos.as_ref().map_or(Some(Qos::AtMostOnce), |qos| self.qos(qos));
+        let retain = self.flag(publish.retain.as_ref());
+        let payload = publish.payload.as_ref().and_then(|payload| match payload {
+            Payload::Json { path, node } => self.json(node, path, &scope),
+            Payload::Text(text) => self.template(text, &scope),
+        });
+        let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);
+        Some(Send {
+            series,
+            period_ns: period_ns?,
+            topic: topic?,
+            qos: qos?,
+            retain: retain?,
+            payload: payload?,
+            ack_timeout_us: ack_timeout_us?,
+        })
+    }
+
+    fn period_of(&self, written: &Written, devices: Option<u64>) -> Option<u64> {
+        let rate = self.rate(written)?;
+        let period_ns = rate.time_of(devices?);
+        if period_ns.is_none_or(|ns| ns < 1_000) {
+            let resolved = self.resolve(written)?;
+            let needs = "a rate that gives each device a period from 1us to 500 years";
+            self.misread(written, &resolved, needs);
+            return None;
+        }
+        period_ns
+    }
+
+    pub(super) fn qos(&self, written: &Written) -> Option<Qos> {
+        let resolved = self.resolve(written)?;
+        match resolved.text.as_str() {
+            "0" => Some(Qos::AtMostOnce),
+            "1" => Some(Qos::AtLeastOnce),
+            "2" => {
+                self.out.later(written.place, &written.path, "QoS 2");
+                None
+            }
+            _ => {
+                self.misread(written, &resolved, "0 or 1");
+                None
+            }
+        }
+    }
+
+    fn topic(&self, written: &Written, scope: &Scope<'_>) -> Option<Template> {
+        let topic = self.template(written, scope)?;
+        let mut texts = Vec::new();
+        for part in topic.parts() {
+            match part {
+                Part::Literal(text) => texts.push(text.as_str()),
+                Part::Value(Generator::Choice { options, .. }) => {
+                    texts.extend(options.iter().filter_map(|option| match option {
+                        Generator::Text(text) => Some(text.as_str()),
+                        _ => None,
+                    }));
+                }
+                Part::Value(_) => {}
+            }
+        }
+        let wrong = if topic.parts().is_empty() {
+            Some("a topic may not be empty".to_owned())
+        } else if let Some(wildcard) =
+            texts.iter().find_map(|text| text.find(['+', '#']).map(|at| &text[at..=at]))
+        {
+            Some(format!("`{wildcard}` is a wildcard: a message is published to one topic"))
+        } else if texts.iter().any(|text| text.contains('\0')) {
+            Some("a topic may not hold the character U+0000".to_owned())
+        } else if texts.iter().map(|text| text.len()).sum::<usize>() > MAX_TOPIC_BYTES {
+            Some(format!("a topic has at most {MAX_TOPIC_BYTES} bytes"))
+        } else {
+            None
+        };
+        match wrong {
+            Some(message) => {
+                self.out.report(written.place, &written.path, message, None);
+                None
+            }
+            None => Some(topic),
+        }
+    }
+
+    /// Parts that are not built yet: their expressions must make sense all the same.
+    pub(super) fn later_texts(
+        &self,
+        texts: &[LaterText],
+        lets: &[(String, ValueKind)],
+        captures: &[String],
+    ) {
+        for later in texts {
+            let scope = Scope {
+                level: later.level,
+                secrets: later.secrets,
+                lets,
+                captures,
+                ..Scope::plan()
+            };
+            if later.level != Level::Plan {
+                self.pieces(&later.text, &scope);
+            } else if self.names_only_variables(&later.text) {
+                continue;
+            } else {
+                self.pieces(&later.text, &scope);
+            }
+        }
+    }
+
+    /// A variable without a value is no mistake where nothing reads it.
+    fn names_only_variables(&self, written: &Written) -> bool {
+        use crate::expression::{Expression, Piece, parse};
+        parse(&written.text).is_ok_and(|pieces| {
+            pieces.iter().all(|piece| match piece {
+                Piece::Literal(_) => true,
+                Piece::Expression { value: Expression::Name(name), .. } => {
+                    name.strip_prefix("vars.").is_some_and(|name| self.vars.get(name).is_some())
+                }
+                Piece::Expression { .. } => false,
+            })
+        })
+    }
+}

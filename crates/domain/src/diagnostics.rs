@@ -1,0 +1,168 @@
+//! What is wrong with a scenario: where, what was found, what is expected, a hint.
+//!
+//! Mistakes are collected, never thrown, so that a person sees all of them at once. The order is
+//! the place in the file, whatever order the checks ran in.
+
+use std::cell::RefCell;
+use std::fmt;
+
+/// One mistake. `path` is empty where the text is not even YAML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub path: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, column, message, help } = self;
+        write!(f, "{line}:{column} {path}: {message}")?;
+        match help {
+            Some(help) => write!(f, " | help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+/// Line and column, both from 1; a tab or any other character is one column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+/// Where every check reports to.
+#[derive(Debug, Default)]
+pub(crate) struct Collector {
+    found: RefCell<Vec<Diagnostic>>,
+}
+
+impl Collector {
+    pub(crate) fn report(
+        &self,
+        place: Place,
+        path: &str,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
+        self.found.borrow_mut().push(Diagnostic {
+            path: path.to_owned(),
+            line: place.line,
+            column: place.column,
+            message: message.into(),
+            help,
+        });
+    }
+
+    /// A part of the grammar that is understood and not yet built.
+    pub(crate) fn later(&self, place: Place, path: &str, what: &str) {
+        self.report(place, path, format!("{what}: not in this release"), None);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.borrow().is_empty()
+    }
+
+    pub(crate) fn sorted(self) -> Vec<Diagnostic> {
+        let mut found = self.found.into_inner();
+        found.sort_by(|a, b| {
+            (a.line, a.column, &a.path, &a.message).cmp(&(b.line, b.column, &b.path, &b.message))
+        });
+        found.dedup();
+        found
+    }
+}
+
+/// ``did you mean `x`?`` or, where nothing is near, everything allowed.
+pub(crate) fn suggest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    let mut candidates: Vec<&str> = candidates.into_iter().collect();
+    candidates.sort_unstable();
+    candidates.dedup();
+    match nearest(word, &candidates) {
+        Some(near) => Some(format!("did you mean `{near}`?")),
+        None if candidates.is_empty() => None,
+        None => Some(format!("allowed: {}", candidates.join(", "))),
+    }
+}
+
+/// The candidate a person most likely meant: few typing errors away, or one inside the other.
+fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    // A hint needs no exact distance to a very long word, and the table is quadratic.
+    if word.chars().count() > 64 {
+        return None;
+    }
+    candidates
+        .iter()
+        .filter_map(|candidate| {
+            let length = word.chars().count().max(candidate.chars().count());
+            let distance = edits(word, candidate);
+            if distance <= (length / 3).max(1) {
+                Some((distance, *candidate))
+            } else if word.len() >= 3
+                && candidate.len() >= 3
+                && (candidate.contains(word) || word.contains(candidate))
+            {
+                Some((100 + length, *candidate))
+            } else {
+                None
+            }
+        })
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Insertions, deletions, replacements and swaps of neighbors that turn one word into the other.
+fn edits(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().collect();
+    let b: Vec<char> = b.chars().collect();
+    let mut rows = vec![vec![0_usize; b.len() + 1]; a.len() + 1];
+    for (i, row) in rows.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    for (j, cell) in rows[0].iter_mut().enumerate() {
+        *cell = j;
+    }
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = best;
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised() {
+        assert_eq!(suggest("wlak", ["walk", "sine"]).unwrap(), "did you mean `walk`?");
+        assert_eq!(
+            suggest("within", ["away", "back_within"]).unwrap(),
+            "did you mean `back_within`?"
+        );
+    }
+
+    #[test]
+    fn where_nothing_is_near_everything_allowed_is_said() {
+        assert_eq!(
+            suggest("telemetry", ["sensors", "ingest"]).unwrap(),
+            "allowed: ingest, sensors"
+        );
+    }
+}

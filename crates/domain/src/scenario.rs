@@ -1,0 +1,271 @@
+//! The scenario file as a person wrote it: the shape is proven, the values are still text.
+//!
+//! The whole grammar is read strictly, so that a typing error in a part that is not built yet is
+//! still a typing error; such parts are reported as `not in this release` and keep only what the
+//! checks of other parts need: names, and texts whose expressions must make sense.
+
+mod fields;
+mod groups;
+mod http;
+mod load;
+mod observers;
+
+use self::fields::{Fields, named};
+pub(crate) use self::fields::{Written, word, written};
+pub(crate) use self::load::{Fleet, RampTime, Stage, StageKind, ThresholdLine};
+pub(crate) use self::observers::Observer;
+use crate::diagnostics::{Collector, Place};
+use crate::outcome::Operation;
+use crate::yaml::Node;
+
+#[derive(Debug)]
+pub(crate) struct ScenarioFile {
+    pub(crate) version: Option<Written>,
+    pub(crate) name: Option<Written>,
+    pub(crate) vars: Vec<Written>,
+    pub(crate) seed: Option<Written>,
+    pub(crate) stop_timeout: Option<Written>,
+    pub(crate) max_duration: Option<Written>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) observers: Vec<Observer>,
+    pub(crate) load: Vec<Stage>,
+    /// Where `load` stands, or the file's beginning.
+    pub(crate) load_place: Place,
+    pub(crate) thresholds: Vec<ThresholdLine>,
+    pub(crate) fleet: Fleet,
+}
+
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) name: String,
+    /// `None`: of a kind that is not in this release.
+    pub(crate) mqtt: Option<MqttTarget>,
+    pub(crate) later: Vec<LaterText>,
+}
+
+#[derive(Debug)]
+pub(crate) struct MqttTarget {
+    pub(crate) url: Option<Written>,
+    pub(crate) protocol: Option<Written>,
+    pub(crate) keep_alive: Option<Written>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) target: Option<Written>,
+    pub(crate) devices: Option<Written>,
+    pub(crate) id: Option<Written>,
+    /// The last part of the path is the name.
+    pub(crate) lets: Vec<Written>,
+    pub(crate) has_credentials: bool,
+    pub(crate) username: Option<Written>,
+    pub(crate) password: Option<Written>,
+    pub(crate) reconnect_first: Option<Written>,
+    pub(crate) reconnect_max: Option<Written>,
+    pub(crate) max_in_flight: Option<Written>,
+    pub(crate) connect_within: Option<Written>,
+    pub(crate) sends: Vec<Send>,
+    /// Series beside the sends, none of them in this release.
+    pub(crate) closed: Vec<String>,
+    pub(crate) captures: Vec<String>,
+    /// Other groups that this one's commands go to.
+    pub(crate) peers: Vec<Written>,
+    pub(crate) later: Vec<LaterText>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Send {
+    pub(crate) name: String,
+    pub(crate) operation: Operation,
+    pub(crate) pace: Option<Pace>,
+    /// `None`: of a kind that is not in this release.
+    pub(crate) publish: Option<Publish>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Pace {
+    Every(Written),
+    Rate(Written),
+}
+
+#[derive(Debug)]
+pub(crate) struct Publish {
+    pub(crate) topic: Option<Written>,
+    pub(crate) qos: Option<Written>,
+    pub(crate) retain: Option<Written>,
+    pub(crate) payload: Option<Payload>,
+    pub(crate) ack_timeout: Option<Written>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Payload {
+    Json { path: String, node: Node },
+    Text(Written),
+}
+
+/// When the text of a part that is not built yet is evaluated; its names are checked already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Plan,
+    Device,
+    Message,
+}
+
+#[derive(Debug)]
+pub(crate) struct LaterText {
+    pub(crate) text: Written,
+    pub(crate) level: Level,
+    pub(crate) secrets: bool,
+}
+
+pub(crate) fn read(root: &Node, out: &Collector) -> Option<ScenarioFile> {
+    let mut top = Fields::open(root, "", out)?;
+    let version = top.required_text("version");
+    let name = top.required_text("name");
+    let vars = top.find("vars").map_or_else(Vec::new, |field| {
+        let mut vars = Vec::new();
+        for (name, var) in named(field.node, &field.path, out) {
+            plain_name(&name, &var, out);
+            vars.extend(written(var.node, &var.path, out));
+        }
+        vars
+    });
+    let (seed, stop_timeout) = (top.text("seed"), top.text("stop_timeout"));
+    let max_duration = top.text("max_duration");
+    let targets = top.required("targets").map_or_else(Vec::new, |field| {
+        named(field.node, &field.path, out)
+            .into_iter()
+            .filter_map(|(name, field)| target(name, field.node, &field.path, out))
+            .collect()
+    });
+    let groups = top.required("groups").map_or_else(Vec::new, |field| {
+        named(field.node, &field.path, out)
+            .into_iter()
+            .filter_map(|(name, field)| groups::read(name, &field, out))
+            .collect()
+    });
+    let observers = top.find("observers").map_or_else(Vec::new, |field| {
+        named(field.node, &field.path, out)
+            .into_iter()
+            .filter_map(|(name, field)| observers::read(name, &field, out))
+            .collect()
+    });
+    let load_field = top.required("load");
+    let load_place = load_field.as_ref().map_or(root.place, |field| field.key_place);
+    let load = load_field.map_or_else(Vec::new, |field| load::stages(field.node, &field.path, out));
+    let thresholds = top
+        .find("thresholds")
+        .map_or_else(Vec::new, |field| load::thresholds(field.node, &field.path, out));
+    let fleet = top.map("fleet").map_or_else(Fleet::default, |fields| load::fleet(fields, out));
+    top.close();
+    Some(ScenarioFile {
+        version,
+        name,
+        vars,
+        seed,
+        stop_timeout,
+        max_duration,
+        targets,
+        groups,
+        observers,
+        load,
+        load_place,
+        thresholds,
+        fleet,
+    })
+}
+
+/// `vars` and `let` names stand in expressions, where `-` is no letter.
+fn plain_name(name: &str, field: &fields::Field<'_>, out: &Collector) {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !starts_well || name.contains('-') {
+        let message = format!(
+            "`{name}` cannot stand in an expression: a letter first, then letters, digits or `_` are expected"
+        );
+        out.report(field.key_place, &field.path, message, None);
+    }
+}
+
+fn target(name: String, node: &Node, path: &str, out: &Collector) -> Option<Target> {
+    let mut fields = Fields::open(node, path, out)?;
+    let kind = fields.exactly_one(&["mqtt", "http"]);
+    fields.close();
+    let (kind, field) = kind?;
+    let mut inner = Fields::open(field.node, &field.path, out)?;
+    let mut later = Vec::new();
+    let mqtt = if kind == "mqtt" {
+        let mqtt = MqttTarget {
+            url: inner.required_text("url"),
+            protocol: inner.text("protocol"),
+            keep_alive: inner.text("keep_alive"),
+        };
+        for key in ["ca", "session_expiry", "server_name", "clean_start", "connect_timeout"] {
+            let field = inner.later(key);
+            keep_text(field, Level::Plan, false, &mut later, out);
+        }
+        Some(mqtt)
+    } else {
+        out.later(field.key_place, &field.path, "an `http` target");
+        let url = inner.required("url");
+        keep_text(url, Level::Plan, false, &mut later, out);
+        for key in ["timeout", "ca", "headers", "http2"] {
+            let field = inner.find(key);
+            keep_all(field, Level::Plan, false, &mut later);
+        }
+        None
+    };
+    inner.close();
+    Some(Target { name, mqtt, later })
+}
+
+fn keep_text(
+    field: Option<fields::Field<'_>>,
+    level: Level,
+    secrets: bool,
+    later: &mut Vec<LaterText>,
+    out: &Collector,
+) {
+    if let Some(field) = field
+        && let Some(text) = written(field.node, &field.path, out)
+    {
+        later.push(LaterText { text, level, secrets });
+    }
+}
+
+/// Every scalar below a node whose keys are free, like a JSON body or headers.
+fn keep_all(
+    field: Option<fields::Field<'_>>,
+    level: Level,
+    secrets: bool,
+    later: &mut Vec<LaterText>,
+) {
+    fn walk(node: &Node, path: &str, found: &mut Vec<Written>) {
+        match &node.kind {
+            crate::yaml::Kind::Scalar { text, style } => found.push(Written {
+                path: path.to_owned(),
+                text: text.clone(),
+                style: *style,
+                place: node.place,
+            }),
+            crate::yaml::Kind::List(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    walk(item, &format!("{path}[{i}]"), found);
+                }
+            }
+            crate::yaml::Kind::Map(entries) => {
+                for entry in entries {
+                    walk(&entry.value, &crate::yaml::child(path, &entry.key), found);
+                }
+            }
+        }
+    }
+    if let Some(field) = field {
+        let mut found = Vec::new();
+        walk(field.node, &field.path, &mut found);
+        later.extend(found.into_iter().map(|text| LaterText { text, level, secrets }));
+    }
+}

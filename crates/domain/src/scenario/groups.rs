@@ -1,0 +1,239 @@
+//! Groups: devices of one kind and what they do.
+
+use super::fields::{Field, Fields, named, written};
+use super::http;
+use super::{
+    Group, LaterText, Level, Pace, Payload, Publish, Send, keep_all, keep_text, plain_name,
+};
+use crate::diagnostics::Collector;
+use crate::outcome::Operation;
+
+pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<Group> {
+    let mut fields = Fields::open(field.node, &field.path, out)?;
+    let mut later = Vec::new();
+    let mut group = Group {
+        name,
+        path: field.path.clone(),
+        place: field.key_place,
+        target: fields.required_text("target"),
+        devices: fields.required_text("devices"),
+        id: fields.text("id"),
+        lets: Vec::new(),
+        has_credentials: false,
+        username: None,
+        password: None,
+        reconnect_first: None,
+        reconnect_max: None,
+        max_in_flight: fields.text("max_in_flight"),
+        connect_within: fields.text("connect_within"),
+        sends: Vec::new(),
+        closed: Vec::new(),
+        captures: Vec::new(),
+        peers: Vec::new(),
+        later: Vec::new(),
+    };
+    if let Some(lets) = fields.find("let") {
+        for (name, value) in named(lets.node, &lets.path, out) {
+            plain_name(&name, &value, out);
+            group.lets.extend(written(value.node, &value.path, out));
+        }
+    }
+    if let Some(credentials) = fields.map("credentials") {
+        group.has_credentials = true;
+        read_credentials(credentials, &mut group, &mut later, out);
+    }
+    if let Some(mut reconnect) = fields.map("reconnect") {
+        group.reconnect_first = reconnect.text("first");
+        group.reconnect_max = reconnect.text("max");
+        reconnect.close();
+    }
+    if let Some(send) = fields.find("send") {
+        for (name, field) in named(send.node, &send.path, out) {
+            group.sends.extend(read_send(name, &field, &mut group.peers, &mut later, out));
+        }
+    }
+    for key in ["rows", "place"] {
+        let field = fields.later(key);
+        keep_all(field, Level::Plan, false, &mut later);
+    }
+    if let Some(field) = fields.later("will")
+        && let Some(mut will) = Fields::open(field.node, &field.path, out)
+    {
+        message(&mut will, Level::Device, &mut later, out);
+        will.close();
+    }
+    if let Some(field) = fields.later("load") {
+        super::load::stages(field.node, &field.path, out);
+    }
+    let mut steps = http::Found::default();
+    if let Some(field) = fields.later("on_start") {
+        http::steps(field.node, &field.path, true, &mut steps, out);
+    }
+    if let Some(field) = fields.later("loop") {
+        http::read_loop(&field, &mut steps, out);
+        if !group.sends.is_empty() {
+            let text = "exactly one of send (open model) and loop (closed model) is expected";
+            out.report(field.key_place, &fields.path, text, None);
+        }
+    }
+    group.closed = steps.series;
+    group.captures = steps.captures;
+    later.extend(steps.later);
+    if let Some(field) = fields.later("on_message") {
+        for (_, field) in named(field.node, &field.path, out) {
+            on_message(&field, &mut later, out);
+        }
+    }
+    group.later = later;
+    fields.close();
+    Some(group)
+}
+
+fn read_credentials(
+    mut fields: Fields<'_>,
+    group: &mut Group,
+    later: &mut Vec<LaterText>,
+    out: &Collector,
+) {
+    group.username = fields.text("username");
+    group.password = fields.text("password");
+    let bearer = fields.later("bearer");
+    keep_text(bearer, Level::Device, true, later, out);
+    if let Some(field) = fields.later("certificate")
+        && let Some(mut certificate) = Fields::open(field.node, &field.path, out)
+    {
+        if let Some((_, source)) = certificate.exactly_one(&["signed_by", "files", "pem"])
+            && let Some(mut pair) = Fields::open(source.node, &source.path, out)
+        {
+            for key in ["cert", "key"] {
+                let field = pair.required(key);
+                keep_text(field, Level::Device, true, later, out);
+            }
+            pair.close();
+        }
+        certificate.close();
+    }
+    fields.close();
+}
+
+fn read_send(
+    name: String,
+    field: &Field<'_>,
+    peers: &mut Vec<super::Written>,
+    later: &mut Vec<LaterText>,
+    out: &Collector,
+) -> Option<Send> {
+    let mut fields = Fields::open(field.node, &field.path, out)?;
+    let pace = match (fields.text("every"), fields.text("rate")) {
+        (Some(every), None) => Some(Pace::Every(every)),
+        (None, Some(rate)) => Some(Pace::Rate(rate)),
+        _ => {
+            let message =
+                "exactly one of every (each device) and rate (the whole group) is expected";
+            out.report(fields.place, &fields.path, message, None);
+            None
+        }
+    };
+    if let Some(field) = fields.later("while_away")
+        && let Some(text) = written(field.node, &field.path, out)
+    {
+        super::word(&text, &["skip", "buffer", "fail"], out);
+    }
+    let kind = fields.exactly_one(&["publish", "http", "command"]);
+    fields.close();
+    let (kind, field) = kind?;
+    let mut send = Send { name, operation: Operation::Publish, pace, publish: None };
+    match kind {
+        "publish" => send.publish = read_publish(&field, out),
+        "http" => {
+            send.operation = Operation::Http;
+            out.later(field.key_place, &field.path, "an `http` request");
+            let mut found = http::Found::default();
+            http::request(&field, false, &mut found, out);
+            later.extend(found.later);
+        }
+        _ => {
+            send.operation = Operation::Command;
+            out.later(field.key_place, &field.path, "a `command`");
+            read_command(&field, peers, later, out);
+        }
+    }
+    Some(send)
+}
+
+fn read_publish(field: &Field<'_>, out: &Collector) -> Option<Publish> {
+    let mut fields = Fields::open(field.node, &field.path, out)?;
+    let publish = Publish {
+        topic: fields.required_text("topic"),
+        qos: fields.text("qos"),
+        retain: fields.text("retain"),
+        ack_timeout: fields.text("ack_timeout"),
+        payload: match fields.exactly_one(&["json", "text"]) {
+            Some(("json", json)) => {
+                Some(Payload::Json { path: json.path.clone(), node: json.node.clone() })
+            }
+            Some((_, text)) => written(text.node, &text.path, out).map(Payload::Text),
+            None => None,
+        },
+    };
+    for key in ["properties", "content_type", "message_expiry", "topic_alias"] {
+        fields.later(key);
+    }
+    fields.close();
+    Some(publish)
+}
+
+/// topic, qos, retain and a body, in a part that is not built yet.
+fn message(fields: &mut Fields<'_>, level: Level, later: &mut Vec<LaterText>, out: &Collector) {
+    let topic = fields.required("topic");
+    keep_text(topic, level, false, later, out);
+    for key in ["qos", "retain"] {
+        let field = fields.find(key);
+        keep_text(field, Level::Plan, false, later, out);
+    }
+    if let Some((_, body)) = fields.exactly_one(&["json", "text"]) {
+        keep_all(Some(body), level, false, later);
+    }
+}
+
+fn read_command(
+    field: &Field<'_>,
+    peers: &mut Vec<super::Written>,
+    later: &mut Vec<LaterText>,
+    out: &Collector,
+) {
+    let Some(mut command) = Fields::open(field.node, &field.path, out) else { return };
+    peers.extend(command.required_text("to"));
+    message(&mut command, Level::Message, later, out);
+    if let Some(mut reply) = command.map("reply") {
+        let filter = reply.required("filter");
+        keep_text(filter, Level::Device, false, later, out);
+        reply.required_text("id");
+        reply.close();
+    }
+    let timeout = command.find("timeout");
+    keep_text(timeout, Level::Plan, false, later, out);
+    command.close();
+}
+
+fn on_message(field: &Field<'_>, later: &mut Vec<LaterText>, out: &Collector) {
+    let Some(mut fields) = Fields::open(field.node, &field.path, out) else { return };
+    let filter = fields.required("filter");
+    keep_text(filter, Level::Device, false, later, out);
+    fields.text("qos");
+    if let Some(read) = fields.find("read") {
+        for (_, pointer) in named(read.node, &read.path, out) {
+            written(pointer.node, &pointer.path, out);
+        }
+    }
+    if let Some(mut reply) = fields.map("reply") {
+        let after = reply.find("after");
+        keep_text(after, Level::Plan, false, later, out);
+        if let Some(mut publish) = reply.map("publish") {
+            message(&mut publish, Level::Message, later, out);
+            publish.close();
+        }
+        reply.close();
+    }
+    fields.close();
+}

@@ -1,0 +1,173 @@
+//! `load`, `thresholds` and `fleet`.
+
+use super::fields::{Fields, Written, items, word, written};
+use crate::diagnostics::{Collector, Place};
+use crate::yaml::{Kind, Node};
+
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) name: Option<Written>,
+    pub(crate) kind: StageKind,
+}
+
+#[derive(Debug)]
+pub(crate) enum StageKind {
+    Ramp {
+        to: Option<Written>,
+        time: Option<RampTime>,
+    },
+    HoldFor(Written),
+    HoldUntil(Written),
+    Storm {
+        group: Option<Written>,
+        away: Option<Written>,
+        back_within: Option<Written>,
+    },
+    /// Reported already.
+    Unknown,
+}
+
+impl StageKind {
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::Ramp { .. } => "ramp",
+            Self::HoldFor(_) | Self::HoldUntil(_) => "hold",
+            Self::Storm { .. } => "storm",
+            Self::Unknown => "stage",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum RampTime {
+    Rate(Written),
+    Over(Written),
+}
+
+#[derive(Debug)]
+pub(crate) struct ThresholdLine {
+    pub(crate) line: Written,
+    pub(crate) stage: Option<Written>,
+    pub(crate) abort_after: Option<Written>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    pub(crate) min_agents: Option<Written>,
+    pub(crate) accept: Option<Written>,
+    pub(crate) lease: Option<Written>,
+    pub(crate) on_agent_loss: Option<Written>,
+}
+
+pub(crate) fn stages(node: &Node, path: &str, out: &Collector) -> Vec<Stage> {
+    let items = items(node, path, out);
+    items
+        .iter()
+        .enumerate()
+        .filter_map(|(i, item)| stage(item, &format!("{path}[{i}]"), out))
+        .collect()
+}
+
+fn stage(node: &Node, path: &str, out: &Collector) -> Option<Stage> {
+    let mut fields = Fields::open(node, path, out)?;
+    let name = fields.text("name");
+    let chosen = fields.exactly_one(&["ramp", "hold", "storm"]);
+    fields.close();
+    let mut kind = StageKind::Unknown;
+    if let Some((word, field)) = chosen
+        && let Some(inner) = Fields::open(field.node, &field.path, out)
+    {
+        kind = match word {
+            "ramp" => ramp(inner),
+            "hold" => hold(inner),
+            _ => {
+                out.later(field.key_place, &field.path, "a `storm`");
+                storm(inner, out)
+            }
+        };
+    }
+    Some(Stage { path: path.to_owned(), place: node.place, name, kind })
+}
+
+fn ramp(mut fields: Fields<'_>) -> StageKind {
+    let to = fields.required_text("to");
+    let time = fields.exactly_one(&["rate", "over"]);
+    let time = time.and_then(|(key, _)| {
+        let text = fields.text(key)?;
+        Some(if key == "rate" { RampTime::Rate(text) } else { RampTime::Over(text) })
+    });
+    fields.close();
+    StageKind::Ramp { to, time }
+}
+
+fn hold(mut fields: Fields<'_>) -> StageKind {
+    let kind = fields.exactly_one(&["for", "until"]).and_then(|(key, _)| {
+        let text = fields.text(key)?;
+        Some(if key == "for" { StageKind::HoldFor(text) } else { StageKind::HoldUntil(text) })
+    });
+    fields.close();
+    kind.unwrap_or(StageKind::Unknown)
+}
+
+fn storm(mut fields: Fields<'_>, out: &Collector) -> StageKind {
+    let group = fields.required_text("group");
+    fields.required_text("share");
+    if let Some(leave) = fields.text("leave") {
+        word(&leave, &["cut", "disconnect"], out);
+    }
+    let away = fields.required_text("away");
+    let back_within = fields.required_text("back_within");
+    fields.close();
+    StageKind::Storm { group, away, back_within }
+}
+
+pub(crate) fn thresholds(node: &Node, path: &str, out: &Collector) -> Vec<ThresholdLine> {
+    let items = items(node, path, out);
+    items
+        .iter()
+        .enumerate()
+        .filter_map(|(i, item)| {
+            let path = format!("{path}[{i}]");
+            if !matches!(item.kind, Kind::Map(_)) {
+                let line = written(item, &path, out)?;
+                return Some(ThresholdLine { line, stage: None, abort_after: None });
+            }
+            let mut fields = Fields::open(item, &path, out)?;
+            let line = fields.required_text("expect");
+            let (stage, abort_after) = (fields.text("in"), fields.text("abort_after"));
+            fields.close();
+            Some(ThresholdLine { line: line?, stage, abort_after })
+        })
+        .collect()
+}
+
+pub(crate) fn fleet(mut fields: Fields<'_>, out: &Collector) -> Fleet {
+    let mut fleet = Fleet {
+        min_agents: fields.text("min_agents"),
+        accept: fields.text("accept"),
+        lease: fields.text("lease"),
+        on_agent_loss: None,
+    };
+    if let Some(accept) = &fleet.accept {
+        word(accept, &["degraded", "valid"], out);
+    }
+    if let Some(field) = fields.find("on_agent_loss")
+        && let Some(text) = written(field.node, &field.path, out)
+        && word(&text, &["abort", "continue", "reassign"], out)
+    {
+        if text.text == "reassign" {
+            out.later(text.place, &text.path, "`reassign`");
+        } else {
+            fleet.on_agent_loss = Some(text);
+        }
+    }
+    for key in ["rebalance", "spread_over"] {
+        if let Some(field) = fields.later(key) {
+            written(field.node, &field.path, out);
+        }
+    }
+    fields.close();
+    fleet
+}

@@ -1,0 +1,94 @@
+//! Single mistakes in complete files, each with the message a person must get.
+//!
+//! `fixtures/mistakes.txt` is the contract: a replacement, then the lines expected of it.
+
+use std::fs;
+use std::path::Path;
+
+use shoal_domain::check::parse_plan;
+
+const NUMBERED: [&str; 3] =
+    ["1-telemetry-eventhubs.yaml", "2-http-nodes.yaml", "3-reconnect-storm.yaml"];
+
+struct Mistake {
+    left: String,
+    right: String,
+    expected: Vec<String>,
+}
+
+fn fixture(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    fs::read_to_string(path).unwrap()
+}
+
+fn mistakes() -> Vec<Mistake> {
+    let mut mistakes: Vec<Mistake> = Vec::new();
+    for line in fixture("mistakes.txt").lines() {
+        if let Some(expected) = line.strip_prefix("   ") {
+            mistakes.last_mut().unwrap().expected.push(expected.to_owned());
+        } else if !line.is_empty() {
+            let (left, right) = line.split_once("' -> '").unwrap();
+            mistakes.push(Mistake {
+                left: left.strip_prefix('\'').unwrap().to_owned(),
+                right: right.strip_suffix('\'').unwrap().replace("\\n", "\n"),
+                expected: Vec::new(),
+            });
+        }
+    }
+    mistakes
+}
+
+/// The file in which the left side stands; the first of them where it stands in several.
+fn file_with(left: &str) -> String {
+    NUMBERED.map(fixture).into_iter().find(|text| text.contains(left)).unwrap()
+}
+
+fn diagnostics(text: &str) -> Vec<String> {
+    match parse_plan(text, &[]) {
+        Ok(_) => Vec::new(),
+        Err(found) => found.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn every_mistake_gets_its_message_and_no_other() {
+    let mistakes = mistakes();
+    assert_eq!(mistakes.len(), 23);
+    let mut failures = String::new();
+    for Mistake { left, right, expected } in mistakes {
+        let text = file_with(&left).replacen(&left, &right, 1);
+        let (found, expected): (Vec<String>, Vec<String>) =
+            if expected.iter().any(|line| line.contains("not YAML:")) {
+                (diagnostics(&text), expected)
+            } else {
+                let is_built = |line: &String| !line.ends_with("not in this release");
+                (diagnostics(&text).into_iter().filter(is_built).collect(), expected)
+            };
+        // What a parser says about text that is not YAML is its own; place and help are ours.
+        let ours = |line: &String| match line.split_once(" not YAML: ") {
+            Some((place, rest)) => format!("{place}{:?}", rest.split_once(" | ").map(|(_, h)| h)),
+            None => line.clone(),
+        };
+        let found_ours: Vec<String> = found.iter().map(ours).collect();
+        let expected_ours: Vec<String> = expected.iter().map(ours).collect();
+        if found_ours != expected_ours {
+            failures +=
+                &format!("'{left}' -> '{right}'\n  expected {expected:#?}\n  found {found:#?}\n");
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+#[test]
+fn complete_files_have_no_mistake_but_what_is_not_built_yet() {
+    for name in NUMBERED.into_iter().chain(["http-tutorial.yaml", "ingestion-mqtt.yaml"]) {
+        let found = diagnostics(&fixture(name));
+        assert!(!found.is_empty(), "{name} uses what is not built yet");
+        for line in &found {
+            assert!(line.ends_with("not in this release"), "{name}: {line}");
+        }
+    }
+    for name in ["quickstart.yaml", "telemetry.yaml", "stall.yaml"] {
+        assert_eq!(diagnostics(&fixture(name)), Vec::<String>::new(), "{name}");
+    }
+}
