@@ -40,7 +40,8 @@ impl Settings {
             .or(file.data_dir)
             .or_else(|| xdg(&environment, "XDG_DATA_HOME", ".local/share"))
             .ok_or_else(|| Error::Usage {
-                why: "no data directory: neither SHOAL_DATA_DIR, XDG_DATA_HOME nor HOME is set".into(),
+                why: "no data directory: neither SHOAL_DATA_DIR, XDG_DATA_HOME nor HOME is set"
+                    .into(),
                 help: "name one with --data-dir".into(),
             })?;
         Ok(Self { server: server.map(|url| normalize(&url)).transpose()?, token, data_dir })
@@ -175,12 +176,17 @@ mod tests {
     fn a_mistake_in_the_file_names_file_line_and_what_is_expected() {
         let (_dir, environment) = with_file("# mine\nsevrer = x\n");
         let error = Settings::resolve(&flags(None), &environment).unwrap_err();
-        assert!(error.to_string().ends_with("config.toml, line 2: unknown key `sevrer`"), "{error}");
+        assert!(
+            error.to_string().ends_with("config.toml, line 2: unknown key `sevrer`"),
+            "{error}"
+        );
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for wrong in ["10.0.0.5", "http://", "http://host:0", "host:1/path", "u:p@host:1", "https://h:1"] {
+        for wrong in
+            ["10.0.0.5", "http://", "http://host:0", "host:1/path", "u:p@host:1", "https://h:1"]
+        {
             assert!(normalize(wrong).is_err(), "{wrong}");
         }
         assert_eq!(normalize("[::1]:7400/").unwrap(), "http://[::1]:7400");

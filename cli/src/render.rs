@@ -8,6 +8,7 @@ pub(crate) mod diagnostics;
 pub(crate) mod json;
 pub(crate) mod live;
 pub(crate) mod numbers;
+pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod runs;
 
@@ -35,6 +36,7 @@ pub(crate) fn remark(text: &str) {
 pub(crate) struct Paint(bool);
 
 impl Paint {
+    #[cfg(test)]
     pub(crate) const PLAIN: Self = Self(false);
 
     pub(crate) fn for_stdout() -> Self {

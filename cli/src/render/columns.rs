@@ -24,7 +24,8 @@ impl Columns {
             .iter()
             .map(|header| if header.starts_with('>') { Align::Right } else { Align::Left })
             .collect();
-        let names = headers.iter().map(|header| header.trim_start_matches('>').to_owned()).collect();
+        let names =
+            headers.iter().map(|header| header.trim_start_matches('>').to_owned()).collect();
         Self { align, rows: vec![names] }
     }
 

@@ -27,7 +27,8 @@ pub(crate) fn render(file: &Path, source: &str, mistakes: &[Diagnostic]) -> Stri
             text.push_str(&excerpt(*line, *column, source));
         }
     }
-    let what = if mistakes.len() == 1 { "1 mistake" } else { &format!("{} mistakes", mistakes.len()) };
+    let what =
+        if mistakes.len() == 1 { "1 mistake" } else { &format!("{} mistakes", mistakes.len()) };
     let _ = writeln!(text, "{what} in {file}; `shoal explain SH0101` says more");
     text
 }

@@ -18,7 +18,10 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(crate) enum Live {
     Quiet,
     /// Not a terminal: the phase and the time of the last line.
-    Lines { phase: String, said: Option<tokio::time::Instant> },
+    Lines {
+        phase: String,
+        said: Option<tokio::time::Instant>,
+    },
     Bar(ProgressBar),
 }
 

@@ -7,7 +7,7 @@ pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -18,7 +18,11 @@ pub(crate) fn count(n: u64) -> String {
 /// `850 µs`, `12.3 ms`, `1.20 s`, `2 min 5 s`
 pub(crate) fn micros(us: f64) -> String {
     if us < 999.5 {
-        return if us.fract() == 0.0 { format!("{us:.0} µs") } else { format!("{} µs", three(us)) };
+        return if us.fract() == 0.0 {
+            format!("{us:.0} µs")
+        } else {
+            format!("{} µs", three(us))
+        };
     }
     let ms = us / 1e3;
     if ms < 999.5 {

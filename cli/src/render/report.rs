@@ -186,7 +186,8 @@ fn failures(report: &RunReport) -> String {
     if report.failures.is_empty() {
         return String::new();
     }
-    let mut columns = Columns::new(&["failures", "class", ">count", ">first", ">last", "text", "devices"]);
+    let mut columns =
+        Columns::new(&["failures", "class", ">count", ">first", ">last", "text", "devices"]);
     for failure in &report.failures {
         columns.row(vec![
             failure.series.clone(),

@@ -18,8 +18,16 @@ pub(crate) fn runs(rows: &[RunRow]) -> String {
         return "no runs yet\n".into();
     }
     let mut columns = Columns::new(&[
-        "run", "id", "scenario", "created (UTC)", "phase", "validity", "verdict", ">exit",
-        ">devices", ">load",
+        "run",
+        "id",
+        "scenario",
+        "created (UTC)",
+        "phase",
+        "validity",
+        "verdict",
+        ">exit",
+        ">devices",
+        ">load",
     ]);
     for row in rows {
         columns.row(vec![
@@ -63,8 +71,16 @@ pub(crate) fn agents(rows: &[AgentRow]) -> String {
         return "no agents\n".into();
     }
     let mut columns = Columns::new(&[
-        "agent", "state", "run", ">weight", ">devices at most", ">descriptors", ">memory MiB",
-        "last seen (UTC)", "build", "labels",
+        "agent",
+        "state",
+        "run",
+        ">weight",
+        ">devices at most",
+        ">descriptors",
+        ">memory MiB",
+        "last seen (UTC)",
+        "build",
+        "labels",
     ]);
     for row in rows {
         let mut labels: Vec<String> =
@@ -142,7 +158,8 @@ mod tests {
             state: "connected".into(),
             weight: 2.0,
             max_devices: 20_000,
-            labels: [("zone".to_owned(), "b".to_owned()), ("rack".to_owned(), "7".to_owned())].into(),
+            labels: [("zone".to_owned(), "b".to_owned()), ("rack".to_owned(), "7".to_owned())]
+                .into(),
             last_seen_us: 1_772_366_405_000_000,
             descriptors: 65_536,
             memory_bytes: 8 << 30,

@@ -1,8 +1,8 @@
 //! The two documents every face is checked with: all went well, and nearly nothing did.
 
-use shoal_domain::report::{SCHEMA, ScenarioReport, ThresholdReport};
-use shoal_domain::report::{AgentReport, DeviceTotals, FailureReport, ValidityReason};
 use shoal_domain::outcome::{ErrorClass, Operation};
+use shoal_domain::report::{AgentReport, DeviceTotals, FailureReport, ValidityReason};
+use shoal_domain::report::{SCHEMA, ScenarioReport, ThresholdReport};
 
 use super::*;
 use crate::render::golden;
