@@ -1,3 +1,6 @@
 //! The agent: session, runner, engine (devices), recorder, uplink.
 
 pub mod app;
+pub mod engine;
+mod mqtt;
+mod recorder;

@@ -93,9 +93,8 @@ impl Fleet {
         let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
         let mut state = self.lock();
         if let Some(known) = state.agents.get(id) {
-            let is_live =
-                known.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
-                    && known.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive;
+            let is_live = known.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
+                && known.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive;
             let is_other = known.incarnation != hello.incarnation;
             if is_live && is_other && hello.predecessor != known.incarnation {
                 let message = format!("another agent with the id `{id}` is connected");

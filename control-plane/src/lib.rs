@@ -1,3 +1,18 @@
-//! The control plane: fleet, orchestrator, ingest, store, query, gRPC.
+//! The control plane: it deals runs to agents, takes their deltas in exactly once, and answers
+//! every question about runs from one place ([`query`]).
+//!
+//! `grpc` → `orchestrator`, `fleet`, `ingest`, `query` → `store` → domain. Nobody above `store`
+//! writes SQL, and every number that leaves the process was made by `query`.
 
 pub mod app;
+pub mod config;
+mod fleet;
+mod fold;
+mod grpc;
+mod ingest;
+mod live;
+mod orchestrator;
+mod query;
+mod record;
+mod refusal;
+pub mod store;

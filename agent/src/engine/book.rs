@@ -1,0 +1,127 @@
+//! The slots of one device: which are due, which wait, which come next.
+//!
+//! Pure bookkeeping. Each series has a cursor over its schedule and the ranges of slots that are
+//! due and wait for the target. Invariant: a slot leaves the cursor once and the waiting ranges
+//! once, so whatever the order of events, its class is given exactly once.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use shoal_domain::schedule::Slots;
+
+/// What becomes of a slot at its intended time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is to be sent as soon as allowed.
+    Waits,
+    /// The judge has counted it in a class.
+    Classed,
+}
+
+/// A slot that is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Place of the series among the group's sends.
+    pub(super) send: usize,
+    pub(super) slot: u64,
+    pub(super) intended_us: u64,
+    /// It waited for the target.
+    pub(super) held: bool,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    slots: Slots,
+    next: u64,
+    /// Slots before this one have waited at least once already.
+    fresh_from: u64,
+    /// Ascending and apart; empty (and without memory) while the target keeps up.
+    waiting: VecDeque<Range<u64>>,
+}
+
+#[derive(Debug)]
+pub(super) struct SlotBook {
+    cursors: Box<[Cursor]>,
+}
+
+impl SlotBook {
+    /// One schedule per series of the group, in the plan's order.
+    pub(super) fn new(schedules: impl Iterator<Item = Slots>) -> Self {
+        let cursor = |slots| Cursor { slots, next: 0, fresh_from: 0, waiting: VecDeque::new() };
+        Self { cursors: schedules.map(cursor).collect() }
+    }
+
+    /// The schedule of each series.
+    pub(super) fn schedules(&self) -> impl Iterator<Item = &Slots> {
+        self.cursors.iter().map(|cursor| &cursor.slots)
+    }
+
+    /// Intended time of the earliest slot that is not due yet; `u64::MAX` without series.
+    pub(super) fn next_us(&self) -> u64 {
+        let next = |cursor: &Cursor| cursor.slots.intended_us(cursor.next);
+        self.cursors.iter().map(next).min().unwrap_or(u64::MAX)
+    }
+
+    /// Moves past all slots intended before `until_us`; `judge` says for each (series, intended
+    /// time) whether it waits.
+    pub(super) fn fall_due(&mut self, until_us: u64, mut judge: impl FnMut(usize, u64) -> Fate) {
+        for (send, cursor) in self.cursors.iter_mut().enumerate() {
+            loop {
+                let (slot, intended_us) = (cursor.next, cursor.slots.intended_us(cursor.next));
+                if intended_us >= until_us {
+                    break;
+                }
+                cursor.next += 1;
+                if judge(send, intended_us) == Fate::Classed {
+                    continue;
+                }
+                match cursor.waiting.back_mut() {
+                    Some(last) if last.end == slot => last.end += 1,
+                    _ => cursor.waiting.push_back(slot..slot + 1),
+                }
+            }
+        }
+    }
+
+    /// Takes the waiting slot with the earliest intended time of the series that `may_go`.
+    pub(super) fn take(&mut self, may_go: impl Fn(usize) -> bool) -> Option<Due> {
+        let first = |(send, cursor): (usize, &Cursor)| {
+            let slot = cursor.waiting.front()?.start;
+            may_go(send).then(|| (cursor.slots.intended_us(slot), send, slot))
+        };
+        let (intended_us, send, slot) = self.cursors.iter().enumerate().filter_map(first).min()?;
+        let cursor = &mut self.cursors[send];
+        let held = slot < cursor.fresh_from;
+        let range = cursor.waiting.front_mut().expect("its first slot was just read");
+        range.start += 1;
+        if range.is_empty() {
+            cursor.waiting.pop_front();
+        }
+        Some(Due { send, slot, intended_us, held })
+    }
+
+    /// Puts back what [`SlotBook::take`] gave; of several, the last taken first.
+    pub(super) fn put_back(&mut self, due: &Due) {
+        let waiting = &mut self.cursors[due.send].waiting;
+        match waiting.front_mut() {
+            Some(first) if first.start == due.slot + 1 => first.start = due.slot,
+            _ => waiting.push_front(due.slot..due.slot + 1),
+        }
+    }
+
+    /// From now on, whatever still waits is held by the target.
+    pub(super) fn settle(&mut self) {
+        for cursor in &mut self.cursors {
+            cursor.fresh_from = cursor.next;
+        }
+    }
+
+    /// Empties the waiting ranges; `class` counts each (series, intended time).
+    pub(super) fn drain(&mut self, mut class: impl FnMut(usize, u64)) {
+        for (send, cursor) in self.cursors.iter_mut().enumerate() {
+            for slot in std::mem::take(&mut cursor.waiting).into_iter().flatten() {
+                class(send, cursor.slots.intended_us(slot));
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What others may change while devices run: the lease, the end, the abort, the clock offset.
+//!
+//! Atomics, because every core reads them before every send. The end only ever moves earlier, and
+//! never to a moment that a core may already have passed: all cores close at the same run time, so
+//! what they count adds up to the plan's slots before it. A lapsed lease or an abort forbids sends
+//! at once and is then an end like any other.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+use shoal_service_kit::{Clock, SystemClock};
+
+/// A new end lies at least this far ahead, so that no core (they read the end each time they wake)
+/// has classed a slot behind it: far more than a thread needs between reading clock and end.
+const END_MARGIN_US: u64 = 100_000;
+
+const NEVER_STARTED: usize = usize::MAX;
+
+/// Times are CLOCK_BOOTTIME microseconds where the name says `boot`, else run time microseconds.
+#[derive(Debug)]
+pub struct Control {
+    lease_until_boot_us: AtomicU64,
+    end_us: AtomicU64,
+    /// `u64::MAX` until the run is armed.
+    t0_boot_us: AtomicU64,
+    fenced: AtomicBool,
+    aborted: AtomicBool,
+    control_unix_minus_boot_us: AtomicI64,
+    n_open_gates: AtomicUsize,
+}
+
+impl Control {
+    /// Until a clock offset is set, this machine's own wall clock stamps the messages.
+    pub fn new(lease_until_boot_us: u64, end_us: u64) -> Self {
+        let offset = SystemClock.unix_us().wrapping_sub(SystemClock.boot_us()) as i64;
+        Self {
+            lease_until_boot_us: lease_until_boot_us.into(),
+            end_us: end_us.into(),
+            t0_boot_us: u64::MAX.into(),
+            fenced: false.into(),
+            aborted: false.into(),
+            control_unix_minus_boot_us: offset.into(),
+            n_open_gates: NEVER_STARTED.into(),
+        }
+    }
+
+    /// Without effect once the lease has lapsed: a fenced agent never sends again.
+    pub fn renew_lease(&self, until_boot_us: u64) {
+        self.lease_until_boot_us.fetch_max(until_boot_us, Ordering::Relaxed);
+    }
+
+    /// Ends the load at `run_us`, or just ahead of now where that has passed. A later end than the
+    /// present one is ignored.
+    pub fn end_at(&self, run_us: u64) {
+        let t0 = self.t0_boot_us.load(Ordering::SeqCst);
+        let floor = (SystemClock.boot_us() + END_MARGIN_US).saturating_sub(t0);
+        self.end_us.fetch_min(run_us.max(floor), Ordering::SeqCst);
+    }
+
+    /// Closes all sockets now; what was not sent stays unsent.
+    pub fn abort(&self) {
+        self.aborted.store(true, Ordering::SeqCst);
+        self.end_at(0);
+    }
+
+    /// Whether the lease lapsed while this agent ran.
+    pub fn fenced(&self) -> bool {
+        self.fenced.load(Ordering::SeqCst)
+    }
+
+    pub fn set_clock_offset(&self, control_unix_minus_boot_us: i64) {
+        self.control_unix_minus_boot_us.store(control_unix_minus_boot_us, Ordering::Relaxed);
+    }
+
+    /// `Some` once the gates of all cores have closed: from then on nothing is sent.
+    pub fn gate_closed_at_us(&self) -> Option<u64> {
+        (self.n_open_gates.load(Ordering::SeqCst) == 0).then(|| self.end_us())
+    }
+
+    /// The cores are about to run from `t0`; the load never lasts longer than `end_us`.
+    pub(super) fn arm(&self, t0_boot_us: u64, end_us: u64, n_cores: usize) {
+        self.t0_boot_us.store(t0_boot_us, Ordering::SeqCst);
+        self.end_us.fetch_min(end_us, Ordering::SeqCst);
+        self.n_open_gates.store(n_cores, Ordering::SeqCst);
+    }
+
+    pub(super) fn gate_closed(&self) {
+        self.n_open_gates.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn end_us(&self) -> u64 {
+        self.end_us.load(Ordering::SeqCst)
+    }
+
+    /// Whether a send may leave at `boot_us`. The first caller that finds the lease lapsed fences
+    /// the whole agent.
+    pub(super) fn may_send(&self, boot_us: u64) -> bool {
+        if self.is_cut() {
+            return false;
+        }
+        if boot_us < self.lease_until_boot_us.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.fenced.store(true, Ordering::SeqCst);
+        self.end_at(0);
+        false
+    }
+
+    /// Whether all sockets are to be closed without a word.
+    pub(super) fn is_cut(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed) || self.aborted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn control_unix_us(&self, boot_us: u64) -> u64 {
+        boot_us.saturating_add_signed(self.control_unix_minus_boot_us.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_only_moves_earlier_and_never_into_the_past() {
+        let control = Control::new(u64::MAX, 60_000_000);
+        let t0 = SystemClock.boot_us() - 10_000_000;
+        control.arm(t0, 60_000_000, 1);
+        control.end_at(70_000_000);
+        assert_eq!(control.end_us(), 60_000_000);
+        control.end_at(20_000_000);
+        assert_eq!(control.end_us(), 20_000_000);
+        control.end_at(1);
+        assert!((10_100_000..20_000_000).contains(&control.end_us()), "{}", control.end_us());
+    }
+
+    #[test]
+    fn a_lapsed_lease_cannot_be_renewed() {
+        let control = Control::new(1_000, 60_000_000);
+        assert!(control.may_send(999));
+        assert!(!control.may_send(1_000));
+        control.renew_lease(2_000);
+        assert!(!control.may_send(1_500));
+        assert!(control.fenced());
+    }
+
+    #[test]
+    fn the_gate_is_closed_when_the_last_core_has_closed() {
+        let control = Control::new(u64::MAX, 5);
+        assert_eq!(control.gate_closed_at_us(), None);
+        control.arm(0, 5, 2);
+        control.gate_closed();
+        assert_eq!(control.gate_closed_at_us(), None);
+        control.gate_closed();
+        assert_eq!(control.gate_closed_at_us(), Some(5));
+    }
+}

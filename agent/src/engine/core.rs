@@ -1,0 +1,192 @@
+//! One core: what all of its devices share, and the loop that starts, watches and closes them.
+//!
+//! The loop runs every 10 ms: it is the stall probe, closes windows, starts devices and sees the
+//! lease. Devices read the clock and the [`Control`] themselves before each send; the loop is what
+//! makes sure that nothing depends on a device waking.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_domain::delta::{Delta, WINDOW_US};
+use shoal_domain::plan::Plan;
+use shoal_service_kit::{Clock, SystemClock};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::device::{self, Device};
+use super::dial::Route;
+use super::gate::ConnectGate;
+use super::stalls::{PROBE_US, Stalls};
+use super::start::Seat;
+use super::{Closed, Control, CoreReport, close};
+use crate::recorder::Recorder;
+
+/// Acks are four bytes; this holds those of many messages.
+const READ_BUFFER: usize = 4 * 1024;
+
+pub(super) struct Core {
+    pub(super) plan: Arc<Plan>,
+    pub(super) seed: u64,
+    pub(super) mark: String,
+    pub(super) incarnation: u32,
+    pub(super) secrets: Arc<BTreeMap<String, String>>,
+    pub(super) routes: Arc<BTreeMap<usize, Route>>,
+    pub(super) control: Arc<Control>,
+    pub(super) t0_boot_us: u64,
+    pub(super) gate: ConnectGate,
+    pub(super) stalls: Stalls,
+    pub(super) recorder: RefCell<Recorder>,
+    /// Messages and connection attempts that wait for an answer.
+    pub(super) n_open: Cell<u64>,
+    /// The gate has closed: no new connections.
+    pub(super) closing: Cell<bool>,
+    /// Where messages are rendered before one write.
+    pub(super) scratch: RefCell<device::Scratch>,
+    pub(super) read_buffer: RefCell<Box<[u8]>>,
+}
+
+impl Core {
+    pub(super) fn boot_us(&self) -> u64 {
+        SystemClock.boot_us()
+    }
+
+    pub(super) fn run_us(&self, boot_us: u64) -> u64 {
+        boot_us.saturating_sub(self.t0_boot_us)
+    }
+
+    pub(super) fn now_us(&self) -> u64 {
+        self.run_us(self.boot_us())
+    }
+
+    /// When a timer must go off to wake at `run_us`. Only a suspended machine makes the two clocks
+    /// part; the next wake-up then counts from the right time again.
+    pub(super) fn instant(&self, now_us: u64, run_us: u64) -> Instant {
+        Instant::now() + Duration::from_micros(run_us.saturating_sub(now_us))
+    }
+
+    pub(super) async fn sleep_until(&self, run_us: u64) {
+        let now_us = self.now_us();
+        if now_us < run_us {
+            tokio::time::sleep_until(self.instant(now_us, run_us)).await;
+        }
+    }
+
+    pub(super) fn opened(&self) {
+        self.n_open.set(self.n_open.get() + 1);
+    }
+
+    pub(super) fn answered(&self) {
+        self.n_open.set(self.n_open.get().saturating_sub(1));
+    }
+}
+
+/// The loop of one core and what only it holds.
+pub(super) struct CoreLoop {
+    pub(super) core: Rc<Core>,
+    pub(super) number: usize,
+    pub(super) reports: mpsc::Sender<CoreReport>,
+    /// In start order, the next one last.
+    pub(super) seats: Vec<Seat>,
+    pub(super) devices: Vec<Rc<RefCell<Device>>>,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) is_cut: bool,
+}
+
+impl CoreLoop {
+    pub(super) async fn run(mut self) {
+        self.wait_for_t0().await;
+        let mut closed_at = self.core.control.end_us();
+        loop {
+            let now = self.beat();
+            self.start_due(now);
+            closed_at = closed_at.min(self.core.control.end_us());
+            if now >= closed_at {
+                break;
+            }
+            let next_start = self.seats.last().map_or(u64::MAX, |seat| seat.start_us);
+            self.core
+                .sleep_until((now + PROBE_US).min(next_start.max(now + 1)).min(closed_at))
+                .await;
+        }
+        let error = close::close(&mut self, closed_at).await;
+        let now = self.core.now_us();
+        let delta = self.swap(now / WINDOW_US, closed_at);
+        let closed = Some(Closed { closed_at_us: closed_at, error });
+        // The last report may wait for room: nothing is sent any more. No receiver, no reader.
+        let _ = self.reports.send(CoreReport { core: self.number, delta, closed }).await;
+    }
+
+    async fn wait_for_t0(&self) {
+        let t0 = self.core.t0_boot_us;
+        loop {
+            let boot = self.core.boot_us();
+            if boot >= t0 || self.core.control.end_us() == 0 {
+                return;
+            }
+            let wait = (t0 - boot).min(PROBE_US);
+            tokio::time::sleep(Duration::from_micros(wait)).await;
+        }
+    }
+
+    /// What is due every 10 ms whatever else happens; returns the run time.
+    pub(super) fn beat(&mut self) -> u64 {
+        let boot = self.core.boot_us();
+        let now = self.core.run_us(boot);
+        self.core.stalls.probe(now);
+        if !self.core.control.may_send(boot) && !self.is_cut {
+            self.is_cut = true;
+            for device in &self.devices {
+                device.borrow_mut().cut(&self.core, now);
+            }
+        }
+        let window = now / WINDOW_US;
+        if window > self.core.recorder.borrow().window() {
+            let delta = self.swap(window, now.min(self.core.control.end_us()));
+            self.report(delta);
+        }
+        now
+    }
+
+    /// Never waits: a full channel only costs resolution in time.
+    fn report(&self, delta: Delta) {
+        let report = CoreReport { core: self.number, delta, closed: None };
+        if let Err(refused) = self.reports.try_send(report) {
+            self.core.recorder.borrow_mut().keep(refused.into_inner().delta);
+        }
+    }
+
+    fn swap(&self, next_window: u64, through_us: u64) -> Delta {
+        let plan = &self.core.plan;
+        let n_stages = plan.stages.len();
+        let mut due = self.core.recorder.borrow().no_slots();
+        for device in &self.devices {
+            let device = device.borrow();
+            let sends = &plan.groups[device.group].sends;
+            for (send, slots) in sends.iter().zip(device.book.schedules()) {
+                let first = send.series.index() * n_stages;
+                plan.count_slots(slots, 0, through_us, &mut due[first..first + n_stages]);
+            }
+        }
+        let health = self.core.stalls.take_health();
+        self.core.recorder.borrow_mut().swap(next_window, through_us, &due, health)
+    }
+
+    fn start_due(&mut self, now_us: u64) {
+        let until = (now_us + 1).min(self.core.control.end_us());
+        while let Some(seat) = self.seats.pop_if(|seat| seat.start_us < until) {
+            let Some(device) = Device::new(&self.core, &seat) else { continue };
+            self.core.recorder.borrow_mut().gauge(seat.group).started += 1;
+            let device = Rc::new(RefCell::new(device));
+            self.devices.push(Rc::clone(&device));
+            self.tasks.spawn_local(device::drive(Rc::clone(&self.core), device));
+        }
+    }
+}
+
+pub(super) fn read_buffer() -> RefCell<Box<[u8]>> {
+    RefCell::new(vec![0; READ_BUFFER].into_boxed_slice())
+}

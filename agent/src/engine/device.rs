@@ -1,0 +1,224 @@
+//! One device: its identity, its connection, its slots.
+//!
+//! A device is polled as one future without buffers of its own; bytes are read into and rendered in
+//! memory that all devices of the core share. The core's loop reaches into devices as well (close,
+//! cut, finish), which is safe because nothing holds a device across an await.
+
+mod connecting;
+mod identity;
+mod sending;
+
+use std::cell::RefCell;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use shoal_domain::ids::{SeriesId, StageId};
+use shoal_domain::outcome::ErrorClass;
+use tokio::time::Sleep;
+
+use self::connecting::Link;
+pub(super) use self::identity::{Identity, scope};
+pub(super) use self::sending::Scratch;
+use self::sending::Stream;
+use super::book::{Fate, SlotBook};
+use super::core::Core;
+use super::start::Seat;
+use crate::mqtt::Session;
+use crate::recorder::{FailedOperation, SlotClass};
+
+/// What a device has reached; decides what a slot without a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Before its first CONNACK: slots wait.
+    Starting,
+    /// Has been connected: slots without a connection are not_connected.
+    Known,
+    /// Never got in and tries no more.
+    Failed,
+}
+
+pub(super) struct Device {
+    pub(super) group: usize,
+    pub(super) book: SlotBook,
+    index: u64,
+    ordinal: u64,
+    start_us: u64,
+    identity: Identity,
+    streams: Box<[Stream]>,
+    session: Session,
+    link: Link,
+    standing: Standing,
+    /// Attempts since the connection was last up, for the back-off.
+    tries: u32,
+    /// All attempts so far: what the random part of the back-off depends on.
+    n_attempts: u64,
+    /// What the socket would not take of a packet that it took the start of.
+    rest: Vec<u8>,
+    /// The socket takes nothing more at present.
+    blocked: bool,
+    written_us: u64,
+    ping_us: Option<u64>,
+    ack_deadline_us: u64,
+}
+
+/// Why a connection ended.
+struct Lost {
+    class: ErrorClass,
+    text: String,
+}
+
+impl Device {
+    /// `None` where its identity cannot render, which `prepare` has excluded.
+    pub(super) fn new(core: &Core, seat: &Seat) -> Option<Self> {
+        let group = &core.plan.groups[seat.group];
+        let scope = scope(core.seed, &core.mark, seat.group, &core.secrets);
+        let identity = Identity::render(group, &scope, seat.index).ok()?;
+        let slots = |send| core.plan.slots(seat.group, seat.index, send);
+        Some(Self {
+            group: seat.group,
+            book: SlotBook::new(group.sends.iter().filter_map(slots)),
+            index: seat.index,
+            ordinal: seat.ordinal,
+            start_us: seat.start_us,
+            identity,
+            streams: group.sends.iter().map(|_| Stream::default()).collect(),
+            session: Session::default(),
+            link: Link::Resting { until_us: seat.start_us },
+            standing: Standing::Starting,
+            tries: 0,
+            n_attempts: 0,
+            rest: Vec::new(),
+            blocked: false,
+            written_us: 0,
+            ping_us: None,
+            ack_deadline_us: u64::MAX,
+        })
+    }
+
+    fn poll(
+        &mut self,
+        core: &Rc<Core>,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        armed_us: &mut u64,
+    ) -> Poll<()> {
+        loop {
+            self.drive_link(core, cx);
+            let blocked = self.blocked;
+            let now = core.now_us();
+            let moved = self.on_time(core, now);
+            let wake_us = self.wake_us(core);
+            if wake_us != *armed_us {
+                *armed_us = wake_us;
+                timer.as_mut().reset(core.instant(now, wake_us.min(now + FAR_US)));
+            }
+            // A link that has just changed, or a socket that has just filled up, must be polled
+            // once more: only that registers this task for its next event.
+            if moved || self.blocked != blocked {
+                continue;
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            *armed_us = u64::MAX - 1;
+        }
+    }
+
+    /// Everything that time alone brings about. Whether the link was replaced.
+    fn on_time(&mut self, core: &Rc<Core>, now: u64) -> bool {
+        core.stalls.notice(now);
+        self.fall_due(core, now);
+        self.expire_acks(core, now);
+        self.pump(core);
+        let moved = self.link_on_time(core, now);
+        self.book.settle();
+        moved
+    }
+
+    fn fall_due(&mut self, core: &Core, now: u64) {
+        let until = now.min(core.control.end_us());
+        if self.book.next_us() >= until {
+            return;
+        }
+        let waits = match self.standing {
+            Standing::Starting => true,
+            // A cut is our doing: what it keeps from being sent is unsent.
+            Standing::Known => matches!(self.link, Link::Up(_)) || core.control.is_cut(),
+            Standing::Failed => false,
+        };
+        let sends = &core.plan.groups[self.group].sends;
+        self.book.fall_due(until, |send, intended_us| {
+            let class = match (core.stalls.contains(intended_us), waits) {
+                (true, _) => SlotClass::Missed,
+                (false, false) => SlotClass::NotConnected,
+                (false, true) => return Fate::Waits,
+            };
+            let stage = core.plan.stage_at(intended_us);
+            core.recorder.borrow_mut().class(sends[send].series, stage, class);
+            Fate::Classed
+        });
+    }
+
+    /// Gives a class to all slots that still wait.
+    fn drain(&mut self, core: &Core, class: SlotClass) {
+        let sends = &core.plan.groups[self.group].sends;
+        self.book.drain(|send, intended_us| {
+            let stage = core.plan.stage_at(intended_us);
+            core.recorder.borrow_mut().class(sends[send].series, stage, class);
+        });
+    }
+
+    /// When this device must be looked at if nothing arrives before.
+    fn wake_us(&self, core: &Core) -> u64 {
+        let next_us = self.book.next_us();
+        let due = if next_us < core.control.end_us() { next_us + 1 } else { u64::MAX };
+        due.min(self.link_wake_us(core))
+    }
+
+    /// The gate closes at the core's end: what is due is handled, the rest is unsent.
+    pub(super) fn close(&mut self, core: &Rc<Core>, now: u64) {
+        self.fall_due(core, now);
+        self.expire_acks(core, now);
+        self.pump(core);
+        self.drain(core, SlotClass::Unsent);
+        if matches!(self.link, Link::Resting { .. } | Link::Queued { .. }) {
+            self.link = Link::Down;
+        }
+    }
+
+    /// No send may leave any more: the socket closes without a word.
+    pub(super) fn cut(&mut self, core: &Core, now: u64) {
+        self.end_open(core, now);
+        self.link = Link::Down;
+    }
+
+    /// The run is over for this device: open messages are censored, the connection ends cleanly.
+    pub(super) fn finish(&mut self, core: &Core, now: u64) {
+        self.end_open(core, now);
+        self.say_goodbye();
+        self.link = Link::Down;
+    }
+
+    fn failed(&self, core: &Core, series: SeriesId, stage: StageId, lost: &Lost, now: u64) {
+        let failed = FailedOperation {
+            series,
+            class: lost.class,
+            text: &lost.text,
+            device: &self.identity.id,
+            at_us: now,
+        };
+        core.recorder.borrow_mut().failed(stage, &failed);
+    }
+}
+
+/// Timers beyond a day are re-armed when they go off; the timer wheel does not take all of u64.
+const FAR_US: u64 = 86_400_000_000;
+
+/// Runs one device until its core drops it.
+pub(super) async fn drive(core: Rc<Core>, device: Rc<RefCell<Device>>) {
+    let mut timer = pin!(tokio::time::sleep_until(core.instant(0, 0)));
+    let mut armed_us = u64::MAX - 1;
+    std::future::poll_fn(|cx| device.borrow_mut().poll(&core, cx, timer.as_mut(), &mut armed_us))
+        .await;
+}

@@ -1,0 +1,69 @@
+//! What makes a device itself: rendered once, when it starts.
+
+use std::collections::BTreeMap;
+
+use shoal_domain::plan::Group;
+use shoal_domain::template::{DeviceScope, MissingSecret, Template};
+
+/// The scope of a group, before its device is known.
+pub(in crate::engine) fn scope<'a>(
+    seed: u64,
+    run: &'a str,
+    group: usize,
+    secrets: &'a BTreeMap<String, String>,
+) -> DeviceScope<'a> {
+    DeviceScope { seed, run, group: group as u32, index: 0, device: "", lets: &[], secrets }
+}
+
+#[derive(Debug)]
+pub(in crate::engine) struct Identity {
+    /// Device id and MQTT client id.
+    pub(super) id: Box<str>,
+    pub(super) lets: Box<[String]>,
+}
+
+/// User name and password, as far as the scenario gives them.
+pub(in crate::engine) type Login = (Option<String>, Option<String>);
+
+impl Identity {
+    pub(in crate::engine) fn render(
+        group: &Group,
+        scope: &DeviceScope<'_>,
+        index: u64,
+    ) -> Result<Self, MissingSecret> {
+        let scope = DeviceScope { index, ..*scope };
+        let id = text(&group.id, &scope)?;
+        let mut lets: Vec<String> = Vec::with_capacity(group.lets.len());
+        for binding in &group.lets {
+            // Each sees those before it.
+            let value = text(&binding.value, &DeviceScope { device: &id, lets: &lets, ..scope })?;
+            lets.push(value);
+        }
+        Ok(Self { id: id.into(), lets: lets.into() })
+    }
+
+    /// Rendered anew for each connection, so that no device keeps a copy of a secret.
+    pub(in crate::engine) fn credentials(
+        &self,
+        group: &Group,
+        scope: &DeviceScope<'_>,
+        index: u64,
+    ) -> Result<Login, MissingSecret> {
+        let scope = DeviceScope { index, device: &self.id, lets: &self.lets, ..*scope };
+        let render = |template: &Option<Template>| {
+            template.as_ref().map(|template| text(template, &scope)).transpose()
+        };
+        match &group.credentials {
+            None => Ok((None, None)),
+            Some(login) => Ok((render(&login.username)?, render(&login.password)?)),
+        }
+    }
+}
+
+/// Values are text by construction; a byte that is not becomes the replacement character.
+fn text(template: &Template, scope: &DeviceScope<'_>) -> Result<String, MissingSecret> {
+    let mut bytes = Vec::new();
+    template.render_device(scope, &mut bytes)?;
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}

@@ -1,0 +1,69 @@
+//! TCP connections of devices: where from, where to, and what a failure means.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use nix::errno::Errno;
+use shoal_domain::outcome::ErrorClass;
+use shoal_service_kit::Permit;
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Beyond this many connections from one address to one destination, `connect()` searches for a
+/// free port and costs ten times as much.
+const MAX_PER_SOURCE: u64 = 14_000;
+
+/// How the devices of this agent reach one target.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    /// At least one; devices take them in turn.
+    pub(super) permits: Vec<Permit>,
+}
+
+impl Route {
+    /// Where the `ordinal`-th device of this agent connects to and from. Only loopback has spare
+    /// source addresses that exist everywhere.
+    pub(super) fn path(&self, ordinal: u64) -> (SocketAddr, Option<IpAddr>) {
+        let n = self.permits.len() as u64;
+        let addr = self.permits[(ordinal % n) as usize].addr();
+        let block = ordinal / n / MAX_PER_SOURCE;
+        let spare = addr.is_ipv4() && addr.ip().is_loopback() && block > 0;
+        let source = Ipv4Addr::new(127, 0, (block / 200) as u8, 1 + (block % 200) as u8);
+        (addr, spare.then_some(IpAddr::V4(source)))
+    }
+}
+
+/// `addr` comes out of a [`Permit`]; nothing else may be passed.
+pub(super) async fn tcp(addr: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(source) = source {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    socket.set_nodelay(true)?;
+    socket.connect(addr).await
+}
+
+/// Whose fault it is that there is no TCP connection.
+pub(super) fn class_of(error: &io::Error) -> ErrorClass {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE | Errno::ENFILE) => ErrorClass::GeneratorDescriptors,
+        Some(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE) => ErrorClass::GeneratorPorts,
+        Some(Errno::ETIMEDOUT) => ErrorClass::ConnectTimeout,
+        _ => ErrorClass::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_service_kit::TargetGuard;
+
+    #[test]
+    fn more_devices_than_one_source_carries_are_spread_over_loopback() {
+        let addr = "127.0.0.1:1883".parse().unwrap();
+        let permit = TargetGuard::any().authorize("localhost", addr).unwrap();
+        let route = Route { permits: vec![permit] };
+        assert_eq!(route.path(13_999), (addr, None));
+        assert_eq!(route.path(14_000).1, Some("127.0.0.2".parse().unwrap()));
+        assert_eq!(route.path(28_000).1, Some("127.0.0.3".parse().unwrap()));
+    }
+}

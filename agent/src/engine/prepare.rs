@@ -1,0 +1,189 @@
+//! What can be checked without sending: addresses, permission, reachability, templates, limits.
+//!
+//! Everything a run would otherwise find out a thousand times over is found out once, here, and
+//! said in one sentence. Names are resolved here and never again.
+
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_domain::plan::{Endpoint, Target};
+use shoal_domain::template::MissingSecret;
+use shoal_service_kit::{Permit, Refused, limits};
+use tokio::sync::mpsc;
+
+use super::dial::{self, Route};
+use super::start::{self, Running};
+use super::{Control, CoreReport, Job, device::Identity};
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Descriptors this process needs beside its devices: runtimes, uplink, logs.
+const SPARE_DESCRIPTORS: u64 = 64;
+/// Per connection, our memory and the kernel's, with room for its buffers in use.
+const BYTES_PER_DEVICE: u64 = 16 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error(
+        "target {target} is `builtin`, which exists only in a run inside the CLI: \
+         give it a url like mqtt://host:1883"
+    )]
+    NoBuiltin { target: String },
+    #[error("target {target}: host {host} has no address: check the name in the scenario's url")]
+    Unresolved { target: String, host: String, source: Option<io::Error> },
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(
+        "target {target} cannot be reached at {addr} from this agent: {why}; \
+         check that it runs and that no firewall is between"
+    )]
+    Unreachable { target: String, addr: SocketAddr, why: String },
+    #[error("group {group} cannot start: {missing}")]
+    Secret { group: String, missing: MissingSecret },
+    #[error(
+        "{devices} devices need {needed} file descriptors, but this process may open {limit}: \
+         raise `ulimit -n` or use more agents"
+    )]
+    Descriptors { devices: u64, needed: u64, limit: u64 },
+    #[error(
+        "{devices} devices of target {target} need as many local ports, but this host has {ports} \
+         per destination address: widen net.ipv4.ip_local_port_range or use more hosts"
+    )]
+    Ports { target: String, devices: u64, ports: u64 },
+    #[error(
+        "{devices} devices need about {needed_mib} MiB, but this process may use {limit_mib} MiB: \
+         raise its memory limit or use more agents"
+    )]
+    Memory { devices: u64, needed_mib: u64, limit_mib: u64 },
+}
+
+/// A job whose preconditions hold.
+pub struct Prepared {
+    pub(super) job: Job,
+    /// By target; those that no device of the shard uses are not there.
+    pub(super) routes: Arc<BTreeMap<usize, Route>>,
+}
+
+impl Prepared {
+    /// Starts all cores; run time 0 is `t0_boot_us` on CLOCK_BOOTTIME. Each core reports every
+    /// window and ends with one report that is `closed`.
+    pub fn start(
+        self,
+        t0_boot_us: u64,
+        control: Arc<Control>,
+        reports: mpsc::Sender<CoreReport>,
+    ) -> Running {
+        start::start(self, t0_boot_us, &control, &reports)
+    }
+}
+
+/// Checks everything that can be checked without sending; sends nothing but one TCP connect per
+/// target.
+pub async fn prepare(job: Job) -> Result<Prepared, PrepareError> {
+    check_limits(&job)?;
+    let groups: BTreeSet<usize> = job.shard.blocks.iter().map(|block| block.group).collect();
+    check_identities(&job)?;
+    let mut routes = BTreeMap::new();
+    for target in groups.iter().map(|group| job.plan.groups[*group].target) {
+        if let Entry::Vacant(entry) = routes.entry(target) {
+            let mut route = resolve(&job, &job.plan.targets[target]).await?;
+            probe(&job.plan.targets[target], &mut route).await?;
+            check_ports(&job, target, &route)?;
+            entry.insert(route);
+        }
+    }
+    Ok(Prepared { job, routes: Arc::new(routes) })
+}
+
+fn check_limits(job: &Job) -> Result<(), PrepareError> {
+    let devices = job.shard.devices();
+    let needed = devices + SPARE_DESCRIPTORS;
+    let limit = limits::raise_descriptor_limit().now;
+    if needed > limit {
+        return Err(PrepareError::Descriptors { devices, needed, limit });
+    }
+    let needed = devices * BYTES_PER_DEVICE;
+    let limit = limits::memory_limit_bytes();
+    // 0: the limit cannot be read, so nothing can be said.
+    if limit > 0 && needed > limit {
+        let (needed_mib, limit_mib) = (needed >> 20, limit >> 20);
+        return Err(PrepareError::Memory { devices, needed_mib, limit_mib });
+    }
+    Ok(())
+}
+
+/// One device per block renders its id, its `let` values and its credentials.
+fn check_identities(job: &Job) -> Result<(), PrepareError> {
+    let mark = job.run.mark();
+    for block in job.shard.blocks.iter().filter(|block| !block.is_empty()) {
+        let group = &job.plan.groups[block.group];
+        let error = |missing| PrepareError::Secret { group: group.name.clone(), missing };
+        let scope = super::device::scope(job.seed, &mark, block.group, &job.secrets);
+        let identity = Identity::render(group, &scope, block.devices.start).map_err(error)?;
+        identity.credentials(group, &scope, block.devices.start).map_err(error)?;
+    }
+    Ok(())
+}
+
+async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
+    let name = || target.name.clone();
+    let (host, addrs) = match &target.endpoint {
+        Endpoint::Builtin => {
+            let addr = job.builtin.ok_or_else(|| PrepareError::NoBuiltin { target: name() })?;
+            ("builtin", vec![addr])
+        }
+        Endpoint::Tcp { host, port } => {
+            let plain = host.trim_start_matches('[').trim_end_matches(']');
+            let error =
+                |source| PrepareError::Unresolved { target: name(), host: host.clone(), source };
+            let found = tokio::net::lookup_host((plain, *port)).await;
+            let addrs: BTreeSet<SocketAddr> = found.map_err(|e| error(Some(e)))?.collect();
+            if addrs.is_empty() {
+                return Err(error(None));
+            }
+            (host.as_str(), addrs.into_iter().collect())
+        }
+    };
+    let permits: Result<Vec<_>, Refused> =
+        addrs.into_iter().map(|addr| job.guard.authorize(host, addr)).collect();
+    Ok(Route { permits: permits? })
+}
+
+/// One connect per target and, where a name has addresses of both families, per family: a name
+/// often has an IPv6 address that nobody listens on, so only the first family that answers is kept.
+async fn probe(target: &Target, route: &mut Route) -> Result<(), PrepareError> {
+    let mut refused = None;
+    for is_ipv4 in [true, false] {
+        let of_family = |permit: &&Permit| permit.addr().is_ipv4() == is_ipv4;
+        let Some(addr) = route.permits.iter().find(of_family).map(|permit| permit.addr()) else {
+            continue;
+        };
+        let why = match tokio::time::timeout(PROBE_TIMEOUT, dial::tcp(addr, None)).await {
+            Ok(Ok(_)) => {
+                route.permits.retain(|permit| of_family(&permit));
+                return Ok(());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", PROBE_TIMEOUT.as_secs()),
+        };
+        let target = target.name.clone();
+        refused.get_or_insert(PrepareError::Unreachable { target, addr, why });
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+fn check_ports(job: &Job, target: usize, route: &Route) -> Result<(), PrepareError> {
+    let of_target = |group: usize| job.plan.groups[group].target == target;
+    let blocks = job.shard.blocks.iter().filter(|block| of_target(block.group));
+    let devices: u64 = blocks.map(shoal_domain::shard::Block::len).sum();
+    let ports = u64::from(limits::ephemeral_ports());
+    let spread = route.path(u64::MAX / 2).1.is_some();
+    if !spread && devices.div_ceil(route.permits.len() as u64) > ports {
+        let target = job.plan.targets[target].name.clone();
+        return Err(PrepareError::Ports { target, devices, ports });
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! From a prepared job to running threads: dealing devices to cores, one thread and runtime each.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, LocalSet};
+
+use super::core::{self, Core, CoreLoop};
+use super::gate::ConnectGate;
+use super::prepare::Prepared;
+use super::{Closed, Control, CoreReport, Job};
+use crate::recorder::Recorder;
+
+/// A device that has not started: all it costs until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seat {
+    pub(super) start_us: u64,
+    pub(super) group: usize,
+    pub(super) index: u64,
+    /// Place among this agent's devices of the same target.
+    pub(super) ordinal: u64,
+}
+
+/// The threads of a run.
+pub struct Running {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Blocks until all cores have ended; each has then sent its closing report.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a core of the device engine panicked: its last windows are lost");
+            }
+        }
+    }
+}
+
+pub(super) fn start(
+    prepared: Prepared,
+    t0_boot_us: u64,
+    control: &Arc<Control>,
+    reports: &mpsc::Sender<CoreReport>,
+) -> Running {
+    let cores = prepared.job.cores.max(1);
+    let plan = &prepared.job.plan;
+    let end_us = plan.end_us().min(plan.max_duration_us.unwrap_or(u64::MAX));
+    control.arm(t0_boot_us, end_us, cores);
+    let prepared = Arc::new(prepared);
+    let start_one = |(number, seats): (usize, Vec<Seat>)| {
+        let (prepared, control) = (Arc::clone(&prepared), Arc::clone(control));
+        let reporter = reports.clone();
+        let body = move || run_core(number, seats, &prepared, t0_boot_us, control, reporter);
+        let thread = std::thread::Builder::new().name(format!("core-{number}")).spawn(body);
+        if let Err(error) = &thread {
+            failed(number, format!("core {number}: cannot start its thread: {error}"), reports);
+        }
+        thread.ok()
+    };
+    let seats = deal(&prepared.job, cores);
+    Running { threads: seats.into_iter().enumerate().filter_map(start_one).collect() }
+}
+
+/// A core that never ran has classed nothing, so it closed at 0.
+fn failed(core: usize, error: String, reports: &mpsc::Sender<CoreReport>) {
+    let closed = Some(Closed { closed_at_us: 0, error: Some(error) });
+    let report = CoreReport { core, delta: Default::default(), closed };
+    if reports.try_send(report).is_err() {
+        tracing::error!(core, "a core did not start and its report found no room");
+    }
+}
+
+/// Deals the shard's devices to cores in turn, group after group: the counts of all devices and of
+/// each group's differ by at most one. Each core's seats have the next one to start last.
+pub(super) fn deal(job: &Job, cores: usize) -> Vec<Vec<Seat>> {
+    let mut devices: Vec<(usize, u64)> = job.shard.each().collect();
+    devices.sort_unstable();
+    let mut ordinals = vec![0; job.plan.targets.len()];
+    let mut seats = vec![Vec::with_capacity(devices.len() / cores + 1); cores];
+    for (turn, (group, index)) in devices.into_iter().enumerate() {
+        let ordinal = &mut ordinals[job.plan.groups[group].target];
+        if let Some(start_us) = job.plan.start_us(group, index) {
+            seats[turn % cores].push(Seat { start_us, group, index, ordinal: *ordinal });
+        }
+        *ordinal += 1;
+    }
+    for seats in &mut seats {
+        seats.sort_unstable_by_key(|seat| {
+            std::cmp::Reverse((seat.start_us, seat.group, seat.index))
+        });
+    }
+    seats
+}
+
+fn run_core(
+    number: usize,
+    seats: Vec<Seat>,
+    prepared: &Prepared,
+    t0_boot_us: u64,
+    control: Arc<Control>,
+    reports: mpsc::Sender<CoreReport>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let text = format!("core {number}: cannot start its runtime: {error}");
+            control.gate_closed();
+            return failed(number, text, &reports);
+        }
+    };
+    let job = &prepared.job;
+    let core = Core {
+        plan: Arc::clone(&job.plan),
+        seed: job.seed,
+        mark: job.run.mark(),
+        incarnation: job.incarnation,
+        secrets: Arc::clone(&job.secrets),
+        routes: Arc::clone(&prepared.routes),
+        control,
+        t0_boot_us,
+        gate: ConnectGate::new(job.spawn_rate / job.cores.max(1) as f64),
+        stalls: Default::default(),
+        recorder: RefCell::new(Recorder::new(&job.plan)),
+        n_open: Cell::new(0),
+        closing: Cell::new(false),
+        scratch: Default::default(),
+        read_buffer: core::read_buffer(),
+    };
+    let core_loop = CoreLoop {
+        core: Rc::new(core),
+        number,
+        reports,
+        seats,
+        devices: Vec::new(),
+        tasks: JoinSet::new(),
+        is_cut: false,
+    };
+    LocalSet::new().block_on(&runtime, core_loop.run());
+}

@@ -1,0 +1,173 @@
+//! What one core counts: tallies of the open window, failures, gauges, and how far slots are classed.
+//!
+//! One recorder per core, so recording takes no lock. At each window's end it becomes a [`Delta`]
+//! and starts afresh; only the classed counts, from which `open` is computed, and the gauges go on.
+//! Invariant: what is recorded leaves in exactly one delta. If the receiver is full, deltas are
+//! coalesced and wait here: counts are conserved and nobody is blocked.
+
+use std::collections::BTreeMap;
+
+use shoal_domain::delta::{Delta, DeviceGauge, Failure, Health, Progress, Tally, add_failure};
+use shoal_domain::ids::{SeriesId, StageId};
+use shoal_domain::outcome::ErrorClass;
+use shoal_domain::plan::Plan;
+
+/// Every class but *unassigned*, which no agent can count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlotClass {
+    Missed,
+    NotConnected,
+    Unsent,
+}
+
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    n_stages: usize,
+    /// By series, then stage; `None` until something happens there in this window.
+    cells: Vec<Option<Box<Tally>>>,
+    /// By series, then stage: slots classed since the run began.
+    classed: Vec<u64>,
+    failures: Vec<Failure>,
+    gauges: Vec<DeviceGauge>,
+    window: u64,
+    /// Deltas that the receiver had no room for.
+    waiting: Option<Delta>,
+}
+
+/// A failed operation, for the list that people read.
+pub(crate) struct FailedOperation<'a> {
+    pub(crate) series: SeriesId,
+    pub(crate) class: ErrorClass,
+    pub(crate) text: &'a str,
+    pub(crate) device: &'a str,
+    pub(crate) at_us: u64,
+}
+
+impl Recorder {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let n_stages = plan.stages.len();
+        let n_cells = plan.series.len() * n_stages;
+        let gauge = |group: usize| DeviceGauge { group: group as u32, ..Default::default() };
+        Self {
+            n_stages,
+            cells: (0..n_cells).map(|_| None).collect(),
+            classed: vec![0; n_cells],
+            failures: Vec::new(),
+            gauges: (0..plan.groups.len()).map(gauge).collect(),
+            window: 0,
+            waiting: None,
+        }
+    }
+
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
+    pub(crate) fn gauge(&mut self, group: usize) -> &mut DeviceGauge {
+        &mut self.gauges[group]
+    }
+
+    pub(crate) fn tally(&mut self, series: SeriesId, stage: StageId) -> &mut Tally {
+        let cell = series.index() * self.n_stages + stage.index();
+        self.cells[cell].get_or_insert_default()
+    }
+
+    /// A slot was handed to the socket. The lag of a held one is the target's doing and must not
+    /// convict the generator, so it is not recorded.
+    pub(crate) fn sent(&mut self, series: SeriesId, stage: StageId, lag_us: u64, held: bool) {
+        self.classed[series.index() * self.n_stages + stage.index()] += 1;
+        let tally = self.tally(series, stage);
+        tally.sent += 1;
+        if held {
+            tally.held += 1;
+        } else {
+            tally.send_lag.record(lag_us);
+        }
+    }
+
+    pub(crate) fn class(&mut self, series: SeriesId, stage: StageId, class: SlotClass) {
+        self.classed[series.index() * self.n_stages + stage.index()] += 1;
+        let tally = self.tally(series, stage);
+        match class {
+            SlotClass::Missed => tally.missed += 1,
+            SlotClass::NotConnected => tally.not_connected += 1,
+            SlotClass::Unsent => tally.unsent += 1,
+        }
+    }
+
+    /// Counts the error and lists it.
+    pub(crate) fn failed(&mut self, stage: StageId, failed: &FailedOperation<'_>) {
+        self.tally(failed.series, stage).error(failed.class);
+        let failure = Failure {
+            series: failed.series,
+            class: failed.class,
+            text: failed.text.to_owned(),
+            count: 1,
+            first_us: failed.at_us,
+            last_us: failed.at_us,
+            devices: vec![failed.device.to_owned()],
+        };
+        add_failure(&mut self.failures, failure);
+    }
+
+    /// Closes the open window and opens `next_window`. `due` holds, by series and stage, the slots
+    /// that were due before `through_us`.
+    pub(crate) fn swap(
+        &mut self,
+        next_window: u64,
+        through_us: u64,
+        due: &[u64],
+        health: Health,
+    ) -> Delta {
+        let mut delta = Delta {
+            first_window: self.window,
+            last_window: self.window,
+            devices: self.gauges.clone(),
+            health,
+            failures: std::mem::take(&mut self.failures),
+            progress: self.progress(through_us, due),
+            ..Default::default()
+        };
+        for (cell, tally) in self.cells.iter_mut().enumerate() {
+            if let Some(tally) = tally.take() {
+                let series = SeriesId((cell / self.n_stages) as u32);
+                let stage = StageId((cell % self.n_stages) as u32);
+                delta.cells.insert((series, stage), *tally);
+            }
+        }
+        self.window = next_window;
+        match self.waiting.take() {
+            None => delta,
+            Some(mut earlier) => {
+                earlier.absorb(delta);
+                earlier
+            }
+        }
+    }
+
+    /// There was no room for this delta: the next one takes it along.
+    pub(crate) fn keep(&mut self, delta: Delta) {
+        self.waiting = Some(delta);
+    }
+
+    fn progress(&self, through_us: u64, due: &[u64]) -> Vec<Progress> {
+        let by_series = self.classed.chunks(self.n_stages).zip(due.chunks(self.n_stages));
+        let progress = |(series, (classed, due)): (usize, (&[u64], &[u64]))| {
+            let open = classed.iter().zip(due).enumerate().filter_map(|(stage, (classed, due))| {
+                let open = due.saturating_sub(*classed);
+                (open > 0).then_some((StageId(stage as u32), open))
+            });
+            Progress {
+                series: SeriesId(series as u32),
+                through_us,
+                open: open.collect::<BTreeMap<_, _>>(),
+            }
+        };
+        by_series.enumerate().map(progress).collect()
+    }
+
+    /// Zeroes of the shape that [`Recorder::swap`] takes.
+    pub(crate) fn no_slots(&self) -> Vec<u64> {
+        vec![0; self.classed.len()]
+    }
+}

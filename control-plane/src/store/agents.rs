@@ -1,0 +1,50 @@
+//! Agents as they last introduced themselves. Whether one is connected now is the fleet's to say.
+
+use sqlx::FromRow;
+
+use super::error::unavailable;
+use super::{Store, StoreError, on_db};
+
+/// One agent; `agent_id` is the name its owner gave it.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct AgentRow {
+    pub agent_id: String,
+    /// How often the agent's process was started on its data directory.
+    pub incarnation: i64,
+    pub build: String,
+    pub labels_json: String,
+    pub capacity_json: String,
+    pub first_seen_us: i64,
+    pub last_seen_us: i64,
+}
+
+impl Store {
+    /// Writes all but `first_seen_us`, which stays what it was at the first call.
+    pub async fn upsert_agent(&self, agent: &AgentRow) -> Result<(), StoreError> {
+        const UPSERT: &str = "INSERT INTO agents (agent_id, incarnation, build, labels_json, \
+             capacity_json, first_seen_us, last_seen_us) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+             ON CONFLICT (agent_id) DO UPDATE SET incarnation = excluded.incarnation, \
+             build = excluded.build, labels_json = excluded.labels_json, \
+             capacity_json = excluded.capacity_json, last_seen_us = excluded.last_seen_us";
+        on_db!(self, write, |p| sqlx::query(UPSERT)
+            .bind(&agent.agent_id)
+            .bind(agent.incarnation)
+            .bind(&agent.build)
+            .bind(&agent.labels_json)
+            .bind(&agent.capacity_json)
+            .bind(agent.first_seen_us)
+            .bind(agent.last_seen_us)
+            .execute(p)
+            .await
+            .map(drop))
+        .map_err(unavailable("keep an agent"))
+    }
+
+    /// All agents ever seen, by id.
+    pub async fn agents(&self) -> Result<Vec<AgentRow>, StoreError> {
+        const AGENTS: &str = "SELECT agent_id, incarnation, build, labels_json, capacity_json, \
+             first_seen_us, last_seen_us FROM agents ORDER BY agent_id";
+        on_db!(self, read, |p| sqlx::query_as(AGENTS).fetch_all(p).await)
+            .map_err(unavailable("list the agents"))
+    }
+}
