@@ -1,0 +1,132 @@
+//! A cluster of one in this process: control plane, agents, and for `builtin` targets the demo
+//! broker as a child.
+//!
+//! The same code as in a deployment, over a real socket on loopback with a random token: there is
+//! no second way to run a scenario. Everything stops when [`Here`] is closed.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shoal_domain::ids::AgentId;
+use shoal_service_kit::{Lifecycle, random};
+
+use crate::error::{Error, chain};
+
+/// What a caller wants of its own cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) listen: SocketAddr,
+    pub(crate) token: Option<String>,
+    pub(crate) agents: u32,
+    pub(crate) allow_target: Vec<String>,
+    pub(crate) secrets_dir: Option<PathBuf>,
+}
+
+impl Wish {
+    /// For one command: any free port, a token nobody else knows.
+    pub(crate) fn private(agents: u32) -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            token: Some(random::token()),
+            agents,
+            allow_target: vec![],
+            secrets_dir: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Here {
+    lifecycle: Lifecycle,
+    pub(crate) server: String,
+    pub(crate) token: Option<String>,
+    /// The agents' directories, of this process only.
+    agents_dir: PathBuf,
+}
+
+pub(crate) fn store_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("shoal.sqlite")
+}
+
+impl Here {
+    pub(crate) async fn start(data_dir: &Path, wish: Wish) -> Result<Self, Error> {
+        std::fs::create_dir_all(data_dir)
+            .map_err(|error| Error::DataDir { path: data_dir.into(), why: error.to_string() })?;
+        let lifecycle = Lifecycle::new();
+        let pid = std::process::id();
+        let agents_dir = data_dir.join("here").join(pid.to_string());
+        let addr = start_control_plane(data_dir, &wish, &lifecycle).await?;
+        let here = Self {
+            lifecycle,
+            server: format!("http://{addr}"),
+            token: wish.token.clone(),
+            agents_dir,
+        };
+        for number in 1..=wish.agents {
+            if let Err(error) = here.start_agent(number, &wish).await {
+                here.close().await;
+                return Err(error);
+            }
+        }
+        Ok(here)
+    }
+
+    /// Several processes may share one store, so agents are named by process.
+    async fn start_agent(&self, number: u32, wish: &Wish) -> Result<(), Error> {
+        let name = format!("here-{}-{number}", std::process::id());
+        let id: AgentId = name.parse().expect("letters, digits and dashes make an agent id");
+        let config = shoal_agent::app::Config {
+            server: self.server.clone(),
+            token: self.token.clone(),
+            data_dir: self.agents_dir.join(number.to_string()),
+            id,
+            labels: [].into(),
+            capacity: None,
+            allow_target: wish.allow_target.clone(),
+            secrets_dir: wish.secrets_dir.clone(),
+            health_listen: None,
+        };
+        start_agent(config, &self.lifecycle).await
+    }
+
+    /// Ends when a part of the cluster failed and took the rest with it.
+    pub(crate) async fn failed(&self) {
+        self.lifecycle.soft().cancelled().await;
+    }
+
+    pub(crate) async fn close(self) {
+        self.lifecycle.stop_softly();
+        self.lifecycle.wait(Duration::from_secs(5)).await;
+        // Nothing in there outlives the process; a leftover is only a few bytes.
+        let _ = std::fs::remove_dir_all(&self.agents_dir);
+    }
+}
+
+async fn start_control_plane(
+    data_dir: &Path,
+    wish: &Wish,
+    lifecycle: &Lifecycle,
+) -> Result<SocketAddr, Error> {
+    let config = shoal_control_plane::app::Config {
+        listen: wish.listen,
+        database: format!("sqlite:{}", store_path(data_dir).display()),
+        token: wish.token.clone(),
+        local: true,
+    };
+    let _ = (config, lifecycle, chain as fn(&dyn std::error::Error) -> String);
+    Err(Error::Here {
+        what: "the control plane",
+        why: "it is not built into this binary yet".into(),
+        code: None,
+    })
+}
+
+async fn start_agent(config: shoal_agent::app::Config, lifecycle: &Lifecycle) -> Result<(), Error> {
+    let _ = (config, lifecycle);
+    Err(Error::Here {
+        what: "an agent",
+        why: "it is not built into this binary yet".into(),
+        code: None,
+    })
+}
