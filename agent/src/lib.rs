@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The agent: session, runner, engine (devices), recorder, uplink.
+
+pub mod app;

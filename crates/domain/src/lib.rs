@@ -14,3 +14,5 @@ pub mod run;
 pub mod schedule;
 pub mod shard;
 pub mod template;
+pub mod validity;
+pub mod verdict;

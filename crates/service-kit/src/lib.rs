@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The shell that both daemons and the CLI share: clocks, tasks and their stop, back-off, logging,
+//! random tokens, the limits of this machine, and the one gate every load socket passes.
+//!
+//! Nothing here knows what a run or a device is. The invariant: effects that a test must be able to
+//! replace (time, task ownership, permission to load a target) have exactly one door, and it is here.
+
+pub mod backoff;
+pub mod clock;
+pub mod lifecycle;
+pub mod limits;
+pub mod random;
+pub mod target_guard;
+pub mod telemetry;
+
+pub use backoff::Backoff;
+pub use clock::{Clock, SystemClock, TestClock};
+pub use lifecycle::Lifecycle;
+pub use target_guard::{Permit, Refused, Rule, TargetGuard};

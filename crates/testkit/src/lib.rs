@@ -1,1 +1,12 @@
-//! Placeholder.
+//! What tests need and no release contains: real databases and brokers for one test, faults between
+//! two processes, and waiting for a condition instead of a time.
+//!
+//! Everything started here ends with the test process, also when that is killed. Nothing is skipped
+//! silently: a missing program is a failed test whose message says how to get it.
+
+pub mod expect;
+pub mod faults;
+pub mod mosquitto;
+pub mod postgres;
+mod programs;
+mod watchdog;

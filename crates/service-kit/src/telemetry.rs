@@ -1,0 +1,86 @@
+//! Logging of a Shoal process: to stderr, as text for people or JSON for collectors.
+//!
+//! stdout belongs to data, so nothing here ever writes to it. `SHOAL_LOG` takes the usual filter
+//! directives (`info,shoal_agent=debug`); a directive that cannot be read is refused, not ignored.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// The environment variable with the filter directives.
+pub const FILTER_VARIABLE: &str = "SHOAL_LOG";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(Error::Format { found: other.to_owned() }),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("log format '{found}' is not known: use text or json")]
+    Format { found: String },
+    #[error(
+        "cannot read the log filter in SHOAL_LOG='{found}': write it like info,shoal_agent=debug"
+    )]
+    Filter {
+        found: String,
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    #[error("logging was already set up in this process: call telemetry::init once, in main")]
+    Twice,
+}
+
+/// Call once, first thing in `main`. `default_level` holds where `SHOAL_LOG` says nothing.
+pub fn init(format: LogFormat, default_level: tracing::Level) -> Result<(), Error> {
+    let directives = std::env::var(FILTER_VARIABLE).unwrap_or_default();
+    let filter = filter(&directives, default_level)?;
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    }
+    .map_err(|_| Error::Twice)
+}
+
+fn filter(directives: &str, default_level: tracing::Level) -> Result<EnvFilter, Error> {
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::from_level(default_level).into())
+        .parse(directives)
+        .map_err(|source| Error::Filter { found: directives.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_filter_is_refused_with_its_text() {
+        let error = filter("shoal=loud", tracing::Level::INFO).unwrap_err();
+        assert!(error.to_string().contains("SHOAL_LOG='shoal=loud'"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_filter_means_the_default_level() {
+        assert_eq!(filter("", tracing::Level::WARN).unwrap().to_string(), "warn");
+    }
+
+    #[test]
+    fn formats_are_read_by_name() {
+        assert_eq!("json".parse::<LogFormat>().unwrap(), LogFormat::Json);
+        assert!("xml".parse::<LogFormat>().unwrap_err().to_string().contains("'xml'"));
+    }
+}

@@ -1,0 +1,189 @@
+//! A TCP proxy that breaks what it carries: the network between two processes, on demand.
+//!
+//! It runs on a thread of its own, so the processes under test and paused test clocks do not disturb
+//! it. The verbs take effect at once for all connections. Invariant: bytes are delayed, held or lost
+//! with their connection, never changed or reordered.
+
+mod pipe;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The state of the network.
+#[derive(Debug, Clone, Default)]
+struct Weather {
+    black_hole: bool,
+    refuse: bool,
+    delay: Duration,
+    /// Connections of an older number are cut.
+    cuts: u64,
+    /// Connections of an older number have lost their far end.
+    half_open: u64,
+}
+
+#[derive(Debug)]
+pub struct FaultProxy {
+    addr: SocketAddr,
+    weather: watch::Sender<Weather>,
+    accepted: Arc<AtomicU64>,
+    open: Arc<AtomicU64>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FaultProxy {
+    /// Carries to `target` what arrives at [`FaultProxy::addr`].
+    pub fn start(target: SocketAddr) -> std::io::Result<Self> {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let weather = watch::Sender::new(Weather::default());
+        let stop = CancellationToken::new();
+        let proxy = Proxy {
+            target,
+            weather: weather.clone(),
+            accepted: Arc::default(),
+            open: Arc::default(),
+            stop: stop.clone(),
+        };
+        let (accepted, open) = (Arc::clone(&proxy.accepted), Arc::clone(&proxy.open));
+        let thread = std::thread::Builder::new()
+            .name("fault-proxy".to_owned())
+            .spawn(move || runtime.block_on(proxy.run(listener)))?;
+        Ok(Self { addr, weather, accepted, open, stop, thread: Some(thread) })
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Closes every connection, on both sides. New ones are carried.
+    pub fn cut(&self) {
+        self.weather.send_modify(|weather| weather.cuts += 1);
+    }
+
+    /// While true, new connections are closed as soon as they come.
+    pub fn refuse(&self, refuse: bool) {
+        self.weather.send_modify(|weather| weather.refuse = refuse);
+    }
+
+    /// While true, connections stay open and no byte passes in either direction.
+    pub fn black_hole(&self, on: bool) {
+        self.weather.send_modify(|weather| weather.black_hole = on);
+    }
+
+    /// The target sees every connection closed; the clients are not told and may go on writing.
+    pub fn half_open(&self) {
+        self.weather.send_modify(|weather| weather.half_open += 1);
+    }
+
+    /// Every byte arrives this much later, in each direction.
+    pub fn delay(&self, delay: Duration) {
+        self.weather.send_modify(|weather| weather.delay = delay);
+    }
+
+    /// Connections are carried without fault again. What was cut stays cut.
+    pub fn heal(&self) {
+        self.weather.send_modify(|weather| {
+            weather.black_hole = false;
+            weather.refuse = false;
+            weather.delay = Duration::ZERO;
+        });
+    }
+
+    /// Connections taken since the start.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Proxy {
+    target: SocketAddr,
+    weather: watch::Sender<Weather>,
+    accepted: Arc<AtomicU64>,
+    open: Arc<AtomicU64>,
+    stop: CancellationToken,
+}
+
+impl Proxy {
+    async fn run(self, listener: std::net::TcpListener) {
+        let listener = TcpListener::from_std(listener).expect("the listener is non-blocking");
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => {
+                    let Ok((client, _)) = accepted else { continue };
+                    if self.weather.borrow().refuse { continue }
+                    self.accepted.fetch_add(1, Ordering::SeqCst);
+                    self.open.fetch_add(1, Ordering::SeqCst);
+                    let open = Arc::clone(&self.open);
+                    let (target, weather) = (self.target, self.weather.subscribe());
+                    connections.spawn(async move {
+                        carry(client, target, weather).await;
+                        open.fetch_sub(1, Ordering::SeqCst);
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// One connection, until either side closes or the weather cuts it.
+async fn carry(mut near: TcpStream, target: SocketAddr, mut weather: watch::Receiver<Weather>) {
+    let born = weather.borrow().clone();
+    let mut half_open_weather = weather.clone();
+    let Ok(mut far) = TcpStream::connect(target).await else { return };
+    // Small packets must not wait for each other here; a failure only costs time.
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let half_open = {
+        let (near_read, near_write) = near.split();
+        let (far_read, far_write) = far.split();
+        let up = pipe::carry(near_read, far_write, weather.clone());
+        let down = pipe::carry(far_read, near_write, weather.clone());
+        tokio::select! {
+            _ = async { tokio::try_join!(up, down) } => false,
+            () = broken(&mut weather, |now| now.cuts != born.cuts) => false,
+            () = broken(&mut half_open_weather, |now| now.half_open != born.half_open) => true,
+        }
+    };
+    drop(far);
+    if half_open {
+        // The client is kept, and not read: to it the other side has simply fallen silent.
+        broken(&mut weather, |now| now.cuts != born.cuts).await;
+    }
+}
+
+/// Returns when `so` becomes true, or with the proxy.
+async fn broken(weather: &mut watch::Receiver<Weather>, so: impl FnMut(&Weather) -> bool) {
+    // An error is the end of the proxy, which ends its connections too.
+    let _ = weather.wait_for(so).await;
+}
+
+#[cfg(test)]
+mod tests;

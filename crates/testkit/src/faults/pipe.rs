@@ -1,0 +1,60 @@
+//! One direction of one connection.
+//!
+//! Bytes wait in a queue until they are due, so a delay costs time and not throughput; the queue is
+//! bounded, and a full one stops the reading, as a real network would.
+
+use std::collections::VecDeque;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::Weather;
+
+/// Bytes under way in one direction. Full: reading waits.
+const UNDER_WAY: usize = 4 * 1024 * 1024;
+
+/// The connection is of no use any more.
+pub(super) struct Broken;
+
+/// Ends well when the reading side was closed and all that came before was passed on.
+pub(super) async fn carry(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut weather: watch::Receiver<Weather>,
+) -> Result<(), Broken> {
+    let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+    let mut bytes_waiting = 0;
+    let mut ended = false;
+    let mut buffer = vec![0; 16 * 1024];
+    while !ended || !waiting.is_empty() {
+        let (black_hole, delay) = {
+            let now = weather.borrow_and_update();
+            (now.black_hole, now.delay)
+        };
+        let due = waiting.front().map(|(due, _)| *due);
+        tokio::select! {
+            // The weather first: a byte written after a verb must feel it.
+            biased;
+            changed = weather.changed() => changed.map_err(|_| Broken)?,
+            read = from.read(&mut buffer), if !black_hole && !ended && bytes_waiting < UNDER_WAY => {
+                match read {
+                    Ok(0) => ended = true,
+                    Ok(read) => {
+                        bytes_waiting += read;
+                        waiting.push_back((Instant::now() + delay, buffer[..read].to_vec()));
+                    }
+                    Err(_) => return Err(Broken),
+                }
+            }
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if !black_hole && due.is_some() => {
+                if let Some((_, bytes)) = waiting.pop_front() {
+                    bytes_waiting -= bytes.len();
+                    to.write_all(&bytes).await.map_err(|_| Broken)?;
+                }
+            }
+        }
+    }
+    to.shutdown().await.map_err(|_| Broken)
+}

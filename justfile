@@ -1,0 +1,29 @@
+# Short names for what people do here every day. `just` lists them.
+
+_default:
+    @just --list
+
+# The fast half of the gate: formatting, lints.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# All tests, or those that match: `just test lease`.
+test *filter:
+    bash .ci/test {{ filter }}
+
+# Measure the device engine.
+bench *args:
+    cargo bench --workspace {{ args }}
+
+# The documentation of the code, private items included.
+doc:
+    cargo doc --workspace --no-deps --document-private-items --open
+
+# Everything that CI runs.
+ci:
+    bash .ci/run
+
+# A control plane with two agents on this machine, until Ctrl-C.
+dev:
+    cargo run --bin shoal -- serve --agents 2

@@ -1,0 +1,9 @@
+//! Generates the wire types with protox: no protoc has to be installed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["shoal/v1/agent.proto", "shoal/v1/metrics.proto", "shoal/v1/control.proto"];
+    let descriptors = protox::compile(files, ["proto"])?;
+    println!("cargo:rerun-if-changed=proto");
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! Shards on the wire.
+
+use shoal_domain::plan::Plan;
+use shoal_domain::shard::{Block, Shard};
+
+use crate::{BadField, v1};
+
+pub fn blocks_to_wire(shard: &Shard) -> Vec<v1::Block> {
+    let block = |block: &Block| v1::Block {
+        group: block.group as u32,
+        first: block.devices.start,
+        end: block.devices.end,
+    };
+    shard.blocks.iter().map(block).collect()
+}
+
+/// Refuses blocks that are empty, overlap or reach outside the plan.
+pub fn shard_from_wire(plan: &Plan, blocks: &[v1::Block]) -> Result<Shard, BadField> {
+    let mut shard = Shard::default();
+    for block in blocks {
+        let Some(group) = plan.groups.get(block.group as usize) else {
+            return Err(BadField::new("blocks.group", format!("no group {}", block.group)));
+        };
+        if block.first >= block.end || block.end > group.devices {
+            let why = format!("{}..{} of {} devices", block.first, block.end, group.devices);
+            return Err(BadField::new("blocks.first", why));
+        }
+        shard.blocks.push(Block { group: block.group as usize, devices: block.first..block.end });
+    }
+    let mut sorted: Vec<&Block> = shard.blocks.iter().collect();
+    sorted.sort_by_key(|block| (block.group, block.devices.start));
+    let overlap = sorted
+        .windows(2)
+        .any(|pair| pair[0].group == pair[1].group && pair[0].devices.end > pair[1].devices.start);
+    if overlap {
+        return Err(BadField::new("blocks", "two blocks overlap"));
+    }
+    Ok(shard)
+}

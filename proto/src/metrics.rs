@@ -1,0 +1,245 @@
+//! Deltas on the wire and in the store. What comes in is checked against the plan's size, the
+//! histogram layout and itself before it can be added to anything.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use shoal_domain::delta::{
+    Cells, Delta, DeviceGauge, Failure, Health, MAX_FAILURE_DEVICES, MAX_FAILURES, Progress,
+    Samples, Tally,
+};
+use shoal_domain::ids::{SeriesId, StageId};
+use shoal_domain::outcome::ErrorClass;
+
+use crate::{BadField, v1};
+
+/// Longest failure text that is kept, in bytes.
+const MAX_TEXT: usize = 300;
+
+pub fn encode(delta: &Delta) -> Vec<u8> {
+    to_wire(delta).encode_to_vec()
+}
+
+pub fn decode(bytes: &[u8]) -> Result<Delta, BadField> {
+    let wire = v1::Delta::decode(bytes).map_err(|error| BadField::new("delta", error))?;
+    from_wire(wire)
+}
+
+fn to_wire(delta: &Delta) -> v1::Delta {
+    v1::Delta {
+        first_window: delta.first_window,
+        last_window: delta.last_window,
+        cells: delta
+            .cells
+            .iter()
+            .map(|((series, stage), tally)| cell(*series, *stage, tally))
+            .collect(),
+        progress: delta.progress.iter().map(progress).collect(),
+        devices: delta.devices.iter().map(gauge).collect(),
+        health: Some(v1::Health {
+            stall_max_us: delta.health.stall_max_us,
+            stalled_us: delta.health.stalled_us,
+            descriptor_errors: delta.health.descriptor_errors,
+            port_errors: delta.health.port_errors,
+        }),
+        failures: delta.failures.iter().map(failure).collect(),
+    }
+}
+
+fn cell(series: SeriesId, stage: StageId, tally: &Tally) -> v1::Cell {
+    v1::Cell {
+        series: series.0,
+        stage: stage.0,
+        sent: tally.sent,
+        held: tally.held,
+        missed: tally.missed,
+        not_connected: tally.not_connected,
+        away: tally.away,
+        unsent: tally.unsent,
+        acked: tally.acked,
+        censored: tally.censored,
+        errors: tally.errors.iter().map(|(class, n)| (class.word().to_owned(), *n)).collect(),
+        response_time: samples(&tally.response_time),
+        service_time: samples(&tally.service_time),
+        send_lag: samples(&tally.send_lag),
+    }
+}
+
+fn samples(samples: &Samples) -> Option<v1::Samples> {
+    (samples.count() > 0).then(|| v1::Samples {
+        histogram: samples.encoded(),
+        count: samples.count(),
+        sum_us: samples.sum_us(),
+        min_us: samples.min_us().unwrap_or(0),
+        max_us: samples.max_us().unwrap_or(0),
+    })
+}
+
+fn progress(progress: &Progress) -> v1::Progress {
+    v1::Progress {
+        series: progress.series.0,
+        through_us: progress.through_us,
+        open: progress.open.iter().map(|(stage, n)| (stage.0, *n)).collect(),
+    }
+}
+
+fn gauge(gauge: &DeviceGauge) -> v1::DeviceGauge {
+    v1::DeviceGauge {
+        group: gauge.group,
+        started: gauge.started,
+        connected: gauge.connected,
+        failed: gauge.failed,
+    }
+}
+
+fn failure(failure: &Failure) -> v1::Failure {
+    v1::Failure {
+        series: failure.series.0,
+        class: failure.class.word().to_owned(),
+        text: failure.text.clone(),
+        count: failure.count,
+        first_us: failure.first_us,
+        last_us: failure.last_us,
+        devices: failure.devices.clone(),
+    }
+}
+
+fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
+    if wire.first_window > wire.last_window {
+        return Err(BadField::new("first_window", "it is after last_window"));
+    }
+    let mut cells = Cells::new();
+    for cell in wire.cells {
+        let key = (SeriesId(cell.series), StageId(cell.stage));
+        if cells.insert(key, tally_from(cell)?).is_some() {
+            return Err(BadField::new("cells", "one series and stage stands there twice"));
+        }
+    }
+    if wire.failures.len() > MAX_FAILURES + ErrorClass::ALL.len() * 64 {
+        return Err(BadField::new("failures", "more than an agent may keep"));
+    }
+    let health = wire.health.unwrap_or_default();
+    Ok(Delta {
+        first_window: wire.first_window,
+        last_window: wire.last_window,
+        cells,
+        progress: wire.progress.into_iter().map(progress_from).collect(),
+        devices: wire.devices.into_iter().map(gauge_from).collect(),
+        health: Health {
+            stall_max_us: health.stall_max_us,
+            stalled_us: health.stalled_us,
+            descriptor_errors: health.descriptor_errors,
+            port_errors: health.port_errors,
+        },
+        failures: wire.failures.into_iter().map(failure_from).collect::<Result<_, _>>()?,
+    })
+}
+
+fn tally_from(cell: v1::Cell) -> Result<Tally, BadField> {
+    let mut errors = BTreeMap::new();
+    for (word, n) in cell.errors {
+        errors.insert(class_from(&word)?, n);
+    }
+    Ok(Tally {
+        sent: cell.sent,
+        held: cell.held,
+        missed: cell.missed,
+        not_connected: cell.not_connected,
+        away: cell.away,
+        unsent: cell.unsent,
+        acked: cell.acked,
+        censored: cell.censored,
+        errors,
+        response_time: samples_from("response_time", cell.response_time)?,
+        service_time: samples_from("service_time", cell.service_time)?,
+        send_lag: samples_from("send_lag", cell.send_lag)?,
+    })
+}
+
+fn samples_from(field: &'static str, wire: Option<v1::Samples>) -> Result<Samples, BadField> {
+    let wire = wire.unwrap_or_default();
+    Samples::from_parts(&wire.histogram, wire.count, wire.sum_us, wire.min_us, wire.max_us)
+        .map_err(|error| BadField::new(field, error))
+}
+
+fn class_from(word: &str) -> Result<ErrorClass, BadField> {
+    ErrorClass::from_word(word)
+        .ok_or_else(|| BadField::new("class", format!("`{word}` is no error class")))
+}
+
+fn progress_from(wire: v1::Progress) -> Progress {
+    Progress {
+        series: SeriesId(wire.series),
+        through_us: wire.through_us,
+        open: wire.open.into_iter().map(|(stage, n)| (StageId(stage), n)).collect(),
+    }
+}
+
+fn gauge_from(wire: v1::DeviceGauge) -> DeviceGauge {
+    DeviceGauge {
+        group: wire.group,
+        started: wire.started,
+        connected: wire.connected,
+        failed: wire.failed,
+    }
+}
+
+fn failure_from(wire: v1::Failure) -> Result<Failure, BadField> {
+    let mut text = wire.text;
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    Ok(Failure {
+        series: SeriesId(wire.series),
+        class: class_from(&wire.class)?,
+        text,
+        count: wire.count,
+        first_us: wire.first_us,
+        last_us: wire.last_us,
+        devices: wire.devices.into_iter().take(MAX_FAILURE_DEVICES).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_delta() -> impl Strategy<Value = Delta> {
+        let tally = (proptest::collection::vec(0u64..10_000_000, 0..20), 0u64..100, 0u64..100);
+        proptest::collection::btree_map((0u32..5, 0u32..4), tally, 0..6).prop_map(|cells| {
+            let mut delta = Delta { first_window: 3, last_window: 7, ..Delta::default() };
+            for ((series, stage), (values, missed, acked)) in cells {
+                let mut tally = Tally { missed, acked, ..Tally::default() };
+                for value in values {
+                    tally.sent += 1;
+                    tally.response_time.record(value);
+                    tally.error(ErrorClass::ALL[value as usize % ErrorClass::ALL.len()]);
+                }
+                delta.cells.insert((SeriesId(series), StageId(stage)), tally);
+                let open = BTreeMap::from([(StageId(stage), missed)]);
+                delta.progress.push(Progress { series: SeriesId(series), through_us: acked, open });
+            }
+            delta.devices.push(DeviceGauge { group: 0, started: 9, connected: 8, failed: 1 });
+            delta
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_delta_survives_the_wire(delta in any_delta()) {
+            prop_assert_eq!(decode(&encode(&delta)), Ok(delta));
+        }
+
+        #[test]
+        fn garbage_is_refused_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn a_flipped_byte_never_panics(delta in any_delta(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = encode(&delta);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = decode(&bytes);
+        }
+    }
+}
