@@ -16,7 +16,7 @@ type Grant = (String, i64);
 
 /// Folds what was received before `received_before_us` (all: `None`). The regions are by
 /// assignment id.
-pub async fn compact(
+pub(super) async fn compact(
     store: &Store,
     run_id: RunId,
     owner_epoch: i64,

@@ -9,13 +9,13 @@ use crate::fleet::Member;
 
 /// Why a run cannot be placed (yet).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unplaceable {
-    pub code: &'static str,
-    pub why: String,
+pub(super) struct Unplaceable {
+    pub(super) code: &'static str,
+    pub(super) why: String,
 }
 
 /// Deals the plan to all connected agents, weighted by capacity, within what they have free.
-pub fn place(
+pub(super) fn place(
     plan: &Plan,
     members: &[Member],
     wanted: u32,
