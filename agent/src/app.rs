@@ -1,10 +1,36 @@
-//! Wires session, runner and uplink.
+//! Wires session, assignments, uplink and healthz, and lets them end in order.
+//!
+//! The order of a soft stop: assignments close their gates and let their runners deliver, the uplink
+//! drains, the session says goodbye, the lock on the data directory is released. Each step waits for
+//! the one before, because the one before still needs it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use shoal_domain::ids::AgentId;
+use shoal_proto::v1;
+use shoal_service_kit::{Clock, Lifecycle, Rule, SystemClock, TargetGuard, limits};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::assignments::Assignments;
+use crate::assignments::load::EngineLoader;
+use crate::beat::Beats;
+use crate::connection::{BadServer, Dialer};
+use crate::healthz::Healthz;
+use crate::identity::{Identity, IdentityError};
+use crate::leases::Leases;
+use crate::session::{Desired, Session, thread};
+use crate::uplink;
+
+pub use crate::session::SessionState;
+
+/// Descriptors that are not for devices: runtimes, connections, logs.
+const SPARE_DESCRIPTORS: u64 = 64;
+/// What a device may cost, with its share of everything else.
+const BYTES_PER_DEVICE: u64 = 32 * 1024;
 
 /// Everything an agent is told at start.
 #[derive(Debug, Clone)]
@@ -23,4 +49,178 @@ pub struct Config {
     pub secrets_dir: Option<PathBuf>,
     /// Where `/healthz` is served.
     pub health_listen: Option<SocketAddr>,
+}
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Server(#[from] BadServer),
+    #[error("{why}")]
+    AllowTarget { why: String },
+    #[error("secrets directory {} is no directory: give the right one in --secrets-dir", dir.display())]
+    SecretsDir { dir: PathBuf },
+    #[error("/healthz cannot be served on {listen}: {source}; give another --health-listen")]
+    Health { listen: SocketAddr, source: std::io::Error },
+    #[error("the session's thread cannot be started: {source}")]
+    Thread { source: std::io::Error },
+}
+
+impl StartError {
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Server(_) | Self::AllowTarget { .. } | Self::SecretsDir { .. } => "SH0405",
+            Self::Health { .. } => "SH0406",
+            Self::Identity(IdentityError::Locked { .. }) => "SH0407",
+            Self::Identity(IdentityError::Unusable { .. }) => "SH0408",
+            Self::Thread { .. } => "SH0409",
+        }
+    }
+}
+
+/// Returns when everything runs; the soft stop of `lifecycle` ends it in order.
+pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<(), StartError> {
+    start_watched(config, lifecycle).await.map(drop)
+}
+
+/// Like [`start`], for who wants to know how the session stands.
+pub async fn start_watched(
+    config: Config,
+    lifecycle: &Lifecycle,
+) -> Result<watch::Receiver<SessionState>, StartError> {
+    let dialer = Dialer::new(&config.server, config.token.as_deref())?;
+    let guard = guard(&config.allow_target)?;
+    if let Some(dir) = config.secrets_dir.as_ref().filter(|dir| !dir.is_dir()) {
+        return Err(StartError::SecretsDir { dir: dir.clone() });
+    }
+    let identity = Identity::take(&config.data_dir)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let hello = hello(&config, &identity);
+
+    let since_boot_us = clock.boot_us();
+    let not_yet = SessionState::Detached { since_boot_us, why: "not connected yet".to_owned() };
+    let (state, watched) = watch::channel(not_yet);
+    if let Some(listen) = config.health_listen {
+        let bound = Healthz::bind(listen).await;
+        let listener = bound.map_err(|source| StartError::Health { listen, source })?;
+        if let Ok(addr) = listener.local_addr() {
+            tracing::info!(%addr, "healthz");
+        }
+        let (session, clock) = (watched.clone(), Arc::clone(&clock));
+        let healthz = Healthz { listener, session, clock, lifecycle: lifecycle.clone() };
+        lifecycle.spawn("healthz", healthz.run());
+    }
+
+    let (leases, drained) = (Leases::default(), CancellationToken::new());
+    let (desired, desired_seen) = watch::channel(Desired::default());
+    let (offset, offset_seen) = watch::channel(None);
+    let (observed, observed_seen) = watch::channel(Vec::new());
+    let session = Session {
+        dialer: dialer.clone(),
+        hello,
+        leases: leases.clone(),
+        desired,
+        observed: observed_seen,
+        offset,
+        state,
+        clock: Arc::clone(&clock),
+        drained: drained.clone(),
+        beats: Beats::default(),
+    };
+    let ended =
+        thread::start(session, lifecycle.hard()).map_err(|source| StartError::Thread { source })?;
+
+    let (uplink, actor) = uplink::new(dialer);
+    let is_drained = drained.clone();
+    lifecycle.spawn("uplink", async move {
+        actor.run().await;
+        drained.cancel();
+    });
+    let cores = engine_cores();
+    let secrets_dir = config.secrets_dir;
+    let assignments = Assignments {
+        loader: Arc::new(EngineLoader { guard, secrets_dir, cores }),
+        leases,
+        uplink,
+        clock,
+        lifecycle: lifecycle.clone(),
+        desired: desired_seen,
+        offset: offset_seen,
+        observed,
+    };
+    lifecycle.spawn("assignments", assignments.run());
+    let this = lifecycle.clone();
+    lifecycle.spawn("session", async move {
+        // An error means the same: the thread is gone.
+        let _ = ended.await;
+        if !is_drained.is_cancelled() {
+            tracing::error!("the session's thread ended by itself, stopping");
+            this.stop_softly();
+        }
+        drop(identity);
+    });
+    Ok(watched)
+}
+
+fn guard(allow_target: &[String]) -> Result<TargetGuard, StartError> {
+    if allow_target.is_empty() {
+        return Ok(TargetGuard::any());
+    }
+    let parse = |text: &String| {
+        text.parse::<Rule>().map_err(|error| StartError::AllowTarget { why: error.to_string() })
+    };
+    Ok(TargetGuard::allowing(allow_target.iter().map(parse).collect::<Result<_, _>>()?))
+}
+
+fn hello(config: &Config, identity: &Identity) -> v1::Hello {
+    v1::Hello {
+        protocol: shoal_proto::PROTOCOL,
+        agent_id: config.id.to_string(),
+        incarnation: identity.incarnation.clone(),
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: config.labels.clone().into_iter().collect(),
+        capacity: Some(capacity(config.capacity)),
+        inventory: Vec::new(),
+        predecessor: identity.predecessor.clone(),
+    }
+}
+
+fn capacity(weight: Option<f64>) -> v1::Capacity {
+    let limit = limits::raise_descriptor_limit();
+    let cores = limits::cpu_quota_cores();
+    // 0: not readable, and so no bound.
+    let memory_bytes = match limits::memory_limit_bytes() {
+        0 => u64::MAX,
+        bytes => bytes,
+    };
+    let max_devices =
+        limit.now.saturating_sub(SPARE_DESCRIPTORS).min(memory_bytes / BYTES_PER_DEVICE);
+    tracing::info!(
+        descriptors = limit.now,
+        raised_from = limit.before,
+        cores,
+        memory_bytes,
+        max_devices,
+        "what this agent can carry"
+    );
+    v1::Capacity {
+        cores,
+        descriptors: limit.now,
+        ports: u64::from(limits::ephemeral_ports()),
+        memory_bytes,
+        weight: weight.unwrap_or(cores),
+        max_devices,
+    }
+}
+
+/// One thread per core that the cgroup grants; a part of a core counts as one.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of cores is small and positive; casts saturate"
+)]
+fn engine_cores() -> usize {
+    (limits::cpu_quota_cores().ceil() as usize).max(1)
 }

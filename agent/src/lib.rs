@@ -1,6 +1,20 @@
-//! The agent: session, runner, engine (devices), recorder, uplink.
+//! The agent: it receives shards of simulated devices, drives them and reports what happened.
+//!
+//! `session` talks with the control plane, `assignments` holds what it wants, `engine` drives the
+//! devices, `runner` merges what its cores report, `uplink` delivers it exactly once. Data moves
+//! engine → runner → uplink, control moves back as desired state.
 
 pub mod app;
+mod assignments;
+mod beat;
+pub mod config;
+mod connection;
 pub mod engine;
+mod healthz;
+mod identity;
+mod leases;
 mod mqtt;
 mod recorder;
+mod runner;
+mod session;
+mod uplink;

@@ -1,2 +1,61 @@
-//! Placeholder.
-fn main() {}
+//! The agent as a daemon: settings, logging, signals, exit code.
+//!
+//! SIGTERM ends load early and in order, then the process exits 0; a second one drops everything.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use shoal_agent::app::StartError;
+use shoal_agent::config::{self, Flags};
+use shoal_service_kit::lifecycle::Stopped;
+use shoal_service_kit::{Lifecycle, telemetry};
+
+/// For open acks, the closing handshakes and the last deltas; below the 90 s that systemd grants.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match run(&flags) {
+        Ok(code) => code,
+        Err(error) => {
+            // Logging may not be set up yet, so this goes straight to stderr.
+            use std::io::Write;
+            let code = error.downcast_ref::<StartError>().map(StartError::code);
+            let code = code.map_or_else(String::new, |code| format!("[{code}]"));
+            let _ = writeln!(std::io::stderr(), "error{code}: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let env = |name: &str| std::env::var(name).ok();
+    let path = flags.config.clone().or_else(|| env("SHOAL_CONFIG").map(Into::into));
+    let file = match &path {
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .with_context(|| format!("config file {} cannot be read", path.display()))?,
+        ),
+        None => None,
+    };
+    let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let (config, format) =
+        config::resolve(flags, &env, file.as_deref(), &hostname.unwrap_or_default())?;
+    telemetry::init(format, tracing::Level::INFO)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    runtime.block_on(async {
+        let lifecycle = Lifecycle::new();
+        lifecycle.listen_for_signals().context("signals cannot be listened for")?;
+        shoal_agent::app::start(config, &lifecycle).await?;
+        Ok(match lifecycle.wait(STOP_LIMIT).await {
+            Stopped::Clean => ExitCode::SUCCESS,
+            Stopped::Dropped(_) => ExitCode::FAILURE,
+        })
+    })
+}

@@ -60,6 +60,19 @@ pub enum PrepareError {
     Memory { devices: u64, needed_mib: u64, limit_mib: u64 },
 }
 
+impl PrepareError {
+    /// The code under which a person finds more about it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "SH0301",
+            Self::Refused(_) => "SH0302",
+            Self::Secret { .. } => "SH0303",
+            Self::Descriptors { .. } | Self::Ports { .. } | Self::Memory { .. } => "SH0304",
+            Self::Unresolved { .. } | Self::NoBuiltin { .. } => "SH0305",
+        }
+    }
+}
+
 /// A job whose preconditions hold.
 pub struct Prepared {
     pub(super) job: Job,

@@ -1,0 +1,92 @@
+//! How the agent dials its control plane: one place for time-outs, keep-alive and the token.
+//!
+//! Session and uplink each hold a connection of their own, so that bulk never delays a beat.
+
+use std::time::Duration;
+
+use shoal_proto::v1::agent_service_client::AgentServiceClient;
+use shoal_proto::{CODE_KEY, MAX_MESSAGE};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+pub(crate) type Client = AgentServiceClient<InterceptedService<Channel, Bearer>>;
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// A peer that is gone without a word is noticed after interval plus time-out.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Where the control plane is and how it knows this agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer {
+    endpoint: Endpoint,
+    bearer: Bearer,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadServer {
+    #[error("server `{server}` is no address: {why}; write it like http://control-plane:7443")]
+    Address { server: String, why: String },
+    #[error("the token has characters that cannot be sent: use letters, digits and `-._~+/=`")]
+    Token,
+}
+
+impl Dialer {
+    pub(crate) fn new(server: &str, token: Option<&str>) -> Result<Self, BadServer> {
+        let refuse = |why: String| BadServer::Address { server: server.to_owned(), why };
+        let uri: tonic::codegen::http::Uri =
+            server.parse().map_err(|error| refuse(format!("{error}")))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+            return Err(refuse("a scheme (http or https) and a host are expected".into()));
+        }
+        let endpoint = Endpoint::from(uri)
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let header = token.map(|token| format!("Bearer {token}").parse()).transpose();
+        Ok(Self { endpoint, bearer: Bearer(header.map_err(|_| BadServer::Token)?) })
+    }
+
+    pub(crate) async fn dial(&self) -> Result<Client, tonic::transport::Error> {
+        let channel = self.endpoint.connect().await?;
+        let client = AgentServiceClient::with_interceptor(channel, self.bearer.clone());
+        Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    }
+}
+
+/// Puts the token on every call.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(header) = &self.0 {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Our code of an error that the control plane answered, if it gave one.
+pub(crate) fn code_of(status: &Status) -> Option<String> {
+    let code = status.metadata().get(CODE_KEY)?.to_str().ok()?;
+    Some(code.chars().take(16).collect())
+}
+
+/// An error with its causes on one line: tonic says "transport error" and hides the reason below.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

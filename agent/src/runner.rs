@@ -1,0 +1,64 @@
+//! The runner: follows one started assignment until all its cores have closed.
+//!
+//! Cores report per window over one bounded channel; [`windows::Windows`] merges them, the uplink
+//! takes the result, and at the end the closing delta with the totals. Invariant: exactly one
+//! closing delta per started assignment, also when a core dies without a word.
+
+use tokio::sync::mpsc;
+
+use crate::engine::{Closed, CoreReport};
+use crate::uplink::Uplink;
+use crate::uplink::queue::{Closing, Key};
+
+use self::windows::Windows;
+
+pub(crate) mod windows;
+
+/// Reports of cores that wait to be merged. When full, cores keep merging into their open delta.
+pub(crate) const REPORTS: usize = 64;
+
+/// How an assignment ended on this agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) key: Key,
+    /// Run time: the latest over all cores.
+    pub(crate) closed_at_us: u64,
+    /// Sentences of cores that could not do their work.
+    pub(crate) errors: Vec<String>,
+}
+
+/// Ends when every core has closed, or all of them are gone; `gate_closed_at_us` is asked when no
+/// core said when it closed.
+pub(crate) async fn follow(
+    key: Key,
+    n_cores: usize,
+    mut reports: mpsc::Receiver<CoreReport>,
+    uplink: Uplink,
+    gate_closed_at_us: impl Fn() -> Option<u64>,
+) -> Ended {
+    let mut windows = Windows::new(n_cores);
+    let (mut closed_at_us, mut errors) = (None, Vec::new());
+    while let Some(CoreReport { core, delta, closed }) = reports.recv().await {
+        windows.add(core, delta, closed.is_some());
+        if let Some(Closed { closed_at_us: at_us, error }) = closed {
+            closed_at_us = closed_at_us.max(Some(at_us));
+            errors.extend(error);
+        }
+        while let Some(delta) = windows.take_complete() {
+            uplink.push(&key, delta).await;
+        }
+        if windows.all_closed() {
+            break;
+        }
+    }
+    if !windows.all_closed() {
+        errors.push("a core ended without its last report".to_owned());
+    }
+    let (last, totals) = windows.finish();
+    let closed_at_us = closed_at_us.or_else(gate_closed_at_us).unwrap_or_else(|| {
+        // The end of the last window is the nearest that is still known.
+        (totals.last_window + 1) * shoal_domain::delta::WINDOW_US
+    });
+    uplink.close(&key, last, Closing { closed_at_us, totals }).await;
+    Ended { key, closed_at_us, errors }
+}
