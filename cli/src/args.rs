@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 Examples:
   shoal scenario init && shoal run scenario.yaml     a first run, everything in this process
   shoal run scenarios/telemetry.yaml --set devices=500 --set broker=mqtt://10.0.0.7:1883
-  shoal --server http://10.0.0.5:7400 run scenarios/telemetry.yaml --agents 2
+  shoal --server http://10.0.0.5:7100 run scenarios/telemetry.yaml --agents 2
   shoal show last --output json                      the run's document, for machines
 
 Where it runs: --server, else SHOAL_SERVER, else the config file (./shoal.toml or
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Global {
-    /// Control plane to talk to, like http://10.0.0.5:7400 (or SHOAL_SERVER)
+    /// Control plane to talk to, like http://10.0.0.5:7100 (or SHOAL_SERVER)
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) server: Option<String>,
     /// What the control plane asks for (better: SHOAL_TOKEN, which other users cannot see)
@@ -139,14 +139,14 @@ Example:
     /// A control plane and agents in this process, until Ctrl-C
     #[command(after_help = "\
 Example:
-  shoal serve --agents 2 --listen 127.0.0.1:7400
-  shoal --server http://127.0.0.1:7400 run scenarios/telemetry.yaml")]
+  shoal serve --agents 2 --listen 127.0.0.1:7100
+  shoal --server http://127.0.0.1:7100 run scenarios/telemetry.yaml")]
     Serve {
         /// Agents to start
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
         agents: u32,
         /// Where to listen; beyond loopback a token is required
-        #[arg(long, default_value = "127.0.0.1:7400", value_name = "ADDR")]
+        #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
         listen: SocketAddr,
     },
     /// What an error code means and what to do

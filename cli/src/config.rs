@@ -122,7 +122,7 @@ fn normalize(url: &str) -> Result<String, Error> {
     if !has_port || address.contains(['/', '@', ' ']) {
         return Err(Error::Usage {
             why: format!("`{url}` is no address of a control plane"),
-            help: "write it like http://10.0.0.5:7400".into(),
+            help: "write it like http://10.0.0.5:7100".into(),
         });
     }
     Ok(format!("http://{address}"))
@@ -189,6 +189,6 @@ mod tests {
         {
             assert!(normalize(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(normalize("[::1]:7400/").unwrap(), "http://[::1]:7400");
+        assert_eq!(normalize("[::1]:7100/").unwrap(), "http://[::1]:7100");
     }
 }

@@ -114,12 +114,14 @@ async fn start_control_plane(
         token: wish.token.clone(),
         local: true,
     };
-    let _ = (config, lifecycle, chain as fn(&dyn std::error::Error) -> String);
-    Err(Error::Here {
-        what: "the control plane",
-        why: "it is not built into this binary yet".into(),
-        code: None,
-    })
+    match shoal_control_plane::app::start(config, lifecycle).await {
+        Ok(serving) => Ok(serving.addr),
+        Err(error) => Err(Error::Refused {
+            code: Some(error.code().to_owned()),
+            message: format!("cannot start the control plane in this process: {}", chain(&error)),
+            help: Some(error.help().to_owned()),
+        }),
+    }
 }
 
 async fn start_agent(config: shoal_agent::app::Config, lifecycle: &Lifecycle) -> Result<(), Error> {

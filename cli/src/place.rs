@@ -41,6 +41,8 @@ impl Place {
     }
 
     pub(crate) async fn close(self) {
+        // First hang up: a server that stops waits for its open connections.
+        drop(self.client);
         if let Some(here) = self.here {
             here.close().await;
         }
