@@ -13,6 +13,7 @@ crate::on_both_databases!(
     a_folded_delta_is_still_stored,
     an_unknown_grant_is_told_apart_from_the_end,
     nothing_is_taken_after_the_intake_was_stopped,
+    what_was_stored_by_the_end_is_there_to_be_folded,
     acks_stop_at_a_hole,
     only_what_follows_the_fold_without_a_hole_can_be_folded,
     a_delta_that_came_late_holds_back_its_followers,
@@ -86,6 +87,31 @@ async fn nothing_is_taken_after_the_intake_was_stopped(store: &Store) {
     assert_eq!(ingest(store, &[delta("a", 0), delta("a", 1)]).await, [RunOver, RunOver]);
     assert_eq!(store.run(run).await.unwrap().unwrap().phase, Phase::Pending);
     assert_eq!(store.unfolded(run, None).await.unwrap().len(), 1);
+}
+
+/// Ingests race with the end of the run: whatever was told `Stored` is there afterwards.
+async fn what_was_stored_by_the_end_is_there_to_be_folded(store: &Store) {
+    let run = run_with_two_grants(store).await;
+    let deliver = async |assignment: &str| {
+        let mut n_stored = 0;
+        for seq in 0.. {
+            match ingest(store, &[delta(assignment, seq)]).await[0] {
+                Stored => n_stored += 1,
+                outcome => {
+                    assert_eq!(outcome, RunOver);
+                    break;
+                }
+            }
+        }
+        n_stored
+    };
+    let end = async {
+        while store.unfolded(run, None).await.unwrap().len() < 10 {}
+        store.change_run(&change(run, Phase::Finished), &[]).await.unwrap();
+        store.unfolded(run, None).await.unwrap().len()
+    };
+    let (a, b, n_at_the_end) = tokio::join!(deliver("a"), deliver("b"), end);
+    assert_eq!(a + b, n_at_the_end);
 }
 
 async fn acks_stop_at_a_hole(store: &Store) {

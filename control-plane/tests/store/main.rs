@@ -3,6 +3,8 @@
 //! Each test is written once and runs twice, on a SQLite file and on Postgres. Without Postgres
 //! the second half fails and says how to get it; it is never skipped.
 
+#![expect(clippy::unwrap_used, reason = "specifications call fixtures that are no test functions")]
+
 mod databases;
 mod fixtures;
 

@@ -82,6 +82,20 @@ async fn two_processes_may_open_a_fresh_database_at_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_may_write_one_sqlite_file() {
+    let opened = Opened::sqlite().await;
+    let other = Store::open(&opened.url).await.unwrap();
+    let write = async |store: &Store, parity: u64| {
+        for n in (0..60).filter(|n| n % 2 == parity) {
+            store.insert_run(&new_run(run_id(n), &format!("run-{n}"))).await.unwrap();
+            store.append_events(run_id(n), &[]).await.unwrap();
+        }
+    };
+    tokio::join!(write(&opened.store, 0), write(&other, 1));
+    assert_eq!(other.list_runs(None, 100).await.unwrap().len(), 60);
+}
+
 async fn newer_databases_are_judged_by_what_they_say(opened: Opened) {
     let url = opened.url.as_str();
     execute(url, "INSERT INTO schema_compat (version, oldest_release) VALUES (900, '0.0.1')").await;
