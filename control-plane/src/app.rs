@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_proto::MAX_MESSAGE;
 use shoal_proto::v1::agent_service_server::AgentServiceServer;
 use shoal_proto::v1::control_service_server::ControlServiceServer;
-use shoal_service_kit::Lifecycle;
+use shoal_service_kit::{Lifecycle, random};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
@@ -94,7 +94,9 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
     let addr = listener.local_addr().map_err(|source| StartError::Listen { listen, source })?;
     let store = Store::open(&config.database).await?;
     let fleet = Fleet::new();
-    let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), config.local);
+    // A process of the CLI dies with its agents; a deployed one comes back as itself.
+    let owner = if config.local { random::token() } else { owner_name(addr) };
+    let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), owner, config.local);
     let deltas = ingest::start(store.clone(), runs.clone(), lifecycle);
     runs.resume().await?;
     runs.keep_alive();
@@ -128,4 +130,9 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
     });
     tracing::info!(%addr, "control plane serves");
     Ok(Serving { addr })
+}
+
+fn owner_name(addr: SocketAddr) -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    format!("{}:{}", host.unwrap_or_default(), addr.port())
 }

@@ -66,20 +66,27 @@ pub struct Runs {
     live: LiveRuns,
     active: Arc<Mutex<HashMap<RunId, ActiveRun>>>,
     lifecycle: Lifecycle,
-    /// This process in `runs.owner`.
+    /// This process in `runs.owner`; the same after a restart, so that it takes up its own runs
+    /// at once, before their agents could miss them.
     owner: Arc<str>,
     allows_builtin: bool,
 }
 
 impl Runs {
-    pub fn new(store: Store, fleet: Fleet, lifecycle: Lifecycle, allows_builtin: bool) -> Self {
+    pub fn new(
+        store: Store,
+        fleet: Fleet,
+        lifecycle: Lifecycle,
+        owner: String,
+        allows_builtin: bool,
+    ) -> Self {
         Self {
             store,
             fleet,
             live: LiveRuns::default(),
             active: Arc::default(),
             lifecycle,
-            owner: random::token().into(),
+            owner: owner.into(),
             allows_builtin,
         }
     }

@@ -362,6 +362,8 @@ impl Driver {
 
     /// Folds the rest and makes the document whose verdict is stored with the last phase.
     async fn judge(&mut self, record: &Record) -> Result<query::Judged, Refusal> {
+        // From here on late deltas hear that the run is over; what was acked is folded and judged.
+        self.runs.store.stop_intake(self.row.run_id).await?;
         self.compact(None).await?;
         query::judge_and_keep(&self.runs.store, &self.row, &self.plan, record).await
     }
