@@ -93,7 +93,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
         TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
     let addr = listener.local_addr().map_err(|source| StartError::Listen { listen, source })?;
     let store = Store::open(&config.database).await?;
-    let fleet = Fleet::new();
+    let fleet = Fleet::default();
     // A process of the CLI dies with its agents; a deployed one comes back as itself.
     let owner = if config.local { random::token() } else { owner_name(addr) };
     let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), owner, config.local);
