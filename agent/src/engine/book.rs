@@ -125,3 +125,6 @@ impl SlotBook {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
