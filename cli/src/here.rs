@@ -125,10 +125,9 @@ async fn start_control_plane(
 }
 
 async fn start_agent(config: shoal_agent::app::Config, lifecycle: &Lifecycle) -> Result<(), Error> {
-    let _ = (config, lifecycle);
-    Err(Error::Here {
-        what: "an agent",
-        why: "it is not built into this binary yet".into(),
-        code: None,
+    shoal_agent::app::start(config, lifecycle).await.map_err(|error| Error::Refused {
+        code: Some(error.code().to_owned()),
+        message: format!("cannot start an agent in this process: {}", chain(&error)),
+        help: None,
     })
 }
