@@ -59,7 +59,8 @@ impl Live {
                     progress.phase.clone_into(phase);
                     *said = Some(now);
                     let line = line(progress);
-                    let text = if progress.over { line } else { format!("{} {line}", time(progress)) };
+                    let text =
+                        if progress.over { line } else { format!("{} {line}", time(progress)) };
                     remark(&format!("{text}\n"));
                 }
             }
