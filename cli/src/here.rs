@@ -38,7 +38,9 @@ impl Wish {
 
 #[derive(Debug)]
 pub(crate) struct Here {
-    lifecycle: Lifecycle,
+    control_plane: Lifecycle,
+    /// Of their own, so that they can end first.
+    agents: Lifecycle,
     pub(crate) server: String,
     pub(crate) token: Option<String>,
     /// The agents' directories, of this process only.
@@ -53,12 +55,13 @@ impl Here {
     pub(crate) async fn start(data_dir: &Path, wish: Wish) -> Result<Self, Error> {
         std::fs::create_dir_all(data_dir)
             .map_err(|error| Error::DataDir { path: data_dir.into(), why: error.to_string() })?;
-        let lifecycle = Lifecycle::new();
+        let control_plane = Lifecycle::new();
         let pid = std::process::id();
         let agents_dir = data_dir.join("here").join(pid.to_string());
-        let addr = start_control_plane(data_dir, &wish, &lifecycle).await?;
+        let addr = start_control_plane(data_dir, &wish, &control_plane).await?;
         let here = Self {
-            lifecycle,
+            control_plane,
+            agents: Lifecycle::new(),
             server: format!("http://{addr}"),
             token: wish.token.clone(),
             agents_dir,
@@ -87,17 +90,23 @@ impl Here {
             secrets_dir: wish.secrets_dir.clone(),
             health_listen: None,
         };
-        start_agent(config, &self.lifecycle).await
+        start_agent(config, &self.agents).await
     }
 
     /// Ends when a part of the cluster failed and took the rest with it.
     pub(crate) async fn failed(&self) {
-        self.lifecycle.soft().cancelled().await;
+        tokio::select! {
+            () = self.control_plane.soft().cancelled_owned() => {}
+            () = self.agents.soft().cancelled_owned() => {}
+        }
     }
 
     pub(crate) async fn close(self) {
-        self.lifecycle.stop_softly();
-        self.lifecycle.wait(Duration::from_secs(5)).await;
+        // Agents say goodbye to a control plane that still listens.
+        for part in [&self.agents, &self.control_plane] {
+            part.stop_softly();
+            part.wait(Duration::from_secs(5)).await;
+        }
         // Nothing in there outlives the process; a leftover is only a few bytes.
         let _ = std::fs::remove_dir_all(&self.agents_dir);
     }

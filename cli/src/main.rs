@@ -27,10 +27,11 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    // A cluster in this process must not talk over the progress; a server is its log.
+    // A cluster in this process must not talk over the progress, which says what matters to the
+    // person; a server is its log.
     let level = match args.command {
         Command::Serve { .. } => tracing::Level::INFO,
-        _ => tracing::Level::WARN,
+        _ => tracing::Level::ERROR,
     };
     let outcome = telemetry::init(LogFormat::Text, level)
         .map_err(|error| Error::Usage {

@@ -58,7 +58,10 @@ impl Live {
                 if due || *phase != progress.phase {
                     progress.phase.clone_into(phase);
                     *said = Some(now);
-                    remark(&format!("{} {}\n", time(progress), line(progress)));
+                    let line = line(progress);
+                    let text =
+                        if progress.over { line } else { format!("{} {line}", time(progress)) };
+                    remark(&format!("{text}\n"));
                 }
             }
             Self::Bar(bar) => {
@@ -85,6 +88,13 @@ fn time(progress: &RunProgress) -> String {
 
 fn line(progress: &RunProgress) -> String {
     let mut parts = vec![clean(&progress.phase)];
+    if progress.over {
+        // The numbers follow in the document.
+        if !progress.note.is_empty() {
+            parts.push(clean(&progress.note));
+        }
+        return parts.join(" · ");
+    }
     if !progress.stage.is_empty() {
         parts.push(clean(&progress.stage));
     }

@@ -15,7 +15,9 @@ use super::{Paint, clean};
 
 pub(crate) fn render(report: &RunReport, stages: bool, paint: Paint) -> String {
     let mut text = header(report, paint);
-    if !report.series.is_empty() {
+    // What never started has nothing to tell but why.
+    let started = report.started_at.is_some();
+    if started && !report.series.is_empty() {
         text.push_str(&series(report, stages));
         text.push_str(&slots(report, stages));
     }
@@ -29,7 +31,9 @@ pub(crate) fn render(report: &RunReport, stages: bool, paint: Paint) -> String {
     );
     text.push_str(&thresholds(report, paint));
     text.push_str(&failures(report));
-    text.push_str(&validity(report));
+    if started {
+        text.push_str(&validity(report));
+    }
     text.push_str(&verdict(report, paint));
     text
 }
