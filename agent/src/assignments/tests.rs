@@ -222,6 +222,7 @@ async fn what_is_listed_no_more_is_dropped_and_forgotten_when_closed() {
     bench.desire(&[]);
     shard.close(1).await;
     bench.see_nothing().await;
+    assert_eq!(shard.control.gate_closed_at_us(), None, "the scripted shard has no gates");
 }
 
 #[tokio::test]
