@@ -1,5 +1,7 @@
 //! The whole agent over real sockets: a scripted control plane above, the demo broker below.
 
+#![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
+
 mod control_plane;
 
 use std::time::Duration;
