@@ -125,8 +125,13 @@ impl Session {
     }
 
     fn detached(&self, why: String, pause: Duration) -> Duration {
-        let since_boot_us = match *self.state.borrow() {
-            SessionState::Detached { since_boot_us, .. } => since_boot_us,
+        let since_boot_us = match &*self.state.borrow() {
+            // The same outage goes on; another reason is worth a line.
+            SessionState::Detached { since_boot_us, why: known } if *known == why => *since_boot_us,
+            SessionState::Detached { since_boot_us, .. } => {
+                tracing::warn!(why, "no session yet: dialling again");
+                *since_boot_us
+            }
             _ => {
                 tracing::warn!(why, "session lost: dialling again");
                 self.clock.boot_us()

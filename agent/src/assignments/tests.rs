@@ -117,8 +117,8 @@ impl Bench {
 
     async fn see(&mut self, phase: v1::AssignmentPhase) -> v1::Observed {
         let is_there = |all: &Vec<v1::Observed>| all.iter().any(|one| one.phase() == phase);
-        let all =
-            timeout(LIMIT, self.observed.wait_for(is_there)).await.expect(phase.as_str_name());
+        let all = timeout(LIMIT, self.observed.wait_for(is_there)).await;
+        let all = all.unwrap_or_else(|_| panic!("no {} in time", phase.as_str_name()));
         all.unwrap().iter().find(|one| one.phase() == phase).unwrap().clone()
     }
 
@@ -161,7 +161,7 @@ async fn an_assignment_is_prepared_started_once_and_closed() {
     bench.desire(&[wanted(1)]);
     assert_eq!(bench.see(Phase::Prepared).await.plan_hash, [7; 32]);
     let armed = armed(1);
-    bench.desire(&[armed.clone()]);
+    bench.desire(std::slice::from_ref(&armed));
     assert!(bench.started.try_recv().is_err(), "not before the offset of the clocks is known");
     bench.offset.send_replace(Some(0));
     let shard = bench.started().await;
@@ -222,6 +222,7 @@ async fn what_is_listed_no_more_is_dropped_and_forgotten_when_closed() {
     bench.desire(&[]);
     shard.close(1).await;
     bench.see_nothing().await;
+    assert_eq!(shard.control.gate_closed_at_us(), None, "the scripted shard has no gates");
 }
 
 #[tokio::test]
