@@ -4,9 +4,11 @@
 //! Everything started here ends with the test process, also when that is killed. Nothing is skipped
 //! silently: a missing program is a failed test whose message says how to get it.
 
+pub mod daemon;
 pub mod expect;
 pub mod faults;
 pub mod mosquitto;
 pub mod postgres;
 mod programs;
+pub mod subscriber;
 mod watchdog;

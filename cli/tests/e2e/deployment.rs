@@ -1,0 +1,154 @@
+//! A control plane and agents as processes, and the command line that talks to them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use shoal_testkit::daemon::Daemon;
+use shoal_testkit::expect::eventually;
+use shoal_testkit::postgres::Database;
+
+pub(crate) const TOKEN: &str = "a-token-for-this-test";
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a command left behind.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Answer {
+    /// stdout as the document it must be.
+    #[track_caller]
+    pub(crate) fn document(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn refused(&self, exit: i32, code: &str) {
+        assert_eq!(self.code, Some(exit), "{self:?}");
+        assert!(self.stderr.contains(&format!("error[{code}]: ")), "{self:?}");
+        assert!(self.stderr.contains(&format!("shoal explain {code}")), "{self:?}");
+    }
+}
+
+pub(crate) struct Deployment {
+    // In the order in which they end: agents say goodbye to nobody if their server goes first.
+    agents: Vec<Daemon>,
+    control_plane: Daemon,
+    pub(crate) server: String,
+    database: Database,
+    dir: tempfile::TempDir,
+}
+
+impl Deployment {
+    pub(crate) async fn start() -> Self {
+        let (database, dir) = (Database::create().await, tempfile::tempdir().unwrap());
+        let command = control_plane(&database, "127.0.0.1:0");
+        let control_plane = Daemon::start(command, dir.path().join("control-plane.log"));
+        let line = control_plane.says("addr=").await;
+        let addr = line.rsplit("addr=").next().unwrap().trim().to_owned();
+        let server = format!("http://{addr}");
+        Self { agents: vec![], control_plane, server, database, dir }
+    }
+
+    /// kill -9, then a new process on the same port and database.
+    pub(crate) async fn restart_control_plane(&mut self) {
+        self.control_plane.kill();
+        let listen = self.server.strip_prefix("http://").unwrap();
+        let command = control_plane(&self.database, listen);
+        self.control_plane = Daemon::start(command, self.dir.path().join("control-plane-2.log"));
+        self.control_plane.says("addr=").await;
+    }
+
+    /// An agent with its own data directory, connected.
+    pub(crate) async fn agent(&mut self, id: &str, capacity: &str) {
+        let agent = self.launch(id, id, capacity);
+        agent.says("session open").await;
+        self.agents.push(agent);
+        eventually(PATIENCE, "the agent is listed as connected", || async {
+            let listed = self.shoal(&["agent", "list", "--output", "json"]).await.document();
+            let rows = listed.as_array().unwrap();
+            rows.iter().any(|row| row["agent"] == id && row["state"] == "connected")
+        })
+        .await;
+    }
+
+    /// An agent that may well be refused.
+    pub(crate) fn launch(&self, id: &str, directory: &str, capacity: &str) -> Daemon {
+        let mut command = Command::new(beside("shoal-agent"));
+        let log = self.dir.path().join(format!("{id}-in-{directory}.log"));
+        command
+            .args(["--server", &self.server, "--id", id, "--capacity", capacity, "--data-dir"])
+            .arg(self.dir.path().join(directory))
+            .env("SHOAL_TOKEN", TOKEN)
+            .env_remove("SHOAL_CONFIG");
+        Daemon::start(command, log)
+    }
+
+    pub(crate) async fn shoal(&self, args: &[&str]) -> Answer {
+        self.shoal_with(TOKEN, args).await
+    }
+
+    pub(crate) async fn shoal_with(&self, token: &str, args: &[&str]) -> Answer {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_shoal"));
+        command
+            .args(args)
+            .env("SHOAL_SERVER", &self.server)
+            .env("SHOAL_TOKEN", token)
+            .env("HOME", self.dir.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await;
+        let output = output.unwrap_or_else(|_| panic!("shoal {args:?} took over {PATIENCE:?}"));
+        let output = output.unwrap();
+        Answer {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn control_plane(database: &Database, listen: &str) -> Command {
+    let mut command = Command::new(beside("shoal-control-plane"));
+    command
+        .args(["--listen", listen])
+        .env("SHOAL_DATABASE", database.url())
+        .env("SHOAL_TOKEN", TOKEN);
+    command
+}
+
+/// A binary of the same build.
+fn beside(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_shoal")).with_file_name(name);
+    let path = path.with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(
+        path.is_file(),
+        "{} is missing: these tests need all three binaries, so run `cargo build --workspace \
+         --bins` first or `cargo test --workspace`",
+        path.display()
+    );
+    path
+}
+
+/// A scenario of this repository.
+pub(crate) fn shipped(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios").join(name);
+    path.to_str().unwrap().to_owned()
+}
+
+/// The document's entry of one series over the whole run.
+#[track_caller]
+pub(crate) fn series<'a>(document: &'a Value, name: &str) -> &'a Value {
+    let all = document["series"].as_array().unwrap();
+    let found = all.iter().find(|row| row["name"] == name && row["stage"] == "all");
+    found.unwrap_or_else(|| panic!("no series {name} in {document:#}"))
+}

@@ -1,0 +1,10 @@
+//! The shipped binaries as a deployment: processes, a real Postgres, a real mosquitto.
+//!
+//! What other tests prove inside one process is proved here for what people install: flags, exit
+//! codes, what survives a kill -9. The oracle is a subscriber that is not ours.
+
+#![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
+
+mod deployment;
+mod refusals;
+mod runs;
