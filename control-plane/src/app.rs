@@ -1,6 +1,26 @@
 //! Wires the components; binds the port and migrates the database before it serves.
 
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use shoal_proto::MAX_MESSAGE;
+use shoal_proto::v1::agent_service_server::AgentServiceServer;
+use shoal_proto::v1::control_service_server::ControlServiceServer;
+use shoal_service_kit::{Lifecycle, random};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+
+use crate::fleet::Fleet;
+use crate::grpc::{AgentApi, ControlApi, TokenCheck};
+use crate::ingest;
+use crate::orchestrator::Runs;
+use crate::refusal::Refusal;
+use crate::store::{Store, StoreError};
+
+/// Streams of one connection; an agent needs two, a CLI one.
+const MAX_STREAMS: u32 = 64;
 
 /// Everything a control plane is told at start.
 #[derive(Debug, Clone)]
@@ -12,4 +32,107 @@ pub struct Config {
     pub token: Option<String>,
     /// In the CLI's own process: `builtin` targets are allowed.
     pub local: bool,
+}
+
+/// A control plane that serves.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving {
+    /// Where it listens; the port that was found for port 0.
+    pub addr: SocketAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("listening on {listen} reaches beyond this machine, and there is no token")]
+    TokenNeeded { listen: SocketAddr },
+    #[error("cannot listen on {listen}: {source}")]
+    Listen { listen: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot take up the runs of an earlier process: {0}")]
+    Resume(#[from] Refusal),
+}
+
+impl StartError {
+    /// The code with a page in `docs/errors`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TokenNeeded { .. } => "SH0408",
+            Self::Listen { .. } => "SH0409",
+            Self::Store(StoreError::NewerDatabase { .. }) => "SH0502",
+            Self::Store(StoreError::Address { .. }) => "SH0503",
+            Self::Store(_) => "SH0501",
+            Self::Resume(refusal) => refusal.code,
+        }
+    }
+
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::TokenNeeded { .. } => {
+                "set --token or SHOAL_TOKEN, and the same on agents and CLI"
+            }
+            Self::Listen { .. } => "stop the other process or choose another --listen",
+            Self::Store(StoreError::NewerDatabase { .. }) => {
+                "run the newer release on this database"
+            }
+            Self::Store(StoreError::Address { .. }) => {
+                "--database is sqlite:PATH or postgres://user@host/name"
+            }
+            Self::Store(_) | Self::Resume(_) => "check that the database runs and can be reached",
+        }
+    }
+}
+
+/// Starts a control plane; returns when it serves.
+pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, StartError> {
+    if !config.listen.ip().is_loopback() && config.token.is_none() {
+        return Err(StartError::TokenNeeded { listen: config.listen });
+    }
+    let listen = config.listen;
+    let listener =
+        TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
+    let addr = listener.local_addr().map_err(|source| StartError::Listen { listen, source })?;
+    let store = Store::open(&config.database).await?;
+    let fleet = Fleet::default();
+    // A process of the CLI dies with its agents; a deployed one comes back as itself.
+    let owner = if config.local { random::token() } else { owner_name(addr) };
+    let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), owner, config.local);
+    let deltas = ingest::start(store.clone(), runs.clone(), lifecycle);
+    runs.resume().await?;
+    runs.keep_alive();
+
+    let server = format!("http://{addr}");
+    let agents = AgentApi {
+        fleet: fleet.clone(),
+        store: store.clone(),
+        deltas,
+        lifecycle: lifecycle.clone(),
+        server: server.clone(),
+    };
+    let operators = ControlApi { runs, fleet, store, lifecycle: lifecycle.clone(), server };
+    let token = TokenCheck::new(config.token.as_deref());
+    let agents = AgentServiceServer::new(agents).max_decoding_message_size(MAX_MESSAGE);
+    let operators = ControlServiceServer::new(operators).max_decoding_message_size(MAX_MESSAGE);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+
+    let soft = lifecycle.soft();
+    lifecycle.spawn_fallible("grpc server", async move {
+        Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .max_concurrent_streams(Some(MAX_STREAMS))
+            .add_service(health_service)
+            .add_service(InterceptedService::new(agents, token.clone()))
+            .add_service(InterceptedService::new(operators, token))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), soft.cancelled_owned())
+            .await
+    });
+    tracing::info!(%addr, "control plane serves");
+    Ok(Serving { addr })
+}
+
+fn owner_name(addr: SocketAddr) -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    format!("{}:{}", host.unwrap_or_default(), addr.port())
 }

@@ -64,11 +64,13 @@ pub struct Member {
     pub runs: Vec<String>,
 }
 
-impl Fleet {
-    pub fn new() -> Self {
+impl Default for Fleet {
+    fn default() -> Self {
         Self { state: Arc::default(), changes: watch::Sender::new(0) }
     }
+}
 
+impl Fleet {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while the lock was held leaves plain maps behind: they are still good.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -93,9 +95,8 @@ impl Fleet {
         let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
         let mut state = self.lock();
         if let Some(known) = state.agents.get(id) {
-            let is_live =
-                known.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
-                    && known.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive;
+            let is_live = known.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
+                && known.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive;
             let is_other = known.incarnation != hello.incarnation;
             if is_live && is_other && hello.predecessor != known.incarnation {
                 let message = format!("another agent with the id `{id}` is connected");
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_second_agent_with_the_same_id_is_refused_while_the_first_lives() {
-        let fleet = Fleet::new();
+        let fleet = Fleet::default();
         let _first = fleet.join(&id(), hello("one", ""), 0).unwrap();
         assert_eq!(fleet.join(&id(), hello("two", ""), 1_000).unwrap_err().code, "SH0406");
         assert!(fleet.join(&id(), hello("two", "one"), 1_000).is_ok(), "its proven successor");
@@ -271,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_reconnects_replaces_its_own_session() {
-        let fleet = Fleet::new();
+        let fleet = Fleet::default();
         let (first, _queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
         let (second, _queue) = fleet.join(&id(), hello("one", ""), 10).unwrap();
         assert_eq!(fleet.beat(&id(), first, 20), None);
@@ -280,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_beat_renews_exactly_what_is_desired() {
-        let fleet = Fleet::new();
+        let fleet = Fleet::default();
         let (session, mut queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
         let assignment =
             v1::Assignment { assignment_id: "x".into(), epoch: 3, ..v1::Assignment::default() };

@@ -14,11 +14,6 @@ pub type SummaryKey = (i64, i64);
 /// `(series, region, window)`.
 pub type WindowKey = (i64, String, i64);
 
-/// A delta that holds the one cell, or the facts, of a row.
-pub fn row(cells: Cells) -> Delta {
-    Delta { cells, ..Delta::default() }
-}
-
 /// Adds a delta to the summaries of its assignment.
 pub fn into_summaries(summaries: &mut BTreeMap<SummaryKey, Delta>, delta: &Delta) {
     for (key, tally) in &delta.cells {
@@ -49,17 +44,6 @@ pub fn into_windows(windows: &mut BTreeMap<WindowKey, Delta>, region: &str, delt
     }
 }
 
-/// All summary rows of an assignment as one delta.
-pub fn total(summaries: &BTreeMap<SummaryKey, Delta>) -> Delta {
-    let mut rows = summaries.values();
-    let Some(first) = rows.next() else { return Delta::default() };
-    let mut total = first.clone();
-    for row in rows {
-        total.absorb(row.clone());
-    }
-    total
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,8 +51,7 @@ mod tests {
     use shoal_domain::delta::{DeviceGauge, Health, Progress};
 
     fn delta(window: u64, values: &[u64]) -> Delta {
-        let mut delta =
-            Delta { first_window: window, last_window: window, ..Delta::default() };
+        let mut delta = Delta { first_window: window, last_window: window, ..Delta::default() };
         for value in values {
             let key = (SeriesId((value % 3) as u32), StageId((value % 2) as u32));
             let tally: &mut Tally = delta.cells.entry(key).or_default();
@@ -99,7 +82,9 @@ mod tests {
                 into_summaries(&mut summaries, delta);
                 into_windows(&mut by_window, "", delta);
             }
-            let total = total(&summaries);
+            let mut rows = summaries.values().cloned();
+            let mut total = rows.next().unwrap();
+            rows.for_each(|row| total.absorb(row));
             prop_assert_eq!(&total.cells, &expected.cells);
             prop_assert_eq!(total.health, expected.health);
             prop_assert_eq!(total.devices, expected.devices);

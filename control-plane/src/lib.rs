@@ -6,13 +6,13 @@
 
 pub mod app;
 pub mod config;
-mod fleet;
-mod fold;
-mod grpc;
-mod ingest;
-mod live;
-mod orchestrator;
-mod query;
-mod record;
-mod refusal;
+pub mod fleet;
+pub mod fold;
+pub mod grpc;
+pub mod ingest;
+pub mod live;
+pub mod orchestrator;
+pub mod query;
+pub mod record;
+pub mod refusal;
 pub mod store;

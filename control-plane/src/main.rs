@@ -1,2 +1,42 @@
-//! Placeholder.
-fn main() {}
+//! `shoal-control-plane`: configuration, start, signals, exit code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use shoal_control_plane::app;
+use shoal_control_plane::config::Args;
+use shoal_service_kit::{Lifecycle, telemetry};
+
+/// From the first signal to dropping what is still open.
+const DRAIN: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(error) = telemetry::init(args.log_format.into(), tracing::Level::INFO) {
+        return fail("SH0602", &error.to_string(), "check SHOAL_LOG");
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail("SH0304", &format!("no runtime: {error}"), "check the limits"),
+    };
+    runtime.block_on(async {
+        let lifecycle = Lifecycle::new();
+        if let Err(error) = lifecycle.listen_for_signals() {
+            return fail("SH0304", &format!("no signals: {error}"), "check the limits");
+        }
+        if let Err(error) = app::start(args.into(), &lifecycle).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "start");
+            return fail(error.code(), &error.to_string(), error.help());
+        }
+        lifecycle.soft().cancelled().await;
+        lifecycle.wait(DRAIN).await;
+        ExitCode::SUCCESS
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "the last words of a process that cannot start")]
+fn fail(code: &str, message: &str, help: &str) -> ExitCode {
+    eprintln!("error[{code}]: {message}\n  help: {help}\n  explain: shoal explain {code}");
+    ExitCode::from(2)
+}

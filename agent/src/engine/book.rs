@@ -100,6 +100,11 @@ impl SlotBook {
         Some(Due { send, slot, intended_us, held })
     }
 
+    /// Whether any slot waits.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.cursors.iter().any(|cursor| !cursor.waiting.is_empty())
+    }
+
     /// Puts back what [`SlotBook::take`] gave; of several, the last taken first.
     pub(super) fn put_back(&mut self, due: &Due) {
         let waiting = &mut self.cursors[due.send].waiting;
@@ -125,3 +130,6 @@ impl SlotBook {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! cut, finish), which is safe because nothing holds a device across an await.
 
 mod connecting;
+mod ending;
 mod identity;
 mod sending;
 

@@ -3,7 +3,8 @@
 //! Everything a run would otherwise find out a thousand times over is found out once, here, and
 //! said in one sentence. Names are resolved here and never again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -100,11 +101,11 @@ pub async fn prepare(job: Job) -> Result<Prepared, PrepareError> {
     check_identities(&job)?;
     let mut routes = BTreeMap::new();
     for target in groups.iter().map(|group| job.plan.groups[*group].target) {
-        if !routes.contains_key(&target) {
+        if let Entry::Vacant(entry) = routes.entry(target) {
             let mut route = resolve(&job, &job.plan.targets[target]).await?;
             probe(&job.plan.targets[target], &mut route).await?;
             check_ports(&job, target, &route)?;
-            routes.insert(target, route);
+            entry.insert(route);
         }
     }
     Ok(Prepared { job, routes: Arc::new(routes) })

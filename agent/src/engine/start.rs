@@ -57,7 +57,7 @@ pub(super) fn start(
         let body = move || run_core(number, seats, &prepared, t0_boot_us, control, reporter);
         let thread = std::thread::Builder::new().name(format!("core-{number}")).spawn(body);
         if let Err(error) = &thread {
-            failed(number, format!("core {number}: cannot start its thread: {error}"), &reports);
+            failed(number, format!("core {number}: cannot start its thread: {error}"), reports);
         }
         thread.ok()
     };

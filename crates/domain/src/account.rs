@@ -109,7 +109,6 @@ pub fn residual(facts: &Facts) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delta::Tally;
     use crate::schedule::tests::{plan, ramp_and_hold};
     use crate::shard::{Share, deal};
     use proptest::prelude::*;
@@ -136,7 +135,7 @@ mod tests {
                     let left = left.min(due);
                     let stage = StageId(stage as u32);
                     if left > 0 { open_left.insert(stage, left); }
-                    cells.entry((send.series, stage)).or_insert_with(Tally::default).sent += due - left;
+                    cells.entry((send.series, stage)).or_default().sent += due - left;
                 }
             }
             let progress = [Progress { series: send.series, through_us: lost_at, open: open_left }];

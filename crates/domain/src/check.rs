@@ -4,11 +4,14 @@
 //! needs it says nothing more. Invariant: a plan exists only where no mistake was reported, and
 //! what it says is never validated again.
 
+mod defaults;
 mod fleet;
 mod functions;
 mod groups;
 mod json;
 mod load;
+mod observers;
+mod sends;
 mod targets;
 mod text;
 mod thresholds;

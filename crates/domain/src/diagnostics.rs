@@ -53,17 +53,17 @@ impl Collector {
         help: Option<String>,
     ) {
         self.found.borrow_mut().push(Diagnostic {
-            path: path.to_owned(),
+            path: one_line(path),
             line: place.line,
             column: place.column,
-            message: message.into(),
-            help,
+            message: one_line(&message.into()),
+            help: help.map(|help| one_line(&help)),
         });
     }
 
     /// A part of the grammar that is understood and not yet built.
     pub(crate) fn later(&self, place: Place, path: &str, what: &str) {
-        self.report(place, path, format!("{what}: not in this release"), None);
+        self.report(place, path, format!("{what} is not in this release"), None);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -80,6 +80,23 @@ impl Collector {
     }
 }
 
+/// What a file says may stand in a message, but must not break its line nor fill the screen.
+fn one_line(text: &str) -> String {
+    const MAX_CHARS: usize = 400;
+    let mut line = String::with_capacity(text.len().min(MAX_CHARS));
+    for c in text.chars().take(MAX_CHARS) {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    if text.chars().nth(MAX_CHARS).is_some() {
+        line.push_str("...");
+    }
+    line
+}
+
 /// ``did you mean `x`?`` or, where nothing is near, everything allowed.
 pub(crate) fn suggest<'a>(
     word: &str,
@@ -90,15 +107,15 @@ pub(crate) fn suggest<'a>(
     candidates.dedup();
     match nearest(word, &candidates) {
         Some(near) => Some(format!("did you mean `{near}`?")),
-        None if candidates.is_empty() => None,
+        None if candidates.is_empty() || candidates.len() > 100 => None,
         None => Some(format!("allowed: {}", candidates.join(", "))),
     }
 }
 
 /// The candidate a person most likely meant: few typing errors away, or one inside the other.
 fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    // A hint needs no exact distance to a very long word, and the table is quadratic.
-    if word.chars().count() > 64 {
+    // The table is quadratic, and a hint is not worth seconds in a huge file.
+    if word.chars().count() > 64 || candidates.len() > 1_000 {
         return None;
     }
     candidates
@@ -156,6 +173,15 @@ mod tests {
             suggest("within", ["away", "back_within"]).unwrap(),
             "did you mean `back_within`?"
         );
+    }
+
+    #[test]
+    fn a_message_is_one_line_whatever_the_file_says() {
+        let out = Collector::default();
+        out.report(Place { line: 1, column: 2 }, "a\nb", "x\u{1b}[31m\ny".repeat(200), None);
+        let line = out.sorted()[0].to_string();
+        assert!(line.starts_with("1:2 a\\nb: x\\u{1b}[31m\\ny"), "{line}");
+        assert!(line.ends_with("..."), "{line}");
     }
 
     #[test]

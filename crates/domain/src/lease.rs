@@ -84,6 +84,10 @@ impl Liveness {
         self.last_heard_us = self.last_heard_us.max(now_us);
     }
 
+    pub fn last_heard_us(&self) -> u64 {
+        self.last_heard_us
+    }
+
     pub fn presence(&self, now_us: u64, lease_us: u64) -> Presence {
         let silent_us = now_us.saturating_sub(self.last_heard_us);
         if silent_us >= lease_us + GRACE_US {

@@ -80,6 +80,7 @@ pub(crate) struct Group {
 #[derive(Debug)]
 pub(crate) struct Send {
     pub(crate) name: String,
+    pub(crate) place: Place,
     pub(crate) operation: Operation,
     pub(crate) pace: Option<Pace>,
     /// `None`: of a kind that is not in this release.

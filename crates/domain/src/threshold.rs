@@ -77,7 +77,10 @@ pub(crate) const COUNTERS: [(&str, Metric); 11] = [
     ("rate", Metric::Rate),
 ];
 
-pub(crate) const TIMES: [(&str, fn(Statistic) -> Metric); 3] = [
+/// A duration is a metric once its statistic is known.
+pub(crate) type OfStatistic = fn(Statistic) -> Metric;
+
+pub(crate) const TIMES: [(&str, OfStatistic); 3] = [
     ("response_time", Metric::ResponseTime),
     ("service_time", Metric::ServiceTime),
     ("send_lag", Metric::SendLag),

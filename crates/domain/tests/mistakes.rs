@@ -18,19 +18,23 @@ struct Mistake {
 
 fn fixture(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-    fs::read_to_string(path).unwrap()
+    fs::read_to_string(path).expect("a fixture of this crate")
 }
 
 fn mistakes() -> Vec<Mistake> {
     let mut mistakes: Vec<Mistake> = Vec::new();
     for line in fixture("mistakes.txt").lines() {
         if let Some(expected) = line.strip_prefix("   ") {
-            mistakes.last_mut().unwrap().expected.push(expected.to_owned());
+            mistakes
+                .last_mut()
+                .expect("a replacement stands before its lines")
+                .expected
+                .push(expected.to_owned());
         } else if !line.is_empty() {
-            let (left, right) = line.split_once("' -> '").unwrap();
+            let (left, right) = line.split_once("' -> '").expect("a replacement");
             mistakes.push(Mistake {
-                left: left.strip_prefix('\'').unwrap().to_owned(),
-                right: right.strip_suffix('\'').unwrap().replace("\\n", "\n"),
+                left: left.strip_prefix('\'').expect("a quoted left side").to_owned(),
+                right: right.strip_suffix('\'').expect("a quoted right side").replace("\\n", "\n"),
                 expected: Vec::new(),
             });
         }
@@ -40,7 +44,7 @@ fn mistakes() -> Vec<Mistake> {
 
 /// The file in which the left side stands; the first of them where it stands in several.
 fn file_with(left: &str) -> String {
-    NUMBERED.map(fixture).into_iter().find(|text| text.contains(left)).unwrap()
+    NUMBERED.map(fixture).into_iter().find(|text| text.contains(left)).expect("some file has it")
 }
 
 fn diagnostics(text: &str) -> Vec<String> {

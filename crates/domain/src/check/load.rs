@@ -2,6 +2,8 @@
 //!
 //! Stages that are not built yet still get a name, so that a threshold on them can be read.
 
+use std::collections::{HashMap, HashSet};
+
 use super::Check;
 use super::vars::Resolved;
 use crate::plan::{Group, Stage, StageKind};
@@ -55,21 +57,27 @@ impl Check<'_> {
 
     fn stage_names(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
-        let given: Vec<&str> = self
+        // Names that a person gave come first, wherever they stand.
+        let mut taken: HashSet<String> = self
             .file
             .load
             .iter()
-            .filter_map(|stage| stage.name.as_ref().map(|name| name.text.as_str()))
+            .filter_map(|stage| stage.name.as_ref().map(|name| name.text.clone()))
             .collect();
+        let mut seen = HashSet::new();
+        let mut counts: HashMap<&str, usize> = HashMap::new();
         for stage in &self.file.load {
             let Some(written) = &stage.name else {
                 let word = stage.kind.word();
-                let is_free =
-                    |name: &str| !given.contains(&name) && !names.iter().any(|known| known == name);
-                let name = std::iter::once(word.to_owned())
-                    .chain((2..).map(|n: usize| format!("{word}-{n}")))
-                    .find(|name| is_free(name))
-                    .expect("the numbers do not end");
+                let count = counts.entry(word).or_default();
+                let name = loop {
+                    *count += 1;
+                    let name =
+                        if *count == 1 { word.to_owned() } else { format!("{word}-{count}") };
+                    if taken.insert(name.clone()) {
+                        break name;
+                    }
+                };
                 names.push(name);
                 continue;
             };
@@ -84,7 +92,7 @@ impl Check<'_> {
             } else if name == "all" || name == "drain" {
                 let message = format!("`{name}` is a reserved name");
                 self.out.report(written.place, &written.path, message, None);
-            } else if names.contains(&name) {
+            } else if !seen.insert(name.clone()) {
                 let message = format!("a stage before this one is called `{name}` already");
                 self.out.report(written.place, &written.path, message, None);
             }

@@ -1,1 +1,183 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::plan::{Endpoint, Limit, Metric, OnAgentLoss, Qos, StageKind, Subject};
+
+const QUICKSTART: &str = include_str!("../../../../scenarios/quickstart.yaml");
+const TELEMETRY: &str = include_str!("../../../../scenarios/telemetry.yaml");
+const STALL: &str = include_str!("../../../../scenarios/stall.yaml");
+const STORM: &str = include_str!("../../tests/fixtures/3-reconnect-storm.yaml");
+const NODES: &str = include_str!("../../tests/fixtures/2-http-nodes.yaml");
+
+fn with(text: &str, left: &str, right: &str) -> Vec<String> {
+    assert!(text.contains(left), "{left}");
+    match parse_plan(&text.replacen(left, right, 1), &[]) {
+        Ok(_) => Vec::new(),
+        Err(found) => found.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn plan(text: &str, overrides: &[(&str, &str)]) -> Plan {
+    let overrides: Vec<_> =
+        overrides.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    parse_plan(text, &overrides).unwrap_or_else(|found| panic!("{found:#?}"))
+}
+
+#[test]
+fn the_quickstart_is_a_plan() {
+    let plan = plan(QUICKSTART, &[]);
+    assert_eq!(plan.targets[0].endpoint, Endpoint::Builtin);
+    assert_eq!(plan.groups[0].connect.0, 0);
+    assert_eq!(plan.groups[0].sends[0].series.0, 1);
+    assert_eq!(plan.stages[0].kind, StageKind::Ramp { from: 0, to: 100 });
+    assert_eq!((plan.stages[1].start_us, plan.end_us()), (2_000_000, 12_000_000));
+    assert_eq!(plan.fleet.on_agent_loss, OnAgentLoss::Continue);
+    assert_eq!(plan.stop_timeout_us, 5_000_000);
+    let texts: Vec<&str> = plan.thresholds.iter().map(|t| t.text.as_str()).collect();
+    assert_eq!(
+        texts[2..],
+        ["all.publish.sent > 0", "sensors.devices.failed == 0", "sensors.telemetry.sent >= 95%"]
+    );
+}
+
+#[test]
+fn variables_are_overridden() {
+    let text = &TELEMETRY.replace("    id:", "    # id\n    id:");
+    let plan = plan(text, &[("devices", "50"), ("qos", "0"), ("period", "200ms")]);
+    assert_eq!(plan.groups[0].devices, 50);
+    assert_eq!(plan.groups[0].sends[0].qos, Qos::AtMostOnce);
+    assert_eq!(plan.groups[0].sends[0].period_ns, 200_000_000);
+    assert_eq!(plan.vars["devices"], "50");
+}
+
+#[test]
+fn equal_texts_are_equal_plans() {
+    assert_eq!(plan(STALL, &[]).hash(), plan(STALL, &[]).hash());
+    assert_ne!(plan(STALL, &[]).hash(), plan(STALL, &[("broker", "mqtt://127.0.0.1:1884")]).hash());
+}
+
+#[test]
+fn an_override_is_a_mistake_where_it_is_used() {
+    let overrides =
+        [("devices".to_owned(), "6k".to_owned()), ("devces".to_owned(), "1".to_owned())];
+    let found: Vec<String> =
+        parse_plan(TELEMETRY, &overrides).unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "3:17 vars.devces: `--set devces` names no variable of this file | help: did you mean `devices`?",
+            "9:14 groups.sensors.devices: `6k` (from --set devices) found, a whole number expected",
+        ]
+    );
+}
+
+#[test]
+fn rates_are_of_the_whole_group() {
+    let text = QUICKSTART.replace("every: 1s", "rate: 6000/min");
+    assert_eq!(plan(&text, &[]).groups[0].sends[0].period_ns, 1_000_000_000);
+}
+
+#[test]
+fn a_written_threshold_replaces_the_default_on_its_path() {
+    let text = QUICKSTART.replace("sensors.telemetry.errors == 0", "sensors.telemetry.sent >= 50%");
+    let plan = plan(&text, &[]);
+    let kept: Vec<_> = plan
+        .thresholds
+        .iter()
+        .filter(|t| t.metric == Metric::Sent && matches!(t.subject, Subject::Series(_)))
+        .collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].limit, Limit::Ratio(0.5));
+}
+
+#[test]
+fn hopeless_amounts_are_refused() {
+    for (right, part) in [
+        ("devices: 0", "from 1 to 10000000"),
+        ("devices: 1000000000000", "from 1 to 10000000"),
+        ("devices: 99999999999999999999999", "a whole number"),
+    ] {
+        let found = with(QUICKSTART, "devices: 100", right);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(part), "{found:?}");
+    }
+    let found = with(QUICKSTART, "every: 1s", "every: 2us");
+    assert!(found[0].contains("50000000 messages per second"), "{found:?}");
+    let found = with(QUICKSTART, "for: 10s", "for: 800h");
+    assert!(found[0].contains("longer than 30 days"), "{found:?}");
+}
+
+#[test]
+fn one_mistake_gets_one_line() {
+    let cases = [
+        ("topic: devices/${device}/telemetry", "topic: devices/+/x", "wildcard"),
+        ("topic: devices/${device}/telemetry", "topic: ''", "empty"),
+        ("qos: 1", "qos: 2", "QoS 2 is not in this release"),
+        ("qos: 1", "qos: 0", "nothing is acknowledged"),
+        ("id: sensor-${pad(index, 6)}", "id: sensor", "share this id"),
+        ("id: sensor-${pad(index, 6)}", "id: s-${device}", "cannot name itself"),
+        ("target: broker", "target: brokr", "did you mean `broker`?"),
+        ("{ to: 100%,", "{ to: 200,", "at most 100"),
+        ("hold: { for: 10s }", "ramp: { to: 100%, over: 1s }", "100 devices run already"),
+        ("hold: { for: 10s }", "ramp: { to: 50%, over: 1s }", "not in this release"),
+        ("hold: { for: 10s }", "hold: { until: 1s }", "after this stage's start (2s)"),
+        ("version: 1", "version: 2", "version 1 expected"),
+        ("  sensors:\n", "  all:\n", "reserved name"),
+        ("p95 < 250ms", "p95 < 250", "a duration, like 250ms"),
+        ("telemetry.errors == 0", "telemtry.errors == 0", "did you mean `sensors.telemetry`?"),
+        ("telemetry.errors == 0", "connect.sent == 0", "attempts, not slots"),
+        ("    send:", "    max_in_flight: 0\n    send:", "from 1 to 65535"),
+        ("walk(15, 35, 0.2)", "walk(35, 15, 0.2)", "goes from 35 up to 15"),
+        ("walk(15, 35, 0.2)", "walk(35, 15)", "`walk(low, high, step)` expected"),
+        ("int(20, 100)", "int(20.5, 100)", "whole numbers"),
+        ("${stamp}", "${row.x}", "`row.x` is not in this release"),
+        ("url: \"${vars.broker}\"", "url: \"mqtt://\"", "mqtt://host[:port] or builtin"),
+        ("keep_alive: 60s", "keep_alive: 100h", "from 1s to 65535s"),
+    ];
+    for (left, right, part) in cases {
+        let found = with(QUICKSTART, left, right);
+        let found: Vec<String> = found.into_iter().filter(|line| line.contains(part)).collect();
+        assert_eq!(found.len(), 1, "{right}: {:#?}", with(QUICKSTART, left, right));
+    }
+}
+
+#[test]
+fn later_stages_of_a_kind_are_numbered() {
+    let text = QUICKSTART.replace("for: 10s }", "for: 10s }\n  - hold: { for: 1s }");
+    assert_eq!(plan(&text, &[]).stages[2].name, "hold-2");
+    let text = text.replace("- hold: { for: 1s }", "- { name: hold, hold: { for: 1s } }");
+    let names: Vec<String> = plan(&text, &[]).stages.into_iter().map(|s| s.name).collect();
+    assert_eq!(names, ["ramp", "hold-2", "hold"]);
+}
+
+#[test]
+fn nothing_at_all_is_an_error() {
+    for text in ["", "[]", "x", "version: 1", "load: []", "groups: {}", "{}"] {
+        assert!(parse_plan(text, &[]).is_err(), "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[\\PC\n]{0,300}") {
+        prop_assert!(parse_plan(&text, &[]).is_err());
+    }
+
+    #[test]
+    fn no_damage_to_a_file_makes_it_panic(
+        file in 0..4_usize, at: prop::sample::Index, n in 0..40_usize, put in "[-\\[\\]{}$(),:.#'\" \n0-9a-z%]{0,6}"
+    ) {
+        let text = [QUICKSTART, TELEMETRY, STORM, NODES][file];
+        let chars: Vec<char> = text.chars().collect();
+        let at = at.index(chars.len());
+        let end = (at + n).min(chars.len());
+        let damaged: String =
+            chars[..at].iter().copied().chain(put.chars()).chain(chars[end..].iter().copied()).collect();
+        if let Err(found) = parse_plan(&damaged, &[]) {
+            prop_assert!(!found.is_empty());
+            prop_assert!(found.iter().all(|one| one.line >= 1 && !one.to_string().contains('\n')), "{:?}", found);
+        }
+    }
+}

@@ -5,17 +5,16 @@
 //! no data is judged after the run.
 
 use super::Check;
+use super::defaults::defaults;
 use crate::diagnostics::suggest;
 use crate::ids::{SeriesId, StageId};
 use crate::outcome::Operation;
-use crate::plan::{Comparison, Group, Limit, Metric, Qos, Series, Subject, Threshold};
-use crate::scenario::{self, Observer, ThresholdLine, Written};
-use crate::threshold::{
-    COUNTERS, DEVICES, Line, OBSERVED_COUNTERS, OBSERVED_TIMES, STATISTICS, TIMES, misfit, parse,
-};
+use crate::plan::{Group, Metric, Qos, Series, Subject, Threshold};
+use crate::scenario::{self, ThresholdLine, Written};
+use crate::threshold::{COUNTERS, DEVICES, Line, STATISTICS, TIMES, misfit, parse};
 
 /// What a path names.
-enum Named {
+pub(super) enum Named {
     Plan(Subject, Metric),
     /// Part of a section that is not in this release, which was said there.
     Later,
@@ -99,7 +98,12 @@ impl Check<'_> {
         self.refuse(written, format!("no stage `{}`", written.text), help)
     }
 
-    fn refuse<T>(&self, written: &Written, message: String, help: Option<String>) -> Option<T> {
+    pub(super) fn refuse<T>(
+        &self,
+        written: &Written,
+        message: String,
+        help: Option<String>,
+    ) -> Option<T> {
         self.out.report(written.place, &written.path, message, help);
         None
     }
@@ -270,7 +274,7 @@ impl Check<'_> {
         Some(*metric)
     }
 
-    fn statistic(
+    pub(super) fn statistic(
         &self,
         word: &str,
         statistic: Option<&str>,
@@ -290,117 +294,19 @@ impl Check<'_> {
         }
     }
 
-    fn observed(
+    pub(super) fn series_of<'g>(
         &self,
-        observer: &Observer,
-        rest: &[&str],
-        line: &Line<'_>,
-        written: &Written,
-    ) -> Option<Named> {
-        let (word, statistic) = match rest {
-            [word] => (*word, None),
-            [word, statistic] => (*word, Some(*statistic)),
-            _ => return self.refuse(written, shape(line.path), None),
-        };
-        if OBSERVED_TIMES.contains(&word) {
-            let is_blind =
-                matches!(observer.source, "mqtt" | "webhook") && word != "end_to_end_delay";
-            if is_blind {
-                let source = observer.source;
-                let message =
-                    format!("`{word}` needs the time of enqueueing, which {source} does not carry");
-                return self.refuse(written, message, Some("use end_to_end_delay".to_owned()));
-            }
-            self.statistic(word, statistic, written)?;
-            return Some(Named::Later);
-        }
-        if !OBSERVED_COUNTERS.contains(&word) {
-            let known = OBSERVED_COUNTERS.iter().chain(&OBSERVED_TIMES).copied();
-            return self.refuse(
-                written,
-                format!("`{word}` is no metric of an observer"),
-                suggest(word, known),
-            );
-        }
-        if statistic.is_some() {
-            return self.refuse(
-                written,
-                format!("`{word}` is one number and has no statistic"),
-                None,
-            );
-        }
-        Some(Named::Later)
-    }
-
-    fn series_of<'g>(&self, group: &'g scenario::Group) -> impl Iterator<Item = String> + 'g {
+        group: &'g scenario::Group,
+    ) -> impl Iterator<Item = String> + 'g {
         std::iter::once("connect")
             .chain(group.sends.iter().map(|send| send.name.as_str()))
             .chain(group.closed.iter().map(String::as_str))
             .map(|name| format!("{}.{name}", group.name))
     }
-
-    /// Observers are not in this release; what they name must exist all the same.
-    pub(super) fn observers(&self) {
-        for observer in &self.file.observers {
-            if super::groups::RESERVED.contains(&observer.name.as_str())
-                || self.file.groups.iter().any(|group| group.name == observer.name)
-            {
-                let message = format!(
-                    "`{}` is taken: groups and observers share one namespace",
-                    observer.name
-                );
-                self.out.report(observer.place, &observer.path, message, None);
-            }
-            self.later_texts(&observer.later, &[], &[]);
-            let Some(of) = &observer.of else { continue };
-            let known: Vec<String> =
-                self.file.groups.iter().flat_map(|group| self.series_of(group)).collect();
-            if !known.contains(&of.text) {
-                let sent =
-                    known.iter().map(String::as_str).filter(|path| !path.ends_with(".connect"));
-                let help = suggest(&of.text, sent);
-                self.out.report(of.place, &of.path, format!("no series `{}`", of.text), help);
-            }
-        }
-    }
 }
 
-fn shape(path: &str) -> String {
+pub(super) fn shape(path: &str) -> String {
     format!(
         "`{path}` is no metric path: <group>.<series>.<metric>[.<statistic>], <group>.devices.<count>, <observer>.<metric> or all.<operation>.<metric> is expected"
     )
-}
-
-/// Silent passes are forbidden: these hold unless the file says otherwise on the same path.
-fn defaults(groups: &[Group], series: &[Series]) -> Vec<Threshold> {
-    let mut defaults = Vec::new();
-    let mut add = |path: String, subject, metric, comparison, sign: &str, limit, shown: &str| {
-        defaults.push(Threshold {
-            text: format!("{path} {sign} {shown}"),
-            subject,
-            metric,
-            comparison,
-            limit,
-            stage: None,
-            abort_after_us: None,
-            is_default: true,
-        });
-    };
-    if series.iter().any(|series| series.operation == Operation::Publish) {
-        let subject = Subject::All(Operation::Publish);
-        let path = "all.publish.sent".to_owned();
-        add(path, subject, Metric::Sent, Comparison::Greater, ">", Limit::Count(0.0), "0");
-    }
-    for (index, group) in groups.iter().enumerate() {
-        let path = format!("{}.devices.failed", group.name);
-        let subject = Subject::Devices(index);
-        add(path, subject, Metric::DevicesFailed, Comparison::Equal, "==", Limit::Count(0.0), "0");
-        for send in &group.sends {
-            let path = format!("{}.{}.sent", group.name, series[send.series.index()].name);
-            let subject = Subject::Series(send.series);
-            let limit = Limit::Ratio(0.95);
-            add(path, subject, Metric::Sent, Comparison::AtLeast, ">=", limit, "95%");
-        }
-    }
-    defaults
 }

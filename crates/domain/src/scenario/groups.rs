@@ -141,8 +141,9 @@ fn read_send(
     }
     let kind = fields.exactly_one(&["publish", "http", "command"]);
     fields.close();
+    let place = field.key_place;
     let (kind, field) = kind?;
-    let mut send = Send { name, operation: Operation::Publish, pace, publish: None };
+    let mut send = Send { name, place, operation: Operation::Publish, pace, publish: None };
     match kind {
         "publish" => send.publish = read_publish(&field, out),
         "http" => {

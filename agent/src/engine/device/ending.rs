@@ -1,0 +1,160 @@
+//! How attempts and connections end, and what then becomes of the device's slots.
+//!
+//! Each attempt ends in exactly one of accepted, an error, or open at the end; each open message of
+//! a lost connection is one error, and each waiting slot is not_connected.
+
+use std::time::Duration;
+
+use shoal_domain::outcome::ErrorClass;
+use shoal_service_kit::Backoff;
+
+use super::super::core::Core;
+use super::connecting::Link;
+use super::{Device, Lost, Standing};
+use crate::mqtt::Open;
+use crate::recorder::SlotClass;
+
+impl Device {
+    pub(super) fn accepted(&mut self, core: &Core, now: u64) {
+        match std::mem::replace(&mut self.link, Link::Down) {
+            Link::Greeting { attempt, stream } => {
+                self.link = Link::Up(stream);
+                core.answered();
+                let connect = core.plan.groups[self.group].connect;
+                let stage = core.plan.stage_at(attempt.intended_us);
+                let mut recorder = core.recorder.borrow_mut();
+                let tally = recorder.tally(connect, stage);
+                tally.acked += 1;
+                tally.response_time.record(now.saturating_sub(attempt.intended_us));
+                tally.service_time.record(now.saturating_sub(attempt.began_us));
+                recorder.gauge(self.group).connected += 1;
+            }
+            other => self.link = other,
+        }
+        self.standing = Standing::Known;
+        self.tries = 0;
+    }
+
+    /// The attempt ended in an error. `answered`: by the peer or by our patience, so its time is
+    /// a sample.
+    pub(super) fn attempt_failed(&mut self, core: &Core, lost: Lost, answered: bool) {
+        let now = core.now_us();
+        let link = std::mem::replace(&mut self.link, Link::Down);
+        if let Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. } = link {
+            core.answered();
+            self.rest = Vec::new();
+            let connect = core.plan.groups[self.group].connect;
+            let stage = core.plan.stage_at(attempt.intended_us);
+            if answered {
+                let mut recorder = core.recorder.borrow_mut();
+                let tally = recorder.tally(connect, stage);
+                tally.response_time.record(now.saturating_sub(attempt.intended_us));
+                tally.service_time.record(now.saturating_sub(attempt.began_us));
+            }
+            core.stalls.generator_error(lost.class);
+            self.failed(core, connect, stage, &lost, now);
+        }
+        if self.standing == Standing::Starting && lost.class.is_final_refusal() {
+            self.give_up(core);
+        } else {
+            self.rest_for_a_while(core, now);
+        }
+    }
+
+    /// Not up within `connect_within`: the device has failed.
+    pub(super) fn too_late(&mut self, core: &Core) {
+        let group = &core.plan.groups[self.group];
+        let within = Duration::from_micros(group.connect_within_us);
+        let text = format!("not connected within {within:?} of its start");
+        let lost = Lost { class: ErrorClass::ConnectTimeout, text };
+        match &self.link {
+            Link::Dialing { .. } | Link::Greeting { .. } => self.attempt_failed(core, lost, true),
+            _ => {}
+        }
+        self.give_up(core);
+    }
+
+    fn give_up(&mut self, core: &Core) {
+        self.link = Link::Down;
+        self.standing = Standing::Failed;
+        core.recorder.borrow_mut().gauge(self.group).failed += 1;
+        self.drain(core, SlotClass::NotConnected);
+    }
+
+    /// The connection, up or about to be, is gone.
+    pub(super) fn lost(&mut self, core: &Core, lost: Lost) {
+        if !matches!(self.link, Link::Up(_)) {
+            return self.attempt_failed(core, lost, false);
+        }
+        let now = core.now_us();
+        self.rest = Vec::new();
+        self.blocked = false;
+        self.ping_us = None;
+        self.ack_deadline_us = u64::MAX;
+        for open in self.session.reset() {
+            core.answered();
+            let series = core.plan.groups[self.group].sends[usize::from(open.send)].series;
+            self.failed(core, series, core.plan.stage_at(open.intended_us), &lost, now);
+        }
+        core.recorder.borrow_mut().gauge(self.group).connected -= 1;
+        self.tries = 0;
+        self.drain(core, SlotClass::NotConnected);
+        self.rest_for_a_while(core, now);
+    }
+
+    /// Waits for the next attempt: full jitter, from this device's own random numbers.
+    fn rest_for_a_while(&mut self, core: &Core, now: u64) {
+        if core.closing.get() {
+            self.link = Link::Down;
+            return;
+        }
+        let pace = core.plan.groups[self.group].reconnect;
+        let first = Duration::from_micros(pace.first_us);
+        let backoff = Backoff::new(first, Duration::from_micros(pace.max_us));
+        let key = [core.seed, self.group as u64, self.index, self.n_attempts];
+        let delay = backoff.delay(self.tries, unit_random(&key));
+        self.tries = self.tries.saturating_add(1);
+        let until_us = now.saturating_add(delay.as_micros() as u64).max(now + 1);
+        self.link = Link::Resting { until_us };
+    }
+
+    /// Counts what waits for an answer as open at the end, with its time so far as a lower bound.
+    pub(super) fn end_open(&mut self, core: &Core, now: u64) {
+        let group = &core.plan.groups[self.group];
+        let attempt = match &self.link {
+            Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. } => {
+                Some((group.connect, attempt.intended_us, attempt.began_us))
+            }
+            _ => None,
+        };
+        let messages = self.session.reset();
+        let of_message = |open: &Open| {
+            (group.sends[usize::from(open.send)].series, open.intended_us, open.sent_us)
+        };
+        for (series, intended_us, began_us) in
+            attempt.into_iter().chain(messages.iter().map(of_message))
+        {
+            core.answered();
+            let stage = core.plan.stage_at(intended_us);
+            let text = "no answer by the end of the run".to_owned();
+            let lost = Lost { class: ErrorClass::OpenAtEnd, text };
+            self.failed(core, series, stage, &lost, now);
+            let mut recorder = core.recorder.borrow_mut();
+            let tally = recorder.tally(series, stage);
+            tally.censored += 1;
+            tally.response_time.record(now.saturating_sub(intended_us));
+            tally.service_time.record(now.saturating_sub(began_us));
+        }
+    }
+}
+
+/// A number in `0.0..1.0` that depends on nothing but its key.
+fn unit_random(key: &[u64]) -> f64 {
+    let mix = |state: u64, word: &u64| {
+        let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (key.iter().fold(0, mix) >> 11) as f64 / (1u64 << 53) as f64
+}

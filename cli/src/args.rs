@@ -1,0 +1,285 @@
+//! The command line, as people type it. Doc comments are the help, so they are written for readers.
+//!
+//! Nothing here reads the environment or a file: [`crate::config`] decides what wins, and is tested.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "shoal",
+    version,
+    about = "Load-tests IoT platforms: many simulated devices, honest numbers",
+    after_help = "\
+Examples:
+  shoal scenario init && shoal run scenario.yaml     a first run, everything in this process
+  shoal run scenarios/telemetry.yaml --set devices=500 --set broker=mqtt://10.0.0.7:1883
+  shoal --server http://10.0.0.5:7100 run scenarios/telemetry.yaml --agents 2
+  shoal show last --output json                      the run's document, for machines
+
+Where it runs: --server, else SHOAL_SERVER, else the config file (./shoal.toml or
+$XDG_CONFIG_HOME/shoal/config.toml), else a cluster of one in this process.
+
+Exit codes: 0 passed, 1 a threshold failed, 2 refused before anything ran,
+3 no trustworthy verdict, 4 lost sight of a run that may still go on."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Global {
+    /// Control plane to talk to, like http://10.0.0.5:7100 (or SHOAL_SERVER)
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// What the control plane asks for (better: SHOAL_TOKEN, which other users cannot see)
+    #[arg(long, global = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Where runs in this process are stored (or SHOAL_DATA_DIR; default: the XDG data directory)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// What stdout gets
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// No progress and no remarks on stderr, only errors
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// The document, indented
+    Json,
+    /// One document per line
+    Ndjson,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a run, watch it, print its result; its exit code is the run's
+    #[command(after_help = "\
+The first Ctrl-C (or SIGTERM) stops the load gracefully and the run is judged; the second aborts it.
+The run ends by itself 60 s after this process is gone.
+
+Examples:
+  shoal run scenarios/quickstart.yaml
+  shoal run scenarios/telemetry.yaml --set devices=500 --set qos=0
+  shoal --output json run scenarios/quickstart.yaml > result.json")]
+    Run {
+        #[command(flatten)]
+        start: StartArgs,
+        /// One row per stage as well
+        #[arg(long)]
+        stages: bool,
+    },
+    /// Start a run, print its id and return; the run goes on without an owner
+    #[command(after_help = "\
+Needs a control plane that outlives this command (--server).
+
+Example:
+  run=$(shoal start scenarios/telemetry.yaml) && shoal watch \"$run\"")]
+    Start {
+        #[command(flatten)]
+        start: StartArgs,
+    },
+    /// The runs in the store, newest first
+    List {
+        /// At most this many
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        limit: u32,
+        /// Only runs older than this run id
+        #[arg(long, value_name = "RUN")]
+        before: Option<String>,
+    },
+    /// One run's result, finished or not
+    #[command(after_help = RUN_HELP)]
+    Show {
+        /// Which run
+        #[arg(default_value = "last")]
+        run: String,
+        /// One row per stage as well
+        #[arg(long)]
+        stages: bool,
+    },
+    /// Watch a run without owning it; exits with the run's exit code
+    #[command(after_help = RUN_HELP)]
+    Watch {
+        /// Which run
+        #[arg(default_value = "last")]
+        run: String,
+    },
+    /// Ask a run to end: gracefully, so that it is judged, or at once
+    #[command(after_help = RUN_HELP)]
+    Stop {
+        /// Which run
+        #[arg(default_value = "last", conflicts_with = "all")]
+        run: String,
+        /// At once: sockets are closed, the run ends ABORTED
+        #[arg(long)]
+        abort: bool,
+        /// Every run that is not over
+        #[arg(long)]
+        all: bool,
+    },
+    /// Write, check and understand scenario files
+    #[command(subcommand)]
+    Scenario(ScenarioCommand),
+    /// The agents of the control plane
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// A control plane and agents in this process, until Ctrl-C
+    #[command(after_help = "\
+Example:
+  shoal serve --agents 2 --listen 127.0.0.1:7100
+  shoal --server http://127.0.0.1:7100 run scenarios/telemetry.yaml")]
+    Serve {
+        /// Agents to start
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
+        agents: u32,
+        /// Where to listen; beyond loopback a token is required
+        #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
+        listen: SocketAddr,
+    },
+    /// What an error code means and what to do
+    Explain {
+        /// Like SH0101
+        code: String,
+    },
+    /// The demo broker, as a child of `run`
+    #[command(hide = true)]
+    DemoBroker {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+    },
+}
+
+const RUN_HELP: &str = "\
+RUN is an id, its unique beginning, a name, `last` or `last~1` (the one before).";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StartArgs {
+    /// The scenario, a YAML file
+    pub(crate) file: PathBuf,
+    /// Give a variable of the scenario (`vars:`) another value; repeatable
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Wait for this many agents (default: `fleet.min_agents` of the file); in this process: start
+    /// as many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) agents: Option<u32>,
+    /// How long to wait for agents
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) agents_timeout: Duration,
+    /// Files whose names are the scenario's `${secret.NAME}`; only in this process
+    #[arg(long, value_name = "DIR")]
+    pub(crate) secrets_dir: Option<PathBuf>,
+    /// Allow load only on this host, host:port or CIDR; repeatable; only in this process
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) allow_target: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScenarioCommand {
+    /// Write a small commented scenario to start from
+    Init {
+        /// Where to; an existing file is never overwritten
+        #[arg(default_value = "scenario.yaml")]
+        file: PathBuf,
+    },
+    /// Report every mistake in a scenario, or what it amounts to
+    Check {
+        /// The scenario, a YAML file
+        file: PathBuf,
+        /// Give a variable of the scenario another value; repeatable
+        #[arg(long = "set", value_name = "NAME=VALUE")]
+        set: Vec<String>,
+    },
+    /// What would happen: stages, planned slots, or one device's messages
+    #[command(after_help = "\
+Example:
+  shoal scenario plan scenarios/quickstart.yaml --device 17")]
+    Plan {
+        /// The scenario, a YAML file
+        file: PathBuf,
+        /// Give a variable of the scenario another value; repeatable
+        #[arg(long = "set", value_name = "NAME=VALUE")]
+        set: Vec<String>,
+        /// Show this device (its index in its group): id, start, first messages
+        #[arg(long, value_name = "INDEX")]
+        device: Option<u64>,
+        /// The device's group (default: the first)
+        #[arg(long, value_name = "GROUP", requires = "device")]
+        group: Option<String>,
+    },
+    /// Drive one device per group for one message each and show every step
+    Try {
+        /// The scenario, a YAML file
+        file: PathBuf,
+        /// Give a variable of the scenario another value; repeatable
+        #[arg(long = "set", value_name = "NAME=VALUE")]
+        set: Vec<String>,
+        /// Files whose names are the scenario's `${secret.NAME}`
+        #[arg(long, value_name = "DIR")]
+        secrets_dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Every agent the control plane knows
+    List,
+}
+
+/// `500ms`, `30s`, `2m`, `1h`, as in the scenario file: a bare number is refused.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` found, a duration with its unit, like 30s, expected");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_duration_carries_its_unit() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for wrong in ["30", "s", "1.5s", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_named_or_it_is_the_last_one() {
+        let args = Args::try_parse_from(["shoal", "show"]).unwrap();
+        assert!(matches!(args.command, Command::Show { run, .. } if run == "last"));
+        assert!(Args::try_parse_from(["shoal", "stop", "last", "--all"]).is_err());
+        assert!(Args::try_parse_from(["shoal", "stop", "--all"]).is_ok());
+    }
+}

@@ -1,0 +1,66 @@
+//! One file per command: fetch, then render. No command knows how the other end computes.
+
+mod agent;
+mod explain;
+mod list;
+mod run;
+mod scenario;
+mod serve;
+mod show;
+mod start;
+mod stop;
+mod try_out;
+mod watch;
+mod watching;
+
+use std::process::ExitCode;
+
+use crate::args::{AgentCommand, Args, Command, Global, ScenarioCommand};
+use crate::builtin;
+use crate::config::Settings;
+use crate::error::Error;
+
+/// Exit codes of commands that are about no run.
+const DONE: u8 = 0;
+
+pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
+    let global = &args.global;
+    let code = match args.command {
+        Command::Run { start, stages } => {
+            run::perform(global, &settings(global)?, start, stages).await
+        }
+        Command::Start { start } => start::perform(global, &settings(global)?, start).await,
+        Command::List { limit, before } => {
+            list::perform(global, &settings(global)?, limit, before).await
+        }
+        Command::Show { run, stages } => {
+            show::perform(global, &settings(global)?, run, stages).await
+        }
+        Command::Watch { run } => watch::perform(global, &settings(global)?, run).await,
+        Command::Stop { run, abort, all } => {
+            let which = if all { stop::Which::All } else { stop::Which::One(run) };
+            stop::perform(global, &settings(global)?, which, abort).await
+        }
+        Command::Scenario(command) => match command {
+            ScenarioCommand::Init { file } => scenario::init(global, &file),
+            ScenarioCommand::Check { file, set } => scenario::check(global, &file, &set),
+            ScenarioCommand::Plan { file, set, device, group } => {
+                scenario::plan(global, &file, &set, device, group.as_deref())
+            }
+            ScenarioCommand::Try { file, set, secrets_dir } => {
+                try_out::perform(global, &file, &set, secrets_dir.as_deref()).await
+            }
+        },
+        Command::Agent(AgentCommand::List) => agent::list(global, &settings(global)?).await,
+        Command::Serve { agents, listen } => {
+            serve::perform(global, &settings(global)?, agents, listen).await
+        }
+        Command::Explain { code } => explain::perform(&code),
+        Command::DemoBroker { listen } => builtin::serve(listen).await.map(|()| DONE),
+    };
+    code.map(ExitCode::from)
+}
+
+fn settings(global: &Global) -> Result<Settings, Error> {
+    Settings::resolve(global, &|name| std::env::var(name).ok())
+}

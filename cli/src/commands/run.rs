@@ -1,0 +1,60 @@
+//! `shoal run`: start a run, own it, print its document, exit with its exit code.
+
+use super::show;
+use super::start::{begin, check_where, request};
+use super::watching::Watching;
+use crate::args::{Global, StartArgs};
+use crate::builtin::Builtin;
+use crate::config::Settings;
+use crate::error::Error;
+use crate::here::Wish;
+use crate::place::Place;
+use crate::render::live::Live;
+use crate::render::{self, clean};
+use crate::scenario::Scenario;
+
+pub(super) async fn perform(
+    global: &Global,
+    settings: &Settings,
+    args: StartArgs,
+    stages: bool,
+) -> Result<u8, Error> {
+    let scenario = Scenario::load(&args.file, &args.set)?;
+    check_where(settings, &args, &scenario)?;
+    let agents = args.agents.unwrap_or(scenario.plan.fleet.min_agents).max(1);
+    let wish = Wish {
+        allow_target: args.allow_target.clone(),
+        secrets_dir: args.secrets_dir.clone(),
+        ..Wish::private(agents)
+    };
+    let mut place = Place::open(settings, wish, global.quiet).await?;
+    // Held until the run is over, also on the way out through an error.
+    let outcome = own(global, &mut place, &scenario, &args, stages).await;
+    place.close().await;
+    outcome
+}
+
+async fn own(
+    global: &Global,
+    place: &mut Place,
+    scenario: &Scenario,
+    args: &StartArgs,
+    stages: bool,
+) -> Result<u8, Error> {
+    let builtin = match scenario.builtin_target() {
+        Some(_) => Some(Builtin::start().await?),
+        None => None,
+    };
+    let request = request(scenario, args, builtin.as_ref().map(|broker| broker.addr), true);
+    let run = begin(place, request).await?;
+    if !global.quiet {
+        render::remark(&format!("run: {} ({})\n", clean(&run.name), clean(&run.run_id)));
+    }
+    let live = Live::new(global.quiet);
+    let told = Watching::own(place, &run, live)?.until_over().await?;
+    let (text, exit_code) = show::fetch(place, run.run_id, global.output, stages).await?;
+    render::data(&text)?;
+    drop(builtin);
+    // The document decides; a run that is over and has none would be no trustworthy verdict.
+    Ok(exit_code.or_else(|| u8::try_from(told).ok()).unwrap_or(3))
+}

@@ -1,0 +1,95 @@
+//! `shoal scenario init|check|plan`: everything about a scenario that needs no network.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use shoal_service_kit::{Clock as _, SystemClock, limits};
+
+use super::DONE;
+use crate::args::{Global, Output};
+use crate::error::Error;
+use crate::render::{self, json, plan as view};
+use crate::scenario::Scenario;
+
+/// The shipped quickstart is the one that tests run, so a copy of it is a good start.
+const QUICKSTART: &str = include_str!("../../../scenarios/quickstart.yaml");
+
+pub(super) fn init(global: &Global, file: &Path) -> Result<u8, Error> {
+    let failed = |error: std::io::Error| {
+        let why = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => "it is there already".to_owned(),
+            _ => error.to_string(),
+        };
+        Error::Write { path: file.to_owned(), why }
+    };
+    let mut target = std::fs::File::create_new(file).map_err(failed)?;
+    target.write_all(QUICKSTART.as_bytes()).map_err(failed)?;
+    if !global.quiet {
+        let file = file.display();
+        render::remark(&format!("wrote {file}; `shoal run {file}` runs it\n"));
+    }
+    Ok(DONE)
+}
+
+pub(super) fn check(global: &Global, file: &Path, set: &[String]) -> Result<u8, Error> {
+    let scenario = Scenario::load(file, set)?;
+    let text = match global.output {
+        Output::Table => view::summary(&scenario),
+        output => json::document(&view::summary_document(&scenario), output),
+    };
+    render::data(&text)?;
+    Ok(DONE)
+}
+
+pub(super) fn plan(
+    global: &Global,
+    file: &Path,
+    set: &[String],
+    device: Option<u64>,
+    group: Option<&str>,
+) -> Result<u8, Error> {
+    let scenario = Scenario::load(file, set)?;
+    let text = match device {
+        Some(index) => one_device(&scenario, index, group, global.output)?,
+        None => {
+            let descriptors = limits::raise_descriptor_limit().now;
+            match global.output {
+                Output::Table => view::whole(&scenario, descriptors),
+                output => json::document(&view::whole_document(&scenario, descriptors), output),
+            }
+        }
+    };
+    render::data(&text)?;
+    Ok(DONE)
+}
+
+fn one_device(
+    scenario: &Scenario,
+    index: u64,
+    group: Option<&str>,
+    output: Output,
+) -> Result<String, Error> {
+    let plan = &scenario.plan;
+    let group = match group {
+        None => 0,
+        Some(name) => plan.groups.iter().position(|group| group.name == name).ok_or_else(|| {
+            let names: Vec<&str> = plan.groups.iter().map(|group| group.name.as_str()).collect();
+            Error::Usage {
+                why: format!("no group `{name}` in {}", scenario.file.display()),
+                help: format!("groups: {}", names.join(", ")),
+            }
+        })?,
+    };
+    let devices = plan.groups[group].devices;
+    if index >= devices {
+        return Err(Error::Usage {
+            why: format!("device {index} is not in group `{}`", plan.groups[group].name),
+            help: format!("it has {devices} devices, 0 to {}", devices - 1),
+        });
+    }
+    let device = view::device(scenario, group, index, SystemClock.unix_us());
+    Ok(match output {
+        Output::Table => view::device_text(&device),
+        output => json::document(&view::device_document(&device), output),
+    })
+}

@@ -1,0 +1,360 @@
+//! What a scenario amounts to, before anything is sent: its size, its stages, its planned slots, or
+//! one device with its first messages.
+//!
+//! The numbers come from the same functions that pace the agents; payloads are rendered as they
+//! would be, with seed and run mark of an example where the file pins none.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use shoal_domain::outcome::Operation;
+use shoal_domain::plan::{Plan, Qos, StageKind};
+use shoal_domain::template::{DeviceScope, MessageScope, Walks};
+
+use super::clean;
+use super::columns::Columns;
+use super::numbers::{count, rate, seconds};
+use crate::scenario::Scenario;
+
+/// Beside its devices' sockets an agent keeps a few files open.
+const DESCRIPTORS_BESIDE: u64 = 64;
+
+/// Slots shown of one device and series.
+const SHOWN_SLOTS: u64 = 3;
+
+fn messages_per_s(plan: &Plan) -> f64 {
+    let groups = plan.groups.iter();
+    groups
+        .flat_map(|group| {
+            group.sends.iter().map(|send| group.devices as f64 * 1e9 / send.period_ns as f64)
+        })
+        .sum()
+}
+
+fn s(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+pub(crate) fn summary(scenario: &Scenario) -> String {
+    let plan = &scenario.plan;
+    format!(
+        "ok: {} is a plan: {} devices in {}, {} msg/s at full load, {} of load\n",
+        clean(&scenario.file.display().to_string()),
+        count(plan.devices()),
+        plural(plan.groups.len(), "group"),
+        rate(messages_per_s(plan)),
+        seconds(s(plan.end_us()))
+    )
+}
+
+pub(crate) fn summary_document(scenario: &Scenario) -> Value {
+    let plan = &scenario.plan;
+    json!({
+        "scenario": plan.name,
+        "vars": plan.vars,
+        "devices": plan.devices(),
+        "groups": plan.groups.len(),
+        "messages_per_s": messages_per_s(plan),
+        "duration_s": s(plan.end_us()),
+        "descriptors": plan.devices() + DESCRIPTORS_BESIDE,
+    })
+}
+
+fn plural(n: usize, word: &str) -> String {
+    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
+}
+
+/// Planned slots of every sending series, by stage.
+fn planned(plan: &Plan) -> Vec<(String, Vec<u64>)> {
+    let mut rows = Vec::new();
+    for (index, group) in plan.groups.iter().enumerate() {
+        for send in &group.sends {
+            let mut per_stage = vec![0; plan.stages.len()];
+            for device in 0..group.devices {
+                if let Some(slots) = plan.slots(index, device, send) {
+                    plan.count_slots(&slots, 0, plan.end_us(), &mut per_stage);
+                }
+            }
+            rows.push((plan.series_path(send.series), per_stage));
+        }
+    }
+    rows
+}
+
+pub(crate) fn whole(scenario: &Scenario, descriptors: u64) -> String {
+    let plan = &scenario.plan;
+    let mut text = summary(scenario);
+    let seed = plan.seed.map_or("drawn for every run".into(), |seed| seed.to_string());
+    let _ = writeln!(text, "scenario {}, seed {seed}", clean(&plan.name));
+
+    let mut stages = Columns::new(&["stage", ">from", ">to", "devices"]);
+    for stage in &plan.stages {
+        let devices = match stage.kind {
+            StageKind::Ramp { from, to } => format!("{} to {}", count(from), count(to)),
+            StageKind::Hold => count(plan.started_by(stage.start_us)),
+        };
+        let (from, to) = (seconds(s(stage.start_us)), seconds(s(stage.end_us)));
+        stages.row(vec![stage.name.clone(), from, to, devices]);
+    }
+    let _ = write!(text, "\n{}", stages.render());
+
+    let mut headers = vec!["planned slots".to_owned(), ">in all".to_owned()];
+    headers.extend(plan.stages.iter().map(|stage| format!(">{}", stage.name)));
+    let mut slots = Columns::new(&headers.iter().map(String::as_str).collect::<Vec<_>>());
+    for (path, per_stage) in planned(plan) {
+        let mut row = vec![path, count(per_stage.iter().sum())];
+        row.extend(per_stage.into_iter().map(count));
+        slots.row(row);
+    }
+    let _ = write!(text, "\n{}", slots.render());
+
+    text.push_str("\nthresholds\n");
+    for threshold in &plan.thresholds {
+        let origin = if threshold.is_default { " (by default)" } else { "" };
+        let _ = writeln!(text, "  {}{origin}", clean(&threshold.text));
+    }
+
+    let needed = plan.devices() + DESCRIPTORS_BESIDE;
+    let fits = if needed <= descriptors {
+        format!("one agent on this machine may have {}", count(descriptors))
+    } else {
+        format!(
+            "one agent on this machine may have only {}: raise `ulimit -n` or use more agents",
+            count(descriptors)
+        )
+    };
+    let _ = writeln!(
+        text,
+        "\ndescriptors: {} needed in all (one per device, {DESCRIPTORS_BESIDE} per agent); {fits}",
+        count(needed)
+    );
+    text
+}
+
+pub(crate) fn whole_document(scenario: &Scenario, descriptors: u64) -> Value {
+    let plan = &scenario.plan;
+    let mut document = summary_document(scenario);
+    document["seed"] = json!(plan.seed);
+    document["descriptors_here"] = json!(descriptors);
+    document["stages"] = plan
+        .stages
+        .iter()
+        .map(|stage| json!({ "name": stage.name, "from_s": s(stage.start_us), "to_s": s(stage.end_us) }))
+        .collect();
+    document["series"] = planned(plan)
+        .into_iter()
+        .map(|(path, per_stage)| {
+            let stages: BTreeMap<&str, u64> = plan
+                .stages
+                .iter()
+                .map(|stage| stage.name.as_str())
+                .zip(per_stage.clone())
+                .collect();
+            json!({ "series": path, "planned": per_stage.iter().sum::<u64>(), "stages": stages })
+        })
+        .collect();
+    document["thresholds"] = plan.thresholds.iter().map(|t| json!(t.text)).collect();
+    document
+}
+
+/// One device as an agent would drive it.
+#[derive(Debug)]
+pub(crate) struct Device {
+    group: String,
+    index: u64,
+    id: String,
+    /// Run time; `None`: no ramp reaches it.
+    start_us: Option<u64>,
+    /// Drawn for this example when the file pins none.
+    seed: u64,
+    seed_is_pinned: bool,
+    username: Option<String>,
+    messages: Vec<Message>,
+}
+
+#[derive(Debug)]
+struct Message {
+    series: String,
+    slot: u64,
+    intended_us: u64,
+    qos: u8,
+    topic: String,
+    payload: String,
+}
+
+/// The mark of the example run in `${run}` and `${stamp}`.
+const EXAMPLE_RUN: &str = "00000000";
+
+pub(crate) fn device(scenario: &Scenario, group_index: usize, index: u64, now_us: u64) -> Device {
+    let plan = &scenario.plan;
+    let group = &plan.groups[group_index];
+    let seed = plan.seed.unwrap_or(1);
+    // Secrets live with the agents; their place is shown, never a value.
+    let secrets = BTreeMap::new();
+    let mut scope = DeviceScope {
+        seed,
+        run: EXAMPLE_RUN,
+        group: group_index as u32,
+        index,
+        device: "",
+        lets: &[],
+        secrets: &secrets,
+    };
+    let text = |template: &shoal_domain::template::Template, scope: &DeviceScope<'_>| {
+        let mut out = Vec::new();
+        match template.render_device(scope, &mut out) {
+            Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+            Err(missing) => format!("<secret {}>", missing.name),
+        }
+    };
+    let id = text(&group.id, &scope);
+    scope.device = &id;
+    let mut lets: Vec<String> = Vec::new();
+    for value in &group.lets {
+        let known = lets.clone();
+        lets.push(text(&value.value, &DeviceScope { lets: &known, ..scope }));
+    }
+    let scope = DeviceScope { lets: &lets, ..scope };
+    let username = group.credentials.as_ref().and_then(|credentials| credentials.username.as_ref());
+    let username = username.map(|template| text(template, &scope));
+
+    let mut messages = Vec::new();
+    for send in &group.sends {
+        let Some(slots) = plan.slots(group_index, index, send) else { continue };
+        let mut walks = Walks::default();
+        for slot in 0..SHOWN_SLOTS.min(slots.due_before(plan.end_us())) {
+            let message = MessageScope {
+                series: send.series,
+                slot,
+                incarnation: 0,
+                n: slot as u32,
+                now_us: now_us + slots.intended_us(slot),
+            };
+            let mut render = |template: &shoal_domain::template::Template| {
+                let mut out = Vec::new();
+                template.render_message(&scope, &message, &mut walks, &mut out);
+                String::from_utf8_lossy(&out).into_owned()
+            };
+            messages.push(Message {
+                series: plan.series_path(send.series),
+                slot,
+                intended_us: slots.intended_us(slot),
+                qos: match send.qos {
+                    Qos::AtMostOnce => 0,
+                    Qos::AtLeastOnce => 1,
+                },
+                topic: render(&send.topic),
+                payload: render(&send.payload),
+            });
+        }
+    }
+    Device {
+        group: group.name.clone(),
+        index,
+        start_us: plan.start_us(group_index, index),
+        seed,
+        seed_is_pinned: plan.seed.is_some(),
+        username,
+        messages,
+        id,
+    }
+}
+
+pub(crate) fn device_text(device: &Device) -> String {
+    let mut text = format!(
+        "device {} ({} of group {})\n",
+        clean(&device.id),
+        device.index,
+        clean(&device.group)
+    );
+    match device.start_us {
+        Some(us) => {
+            let _ = writeln!(text, "{} at {}", Operation::Connect.word(), seconds(s(us)));
+        }
+        None => text.push_str("never starts: no ramp reaches it\n"),
+    }
+    if let Some(username) = &device.username {
+        let _ = writeln!(text, "username {}", clean(username));
+    }
+    for message in &device.messages {
+        let _ = writeln!(
+            text,
+            "\n{} slot {} at {:.6} s, QoS {}\n  topic   {}\n  payload {}",
+            clean(&message.series),
+            message.slot,
+            s(message.intended_us),
+            message.qos,
+            clean(&message.topic),
+            clean(&message.payload)
+        );
+    }
+    let seed = device.seed;
+    if device.seed_is_pinned {
+        let _ = writeln!(text, "\nseed {seed}, as the file says");
+    } else {
+        let _ = writeln!(
+            text,
+            "\nseed {seed} as an example; every run draws its own unless the file pins one"
+        );
+    }
+    text
+}
+
+pub(crate) fn device_document(device: &Device) -> Value {
+    let messages = device.messages.iter().map(|message| {
+        json!({
+            "series": message.series,
+            "slot": message.slot,
+            "intended_s": s(message.intended_us),
+            "qos": message.qos,
+            "topic": message.topic,
+            "payload": message.payload,
+        })
+    });
+    json!({
+        "group": device.group,
+        "index": device.index,
+        "device": device.id,
+        "start_s": device.start_us.map(s),
+        "seed": device.seed,
+        "username": device.username,
+        "messages": messages.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::render::golden;
+
+    fn quickstart() -> Scenario {
+        let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scenarios/quickstart.yaml");
+        let mut scenario = Scenario::load(&file, &[]).unwrap();
+        scenario.file = "scenarios/quickstart.yaml".into();
+        scenario
+    }
+
+    #[test]
+    fn the_plan_of_the_quickstart() {
+        golden::assert("plan.txt", &whole(&quickstart(), 1_024));
+        assert!(whole(&quickstart(), 100).contains("may have only 100: raise `ulimit -n`"));
+    }
+
+    #[test]
+    fn one_device_of_the_quickstart_with_its_messages() {
+        let device = device(&quickstart(), 0, 17, 1_772_366_405_000_000);
+        golden::assert("device.txt", &device_text(&device));
+    }
+
+    #[test]
+    fn what_the_table_adds_up_is_what_the_stages_have() {
+        let document = whole_document(&quickstart(), 1_024);
+        let series = &document["series"][0];
+        let stages = series["stages"].as_object().unwrap();
+        let sum: u64 = stages.values().map(|n| n.as_u64().unwrap()).sum();
+        assert_eq!(series["planned"].as_u64().unwrap(), sum);
+    }
+}

@@ -1,0 +1,268 @@
+//! A run's document as text: what was run, what happened to every planned slot, what it took, what
+//! went wrong, and whether to believe it.
+//!
+//! The order is the order of a reader's questions; the verdict comes last, where the eye rests.
+//! No arithmetic: a number that is not in the document is not shown.
+
+use std::fmt::Write as _;
+
+use shoal_domain::report::{RunReport, SeriesReport, SlotReport, ThresholdResult, TimeReport};
+use shoal_domain::run::{Phase, Validity, Verdict};
+
+use super::columns::Columns;
+use super::numbers::{count, in_unit, micros, rate, seconds};
+use super::{Paint, clean};
+
+pub(crate) fn render(report: &RunReport, stages: bool, paint: Paint) -> String {
+    let mut text = header(report, paint);
+    // What never started has nothing to tell but why.
+    let started = report.started_at.is_some();
+    if started && !report.series.is_empty() {
+        text.push_str(&series(report, stages));
+        text.push_str(&slots(report, stages));
+    }
+    let devices = &report.devices;
+    let _ = writeln!(
+        text,
+        "\ndevices: {} planned, {} connected, {} failed",
+        count(devices.planned),
+        count(devices.connected),
+        count(devices.failed)
+    );
+    text.push_str(&thresholds(report, paint));
+    text.push_str(&failures(report));
+    if started {
+        text.push_str(&validity(report));
+    }
+    text.push_str(&verdict(report, paint));
+    text
+}
+
+fn header(report: &RunReport, paint: Paint) -> String {
+    let mut text = format!(
+        "run {} ({}), {}",
+        paint.strong(&clean(&report.name)),
+        clean(&report.run),
+        report.phase.word()
+    );
+    if let Some(cause) = &report.cause {
+        let _ = write!(text, ": {}", clean(cause));
+    }
+    let _ = write!(text, "\nscenario {}", clean(&report.scenario.name));
+    if !report.scenario.vars.is_empty() {
+        let vars = report.scenario.vars.iter().map(|(name, value)| format!("{name}={value}"));
+        let _ = write!(text, " ({})", clean(&vars.collect::<Vec<_>>().join(", ")));
+    }
+    let _ = write!(text, "\nload for {}, seed {}", seconds(report.duration_s), report.seed);
+    match &report.started_at {
+        Some(at) => {
+            let _ = writeln!(text, ", started {}, on {}", clean(at), clean(&report.server));
+        }
+        None => {
+            let _ = writeln!(text, ", never started, on {}", clean(&report.server));
+        }
+    }
+    text
+}
+
+/// The rows a reader asked for: whole runs, or each stage as well.
+fn shown(report: &RunReport, stages: bool) -> impl Iterator<Item = &SeriesReport> {
+    report.series.iter().filter(move |series| stages || series.stage == "all")
+}
+
+fn name(series: &SeriesReport) -> String {
+    if series.stage == "all" {
+        format!("{}.{}", series.group, series.name)
+    } else {
+        format!("  {}.{} in {}", series.group, series.name, series.stage)
+    }
+}
+
+fn series(report: &RunReport, stages: bool) -> String {
+    let mut columns = Columns::new(&[
+        "series",
+        "operation",
+        ">count",
+        ">errors",
+        ">rate/s",
+        ">response p50",
+        ">p95",
+        ">p99",
+        ">max",
+        ">service p50",
+        ">p95",
+        ">send lag p99",
+    ]);
+    let time = |time: &Option<TimeReport>, pick: fn(&TimeReport) -> u64| match time {
+        Some(time) => micros(pick(time) as f64),
+        None => "-".into(),
+    };
+    for series in shown(report, stages) {
+        let (response, service) = (&series.response_time_us, &series.service_time_us);
+        columns.row(vec![
+            name(series),
+            series.operation.word().into(),
+            count(series.count),
+            count(series.errors),
+            rate(series.rate_per_s),
+            time(response, |t| t.p50),
+            time(response, |t| t.p95),
+            time(response, |t| t.p99),
+            time(response, |t| t.max),
+            time(service, |t| t.p50),
+            time(service, |t| t.p95),
+            time(&series.send_lag_us, |t| t.p99),
+        ]);
+    }
+    let mut text = format!("\n{}", columns.render());
+    for series in shown(report, false).filter(|series| series.censored > 0) {
+        let _ = writeln!(
+            text,
+            "of {}: {} response times are lower bounds, of sends still open at the end",
+            clean(&name(series)),
+            count(series.censored)
+        );
+    }
+    text
+}
+
+fn slots(report: &RunReport, stages: bool) -> String {
+    let mut text = String::new();
+    for series in shown(report, stages) {
+        if let Some(slots) = &series.slots {
+            let name = clean(&name(series));
+            let _ = writeln!(text, "{name}: {}", equation(slots, report.phase.is_over()));
+        }
+    }
+    if text.is_empty() { text } else { format!("\nslots\n{text}") }
+}
+
+/// Where every planned slot went. While the run goes on, some are not classed yet.
+fn equation(slots: &SlotReport, over: bool) -> String {
+    let sign = match slots.n_classed() == slots.planned {
+        true => "=",
+        false if over => "does NOT equal",
+        false => "≥",
+    };
+    format!(
+        "planned {} {sign} sent {} + missed {} + not connected {} + away {} + unsent {} + unassigned {} (held {})",
+        count(slots.planned),
+        count(slots.sent),
+        count(slots.missed),
+        count(slots.not_connected),
+        count(slots.away),
+        count(slots.unsent),
+        count(slots.unassigned),
+        count(slots.held)
+    )
+}
+
+fn thresholds(report: &RunReport, paint: Paint) -> String {
+    if report.thresholds.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("\nthresholds\n");
+    for threshold in &report.thresholds {
+        let mark = match threshold.result {
+            ThresholdResult::Passed => paint.good("ok    "),
+            ThresholdResult::Failed => paint.bad("FAILED"),
+            ThresholdResult::NoData => paint.bad("NODATA"),
+        };
+        let value = match threshold.value {
+            Some(value) => in_unit(value, &threshold.unit),
+            None => "no data, which fails".into(),
+        };
+        let _ = write!(text, "{mark} {}", clean(&threshold.expr));
+        if let Some(stage) = &threshold.stage {
+            let _ = write!(text, " in {}", clean(stage));
+        }
+        let limit = in_unit(threshold.limit, &threshold.unit);
+        let _ = write!(text, ": {value}, limit {limit}");
+        if let Some(at) = threshold.breached_at_s {
+            let _ = write!(text, ", broken at {}", seconds(at));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn failures(report: &RunReport) -> String {
+    if report.failures.is_empty() {
+        return String::new();
+    }
+    let mut columns =
+        Columns::new(&["failures", "class", ">count", ">first", ">last", "text", "devices"]);
+    for failure in &report.failures {
+        columns.row(vec![
+            failure.series.clone(),
+            failure.class.word().into(),
+            count(failure.count),
+            seconds(failure.first_s),
+            seconds(failure.last_s),
+            failure.text.clone(),
+            failure.devices.join(", "),
+        ]);
+    }
+    format!("\n{}", columns.render())
+}
+
+fn validity(report: &RunReport) -> String {
+    let mut text = String::new();
+    if let Some(validity) = report.validity {
+        let meaning = match validity {
+            Validity::Valid => "the numbers are what the target did",
+            Validity::Degraded => "the numbers stand, with these limits",
+            Validity::Invalid => "the numbers must not be trusted",
+        };
+        let _ = writeln!(text, "\nvalidity {}: {meaning}", validity.word());
+    }
+    for reason in &report.validity_reasons {
+        let _ = write!(text, "  {}", clean(&reason.code));
+        if let Some(agent) = &reason.agent {
+            let _ = write!(text, " (agent {})", clean(agent));
+        }
+        match (reason.from_s, reason.to_s) {
+            (Some(from), Some(to)) if from != to => {
+                let _ = write!(text, " from {from} s to {to} s");
+            }
+            (Some(at), _) | (None, Some(at)) => {
+                let _ = write!(text, " at {at} s");
+            }
+            (None, None) => {}
+        }
+        let _ = writeln!(text, ": {}", clean(&reason.text));
+    }
+    text
+}
+
+fn verdict(report: &RunReport, paint: Paint) -> String {
+    let Some(code) = report.exit_code else {
+        return format!("\nnot over yet: {}\n", report.phase.word());
+    };
+    let word = match (report.verdict, code) {
+        (Some(Verdict::Passed), 0) => paint.good(Verdict::Passed.word()),
+        (Some(verdict), _) => paint.bad(verdict.word()),
+        (None, _) => paint.bad("NO VERDICT"),
+    };
+    format!("\n{word}, exit code {code}: {}\n", meaning(report, code))
+}
+
+fn meaning(report: &RunReport, code: u8) -> &'static str {
+    match code {
+        0 => "the run ended as it should and every threshold holds",
+        1 => "a threshold failed",
+        2 => "refused before anything ran",
+        _ => match (report.phase, report.validity) {
+            (Phase::FailedToStart, _) => "it could not start, nothing was sent",
+            (Phase::Aborted, _) => "aborted, so there is nothing to judge",
+            (Phase::Interrupted, _) => "all agents were lost, so there is nothing to judge",
+            (_, Some(Validity::Degraded)) => {
+                "DEGRADED is not accepted (`fleet: { accept: degraded }` would)"
+            }
+            _ => "no trustworthy verdict",
+        },
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

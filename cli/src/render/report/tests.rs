@@ -1,0 +1,195 @@
+//! The two documents every face is checked with: all went well, and nearly nothing did.
+
+use shoal_domain::outcome::{ErrorClass, Operation};
+use shoal_domain::report::{AgentReport, DeviceTotals, FailureReport, ValidityReason};
+use shoal_domain::report::{SCHEMA, ScenarioReport, ThresholdReport};
+
+use super::*;
+use crate::render::golden;
+
+fn time(p50: u64) -> TimeReport {
+    TimeReport {
+        count: 1_150,
+        min: p50 / 2,
+        mean: p50 as f64,
+        p50,
+        p90: p50 * 2,
+        p95: p50 * 3,
+        p99: p50 * 5,
+        p999: p50 * 7,
+        max: p50 * 10,
+    }
+}
+
+fn one(name: &str, operation: Operation, stage: &str, count: u64) -> SeriesReport {
+    let sends = operation == Operation::Publish;
+    let slots = SlotReport { planned: count, sent: count, held: 3, ..SlotReport::default() };
+    SeriesReport {
+        group: "sensors".into(),
+        name: name.into(),
+        operation,
+        model: "open".into(),
+        stage: stage.into(),
+        slots: sends.then_some(slots),
+        acked: Some(count),
+        count,
+        errors: 0,
+        errors_by_class: [].into(),
+        rate_per_s: 95.83,
+        censored: 0,
+        response_time_us: Some(time(412)),
+        service_time_us: Some(time(398)),
+        send_lag_us: sends.then(|| time(61)),
+    }
+}
+
+fn threshold(expr: &str, value: Option<f64>, limit: f64, unit: &str) -> ThresholdReport {
+    let result = match value {
+        Some(value) if value <= limit => ThresholdResult::Passed,
+        Some(_) => ThresholdResult::Failed,
+        None => ThresholdResult::NoData,
+    };
+    ThresholdReport {
+        expr: expr.into(),
+        stage: None,
+        value,
+        limit,
+        unit: unit.into(),
+        samples: 1_150,
+        result,
+        breached_at_s: None,
+    }
+}
+
+pub(crate) fn passed() -> RunReport {
+    RunReport {
+        schema: SCHEMA,
+        run: "run_01J9ZK3V5T8Q2W4E6R8T0Y2M4N".into(),
+        name: "calm-otter".into(),
+        server: "this process".into(),
+        started_at: Some("2026-03-01T12:00:05Z".into()),
+        duration_s: 12.0,
+        exit_code: Some(0),
+        scenario: ScenarioReport {
+            name: "quickstart".into(),
+            sha256: "ab".repeat(32),
+            vars: [("broker".to_owned(), "builtin".to_owned())].into(),
+        },
+        seed: 42,
+        phase: Phase::Finished,
+        cause: Some("completed".into()),
+        validity: Some(Validity::Valid),
+        validity_reasons: vec![],
+        verdict: Some(Verdict::Passed),
+        devices: DeviceTotals { planned: 100, connected: 100, failed: 0 },
+        series: vec![
+            one("connect", Operation::Connect, "all", 100),
+            one("telemetry", Operation::Publish, "all", 1_150),
+            one("telemetry", Operation::Publish, "ramp", 100),
+            one("telemetry", Operation::Publish, "hold", 1_050),
+        ],
+        failures: vec![],
+        thresholds: vec![
+            threshold("sensors.telemetry.errors == 0", Some(0.0), 0.0, "count"),
+            threshold("sensors.telemetry.response_time.p95 < 250ms", Some(1_236.0), 250e3, "us"),
+        ],
+        observers: vec![],
+        agents: vec![AgentReport {
+            agent: "here-1".into(),
+            build: "0.1.0".into(),
+            devices: 100,
+            state: "closed".into(),
+            stall_max_us: 1_200,
+            stalled_us: 0,
+            descriptor_errors: 0,
+            port_errors: 0,
+            totals_proved: Some(true),
+        }],
+    }
+}
+
+pub(crate) fn failed() -> RunReport {
+    let mut report = passed();
+    report.exit_code = Some(1);
+    report.verdict = Some(Verdict::Failed);
+    report.validity = Some(Validity::Degraded);
+    report.cause = Some("stopped_early".into());
+    report.validity_reasons = vec![ValidityReason {
+        code: "agent_lost".into(),
+        agent: Some("a2".into()),
+        from_s: Some(4),
+        to_s: Some(9),
+        text: "agent a2 was silent and its devices were not moved".into(),
+    }];
+    report.devices = DeviceTotals { planned: 100, connected: 96, failed: 4 };
+    let mut qos0 = one("status", Operation::Publish, "all", 1_150);
+    qos0.acked = None;
+    qos0.response_time_us = None;
+    qos0.service_time_us = None;
+    report.series.push(qos0);
+    let telemetry = &mut report.series[1];
+    telemetry.errors = 12;
+    telemetry.errors_by_class = [(ErrorClass::AckTimeout, 12)].into();
+    telemetry.censored = 2;
+    telemetry.slots = Some(SlotReport {
+        planned: 1_150,
+        sent: 1_000,
+        held: 20,
+        missed: 10,
+        not_connected: 90,
+        away: 0,
+        unsent: 5,
+        unassigned: 45,
+    });
+    report.failures = vec![FailureReport {
+        series: "sensors.telemetry".into(),
+        class: ErrorClass::AckTimeout,
+        text: "no PUBACK within 30 s\x1b[31m".into(),
+        count: 12,
+        first_s: 4.0,
+        last_s: 130.5,
+        devices: vec!["sensor-000001".into(), "sensor-000002".into()],
+    }];
+    report.thresholds = vec![
+        threshold("sensors.telemetry.errors < 0.1%", Some(0.012), 0.001, "ratio"),
+        ThresholdReport {
+            stage: Some("hold".into()),
+            breached_at_s: Some(7.0),
+            ..threshold("sensors.telemetry.response_time.p95 < 250ms", Some(1.2e6), 250e3, "us")
+        },
+        threshold("sensors.status.response_time.p95 < 1s", None, 1e6, "us"),
+    ];
+    report
+}
+
+#[test]
+fn a_run_that_passed() {
+    golden::assert("report_passed.txt", &render(&passed(), false, Paint::PLAIN));
+    golden::assert("report_passed_stages.txt", &render(&passed(), true, Paint::PLAIN));
+}
+
+#[test]
+fn a_run_that_failed_says_what_when_where_and_how_far_to_trust_it() {
+    golden::assert("report_failed.txt", &render(&failed(), false, Paint::PLAIN));
+}
+
+#[test]
+fn an_equation_that_does_not_hold_is_not_shown_as_one() {
+    let slots = SlotReport { planned: 3, sent: 2, ..SlotReport::default() };
+    assert!(equation(&slots, true).starts_with("planned 3 does NOT equal sent 2 +"));
+    assert!(equation(&slots, false).starts_with("planned 3 ≥ sent 2 +"));
+}
+
+#[test]
+fn a_run_that_never_started_has_no_tables() {
+    let mut report = passed();
+    report.started_at = None;
+    report.phase = Phase::FailedToStart;
+    report.cause = Some("not enough agents came in time".into());
+    report.exit_code = Some(2);
+    report.verdict = None;
+    report.thresholds = vec![];
+    report.devices.connected = 0;
+    report.duration_s = 0.0;
+    golden::assert("report_not_started.txt", &render(&report, false, Paint::PLAIN));
+}

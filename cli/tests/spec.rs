@@ -1,0 +1,205 @@
+//! The binary as people and pipelines use it: what it prints where, and how it exits.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// A directory that no other test and no person uses, as home, store and working directory.
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn shoal(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env("HOME", self.path())
+            .env("SHOAL_DATA_DIR", self.path().join("data"))
+            .env_remove("SHOAL_SERVER")
+            .env_remove("SHOAL_TOKEN")
+            .env_remove("XDG_CONFIG_HOME");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.shoal(args).output().expect("shoal can be started")
+    }
+
+    /// Ten devices, two messages a second each, for as long as the test wants.
+    fn scenario(&self, hold: &str, threshold: &str) -> PathBuf {
+        let file = self.path().join("small.yaml");
+        let text = format!(
+            "version: 1\n\
+             name: small\n\
+             targets:\n  broker: {{ mqtt: {{ url: builtin, protocol: 3.1.1 }} }}\n\
+             groups:\n  sensors:\n    target: broker\n    devices: 10\n    send:\n      \
+             telemetry:\n        every: 500ms\n        \
+             publish: {{ topic: \"t/${{device}}\", qos: 1, json: {{ trace: \"${{stamp}}\" }} }}\n\
+             load:\n  - ramp: {{ to: 100%, rate: 100/s }}\n  - hold: {{ for: {hold} }}\n\
+             thresholds:\n  - {threshold}\n"
+        );
+        std::fs::write(&file, text).expect("the directory is writable");
+        file
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn document(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {} {}", stdout(output), stderr(output)))
+}
+
+#[test]
+fn a_run_without_a_server_is_driven_judged_stored_and_shown() {
+    let desk = Desk::new();
+    let file = desk.scenario("1s", "sensors.telemetry.errors == 0");
+    let output = desk.run(&["run", file.to_str().unwrap(), "--output", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(stderr(&output).starts_with("server: this process, store ~/data/shoal.sqlite\n"));
+    let ran = document(&output);
+    assert_eq!((&ran["verdict"], &ran["exit_code"]), (&"PASSED".into(), &0.into()));
+    assert_eq!(ran["devices"]["connected"], 10);
+
+    let shown = desk.run(&["show", "last", "--output", "ndjson", "--quiet"]);
+    assert_eq!(stderr(&shown), "");
+    let mut shown = document(&shown);
+    // Every control plane in its own process has its own address.
+    shown["server"] = ran["server"].clone();
+    assert_eq!(shown, ran);
+    let listed = document(&desk.run(&["list", "--output", "json"]));
+    assert_eq!(listed[0]["run"], ran["run"]);
+}
+
+#[test]
+fn a_failed_threshold_is_exit_code_1() {
+    let desk = Desk::new();
+    let file = desk.scenario("1s", "sensors.telemetry.sent > 1000000");
+    let output = desk.run(&["run", file.to_str().unwrap(), "--quiet"]);
+    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
+    assert_eq!(stderr(&output), "");
+    assert!(stdout(&output).contains("\nFAILED sensors.telemetry.sent > 1000000: "));
+}
+
+#[test]
+fn one_signal_ends_a_run_gracefully_and_it_is_judged() {
+    let desk = Desk::new();
+    let file = desk.scenario("60s", "sensors.telemetry.errors == 0");
+    let mut child = desk
+        .shoal(&["run", file.to_str().unwrap(), "--output", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap());
+    wait_for(&mut progress, " RUNNING ");
+    interrupt(&child);
+    wait_for(&mut progress, "stopping: ");
+    let output = child.wait_with_output().unwrap();
+    let document = document(&output);
+    assert_eq!(
+        (&document["phase"], &document["cause"]),
+        (&"FINISHED".into(), &"stopped_early".into())
+    );
+    assert_eq!(output.status.code(), document["exit_code"].as_i64().map(|code| code as i32));
+}
+
+fn wait_for(lines: &mut impl BufRead, part: &str) {
+    let mut seen = String::new();
+    while lines.read_line(&mut seen).is_ok_and(|n| n > 0) {
+        if seen.lines().last().is_some_and(|line| line.contains(part)) {
+            return;
+        }
+    }
+    panic!("`{part}` was never said:\n{seen}");
+}
+
+fn interrupt(child: &Child) {
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -INT works");
+}
+
+#[test]
+fn the_demo_broker_ends_with_its_parent() {
+    let desk = Desk::new();
+    let mut broker =
+        desk.shoal(&["demo-broker"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(broker.stdout.take().unwrap());
+    wait_for(&mut lines, "listening on 127.0.0.1:");
+    drop(broker.stdin.take());
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert_eq!((rest.as_str(), broker.wait().unwrap().code()), ("", Some(0)));
+}
+
+#[test]
+fn what_cannot_be_done_is_exit_code_2_with_a_code_and_help() {
+    let desk = Desk::new();
+    let file = desk.scenario("1s", "sensors.telemetry.errors == 0");
+    let file = file.to_str().unwrap();
+    for (args, code) in [
+        (&["shw"][..], "SH0602"),
+        (&["run", "no-such.yaml"], "SH0102"),
+        (&["run", file, "--set", "devices"], "SH0103"),
+        (&["--server", "127.0.0.1:1", "run", file], "SH0104"),
+        (&["--server", "127.0.0.1:1", "list"], "SH0401"),
+        (&["start", file], "SH0602"),
+        (&["show", "last"], "SH0403"),
+        (&["explain", "SH9999"], "SH0602"),
+        (&["scenario", "plan", file, "--device", "10"], "SH0602"),
+        (&["serve", "--listen", "0.0.0.0:0"], "SH0408"),
+    ] {
+        let output = desk.run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{args:?}");
+        assert!(
+            stderr(&output).contains(&format!("error[{code}]: ")),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_first_scenario_is_written_checked_and_never_overwritten() {
+    let desk = Desk::new();
+    assert_eq!(desk.run(&["scenario", "init"]).status.code(), Some(0));
+    let checked = desk.run(&["scenario", "check", "scenario.yaml"]);
+    assert!(stdout(&checked).starts_with("ok: scenario.yaml is a plan: 100 devices"));
+    let again = desk.run(&["scenario", "init"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(stderr(&again).contains("it is there already"));
+}
+
+#[test]
+fn help_is_data_and_teaches() {
+    let desk = Desk::new();
+    for (name, args) in [
+        ("help.txt", &["--help"][..]),
+        ("help_run.txt", &["run", "--help"]),
+        ("help_start.txt", &["help", "start"]),
+    ] {
+        let output = desk.run(args);
+        assert_eq!(output.status.code(), Some(0));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        if std::env::var_os("SHOAL_GOLDEN").is_some_and(|mode| mode == "write") {
+            std::fs::write(&path, stdout(&output)).unwrap();
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(stdout(&output), expected, "{name} (SHOAL_GOLDEN=write accepts)");
+    }
+}

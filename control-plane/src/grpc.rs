@@ -1,0 +1,9 @@
+//! The wire's services: convert, call, convert. Who may call is decided before anything is decoded.
+
+mod agent_service;
+mod auth;
+mod control_service;
+
+pub use agent_service::AgentApi;
+pub use auth::TokenCheck;
+pub use control_service::ControlApi;

@@ -1,0 +1,229 @@
+//! The operator API.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use shoal_domain::ids::RunId;
+use shoal_domain::lease::{BEAT_US, Presence};
+use shoal_proto::v1;
+use shoal_proto::v1::control_service_server::ControlService;
+use shoal_service_kit::{Clock, Lifecycle, SystemClock};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::fleet::{Fleet, Member};
+use crate::orchestrator::{Runs, Wish, hash_token};
+use crate::query;
+use crate::refusal::{Kind, Refusal};
+use crate::store::{Found, RunListing, RunRow, Store};
+
+/// How often a watcher hears of its run.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+const MAX_PAGE: u32 = 500;
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[derive(Clone)]
+pub struct ControlApi {
+    pub runs: Runs,
+    pub fleet: Fleet,
+    pub store: Store,
+    pub lifecycle: Lifecycle,
+    pub server: String,
+}
+
+#[tonic::async_trait]
+impl ControlService for ControlApi {
+    type WatchStream = Out<v1::RunProgress>;
+
+    async fn start_run(
+        &self,
+        request: Request<v1::StartRunRequest>,
+    ) -> Result<Response<v1::StartRunResponse>, Status> {
+        Ok(Response::new(self.runs.accept(request.into_inner()).await?))
+    }
+
+    async fn stop_run(
+        &self,
+        request: Request<v1::StopRunRequest>,
+    ) -> Result<Response<v1::StopRunResponse>, Status> {
+        let request = request.into_inner();
+        let row = self.find(&request.run).await?;
+        if let Some(active) = self.runs.active(row.run_id) {
+            let wish = Wish::Stop { abort: request.abort };
+            active.wishes.try_send(wish).map_err(|_| {
+                Refusal::new(Kind::Unavailable, "SH0405", "the run takes no more wishes just now")
+            })?;
+        } else if !row.phase.is_over() {
+            let message = format!("run {} is driven by another control plane", row.name);
+            return Err(Refusal::new(Kind::Unavailable, "SH0405", message).into());
+        }
+        Ok(Response::new(v1::StopRunResponse {
+            run_id: row.run_id.to_string(),
+            name: row.name,
+            phase: row.phase.word().to_owned(),
+        }))
+    }
+
+    async fn get_report(
+        &self,
+        request: Request<v1::GetReportRequest>,
+    ) -> Result<Response<v1::GetReportResponse>, Status> {
+        let row = self.find(&request.into_inner().run).await?;
+        let report = query::report(&self.store, &row, &self.server).await?;
+        let json = serde_json::to_vec(&report)
+            .map_err(|error| Status::internal(format!("the report cannot be written: {error}")))?;
+        Ok(Response::new(v1::GetReportResponse { json }))
+    }
+
+    async fn list_runs(
+        &self,
+        request: Request<v1::ListRunsRequest>,
+    ) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let request = request.into_inner();
+        let before = match request.before.as_str() {
+            "" => None,
+            id => Some(
+                id.parse::<RunId>()
+                    .map_err(|error| Refusal::new(Kind::Invalid, "SH0403", error.to_string()))?,
+            ),
+        };
+        let limit = if request.limit == 0 { 50 } else { request.limit.min(MAX_PAGE) };
+        let rows = self.store.list_runs(before, i64::from(limit)).await.map_err(Refusal::from)?;
+        let runs = rows.into_iter().map(run_row).collect();
+        Ok(Response::new(v1::ListRunsResponse { runs }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<v1::WatchBeat>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let mut beats = request.into_inner();
+        let first = beats
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("the first beat of a watch names the run"))?;
+        let run = self.find(&first.run).await?.run_id;
+        let is_owner = !first.owner_token.is_empty();
+        if is_owner && let Some(active) = self.runs.active(run) {
+            if active.owner_token_hash.as_deref() != Some(&hash_token(&first.owner_token)) {
+                return Err(Status::permission_denied("this is not the run's owner token"));
+            }
+            let _ = active.wishes.try_send(Wish::OwnerBeat);
+        }
+        let (sender, out) = mpsc::channel(8);
+        let api = self.clone();
+        self.lifecycle.spawn("watch", async move {
+            let mut tick = tokio::time::interval(PROGRESS_EVERY);
+            let soft = api.lifecycle.soft();
+            loop {
+                tokio::select! {
+                    beat = beats.message() => match (beat, api.runs.active(run)) {
+                        (Ok(Some(_)), Some(active)) if is_owner => {
+                            let _ = active.wishes.try_send(Wish::OwnerBeat);
+                        }
+                        (Ok(Some(_)), _) => {}
+                        (Ok(None) | Err(_), _) => return,
+                    },
+                    _ = tick.tick() => if !api.tell(run, &sender).await { return },
+                    () = soft.cancelled() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
+    }
+
+    async fn list_agents(
+        &self,
+        _request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        let members = self.fleet.members();
+        let agents = members.into_iter().map(|member| self.agent_row(member)).collect();
+        Ok(Response::new(v1::ListAgentsResponse { agents }))
+    }
+}
+
+impl ControlApi {
+    async fn find(&self, reference: &str) -> Result<RunRow, Refusal> {
+        match self.store.find_run(reference).await? {
+            Found::One(row) => Ok(*row),
+            Found::None => {
+                let message = format!("no run `{reference}` in this store");
+                Err(Refusal::new(Kind::NotFound, "SH0403", message).help(
+                    "`shoal list` shows the runs; name one by id, unique prefix, name, `last` or `last~1`",
+                ))
+            }
+            Found::Ambiguous(candidates) => {
+                let message = format!("`{reference}` fits several runs: {}", candidates.join(", "));
+                Err(Refusal::new(Kind::Invalid, "SH0404", message).help("give more of the id"))
+            }
+        }
+    }
+
+    /// One piece of progress to a watcher; `false`: there will be no more.
+    async fn tell(
+        &self,
+        run: RunId,
+        watcher: &mpsc::Sender<Result<v1::RunProgress, Status>>,
+    ) -> bool {
+        let progress = match self.runs.active(run) {
+            Some(active) => query::progress(run, &active, self.runs.live()),
+            None => match self.store.run(run).await {
+                Ok(Some(row)) => query::ended(&row),
+                Ok(None) => return false,
+                Err(error) => {
+                    let _ = watcher.send(Err(Refusal::from(error).into())).await;
+                    return false;
+                }
+            },
+        };
+        let is_over = progress.over;
+        watcher.send(Ok(progress)).await.is_ok() && !is_over
+    }
+
+    fn agent_row(&self, member: Member) -> v1::AgentRow {
+        let presence = member.liveness.presence(SystemClock.unix_us(), 3 * BEAT_US);
+        let state = match (member.is_connected, presence) {
+            (true, Presence::Alive) => "connected",
+            (_, Presence::Alive | Presence::Suspect) => "suspect",
+            (_, Presence::Lost) => "gone",
+        };
+        let name = |run: &String| {
+            let id = run.parse::<RunId>().ok()?;
+            self.runs.active(id).map(|active| active.name)
+        };
+        v1::AgentRow {
+            agent_id: member.id.to_string(),
+            build: member.build,
+            state: state.to_owned(),
+            weight: member.capacity.weight,
+            max_devices: member.capacity.max_devices,
+            labels: member.labels,
+            last_seen_us: member.liveness.last_heard_us(),
+            descriptors: member.capacity.descriptors,
+            memory_bytes: member.capacity.memory_bytes,
+            run: member.runs.iter().filter_map(name).collect::<Vec<_>>().join(","),
+        }
+    }
+}
+
+fn run_row(row: RunListing) -> v1::RunRow {
+    let lasted_us = match (row.t0_us, row.ended_at_us) {
+        (Some(t0), Some(end)) => end.saturating_sub(t0).max(0),
+        _ => 0,
+    };
+    v1::RunRow {
+        run_id: row.run_id.to_string(),
+        name: row.name,
+        scenario: row.scenario_name,
+        phase: row.phase.word().to_owned(),
+        validity: row.validity.map_or(String::new(), |validity| validity.word().to_owned()),
+        verdict: row.verdict.map_or(String::new(), |verdict| verdict.word().to_owned()),
+        exit_code: row.exit_code.unwrap_or(-1) as i32,
+        created_us: row.created_at_us as u64,
+        planned_devices: row.planned_devices as u64,
+        duration_s: lasted_us as f64 / 1e6,
+    }
+}

@@ -1,0 +1,141 @@
+//! Every 30 s, and at the end of a run: deltas into windows and summaries.
+
+use std::collections::BTreeMap;
+
+use shoal_domain::delta::Delta;
+use shoal_domain::ids::RunId;
+use shoal_proto::metrics;
+
+use crate::fold::{self, SummaryKey, WindowKey};
+use crate::record::internal;
+use crate::refusal::Refusal;
+use crate::store::{self, FoldBatch, FoldedThrough, Store, SummaryRow, WindowRow};
+
+/// One assignment under one epoch.
+type Grant = (String, i64);
+
+/// Folds what was received before `received_before_us` (all: `None`). The regions are by
+/// assignment id.
+pub(super) async fn compact(
+    store: &Store,
+    run_id: RunId,
+    owner_epoch: i64,
+    received_before_us: Option<i64>,
+    region_of: &BTreeMap<String, String>,
+) -> Result<(), Refusal> {
+    let deltas = store.unfolded(run_id, received_before_us).await?;
+    if deltas.is_empty() {
+        return Ok(());
+    }
+    let mut summaries: BTreeMap<Grant, BTreeMap<SummaryKey, Delta>> = BTreeMap::new();
+    let mut windows: BTreeMap<WindowKey, Delta> = BTreeMap::new();
+    let mut through: BTreeMap<Grant, i64> = BTreeMap::new();
+    for delta in &deltas {
+        let grant = (delta.assignment_id.clone(), delta.epoch);
+        let body = decode("deltas", &delta.assignment_id, &delta.body)?;
+        let region = region_of.get(&delta.assignment_id).map_or("", String::as_str);
+        fold::into_summaries(summaries.entry(grant.clone()).or_default(), &body);
+        fold::into_windows(&mut windows, region, &body);
+        through.insert(grant, delta.seq);
+    }
+    add_stored_summaries(store, run_id, &mut summaries).await?;
+    add_stored_windows(store, run_id, &mut windows).await?;
+
+    let rows = store.assignments(run_id).await?;
+    let through = rows
+        .iter()
+        .filter_map(|row| {
+            let grant = (row.grant.assignment_id.clone(), row.grant.epoch);
+            let through = *through.get(&grant)?;
+            Some(FoldedThrough {
+                assignment_id: grant.0,
+                epoch: grant.1,
+                from: row.folded_through,
+                through,
+            })
+        })
+        .collect();
+    let batch = FoldBatch {
+        run_id,
+        owner_epoch,
+        through,
+        windows: windows.iter().map(|(key, delta)| window_row(key, delta)).collect(),
+        summaries: summaries
+            .iter()
+            .flat_map(|(grant, rows)| {
+                rows.iter().map(|(key, delta)| summary_row(grant, key, delta))
+            })
+            .collect(),
+    };
+    Ok(store.fold(&batch).await?)
+}
+
+async fn add_stored_summaries(
+    store: &Store,
+    run_id: RunId,
+    summaries: &mut BTreeMap<Grant, BTreeMap<SummaryKey, Delta>>,
+) -> Result<(), Refusal> {
+    for row in store.summaries(run_id).await? {
+        let grant = (row.assignment_id.clone(), row.epoch);
+        if let Some(delta) =
+            summaries.get_mut(&grant).and_then(|rows| rows.get_mut(&(row.series, row.stage)))
+        {
+            let mut stored = decode("summaries", &row.assignment_id, &row.body)?;
+            // The stored one is older: its absolute facts give way to the newer ones.
+            stored.absorb(std::mem::take(delta));
+            *delta = stored;
+        }
+    }
+    Ok(())
+}
+
+async fn add_stored_windows(
+    store: &Store,
+    run_id: RunId,
+    windows: &mut BTreeMap<WindowKey, Delta>,
+) -> Result<(), Refusal> {
+    let keys: Vec<store::WindowKey> = windows
+        .keys()
+        .map(|(series, region, window)| store::WindowKey {
+            series: *series,
+            region: region.clone(),
+            window: *window,
+        })
+        .collect();
+    for row in store.windows(run_id, &keys).await? {
+        if let Some(delta) = windows.get_mut(&(row.series, row.region.clone(), row.window)) {
+            delta.absorb(decode("windows", &run_id.to_string(), &row.body)?);
+        }
+    }
+    Ok(())
+}
+
+pub fn decode(table: &str, id: &str, body: &[u8]) -> Result<Delta, Refusal> {
+    metrics::decode(body)
+        .map_err(|error| internal(format!("table {table}, column body, id {id}: {error}")))
+}
+
+fn window_row(key: &WindowKey, delta: &Delta) -> WindowRow {
+    let sum = |count: fn(&shoal_domain::delta::Tally) -> u64| {
+        delta.cells.values().map(count).sum::<u64>() as i64
+    };
+    WindowRow {
+        series: key.0,
+        region: key.1.clone(),
+        window: key.2,
+        body: metrics::encode(delta),
+        sent: sum(|tally| tally.sent),
+        acked: sum(|tally| tally.acked),
+        errors: sum(shoal_domain::delta::Tally::n_errors),
+    }
+}
+
+fn summary_row(grant: &Grant, key: &SummaryKey, delta: &Delta) -> SummaryRow {
+    SummaryRow {
+        series: key.0,
+        stage: key.1,
+        assignment_id: grant.0.clone(),
+        epoch: grant.1,
+        body: metrics::encode(delta),
+    }
+}

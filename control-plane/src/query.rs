@@ -1,0 +1,472 @@
+//! The read side: every number of every face is made here, from the store, by one function.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+use shoal_domain::account::{Holding, Until, account, residual};
+use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failure, merge_cells};
+use shoal_domain::ids::{AgentId, SeriesId, StageId};
+use shoal_domain::outcome::Operation;
+use shoal_domain::plan::{Plan, Qos};
+use shoal_domain::report::{
+    AgentReport, DeviceTotals, FailureReport, RunReport, SCHEMA, ScenarioReport, SeriesReport,
+    SlotReport, ThresholdReport, ThresholdResult, TimeReport, ValidityReason,
+};
+use shoal_domain::run::{Phase, RunState, Validity, Verdict};
+use shoal_domain::shard::Shard;
+use shoal_domain::validity::{AgentHealth, FleetHealth, assess};
+use shoal_domain::verdict::{self, Facts};
+use shoal_proto::v1;
+use shoal_service_kit::{Clock, SystemClock};
+
+use crate::live::LiveRuns;
+use crate::orchestrator::{ActiveRun, Status, decode};
+use crate::record::{Record, plan_of, shard_of};
+use crate::refusal::Refusal;
+use crate::store::{AssignmentRow, RunRow, Store, ThresholdRow};
+
+/// What is stored with a run's last phase.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged {
+    pub validity: Validity,
+    pub verdict: Option<Verdict>,
+    pub exit_code: u8,
+}
+
+/// One assignment with everything that is stored of it.
+struct Share {
+    row: AssignmentRow,
+    shard: Shard,
+    total: Delta,
+    totals_proved: Option<bool>,
+}
+
+/// A run's document as of now.
+pub async fn report(store: &Store, row: &RunRow, server: &str) -> Result<RunReport, Refusal> {
+    let plan = plan_of(row)?;
+    let record = Record::of(row)?;
+    build(store, row, &plan, &record, server).await
+}
+
+/// The judgement of a run whose record says that it is over; keeps the thresholds' results.
+pub async fn judge_and_keep(
+    store: &Store,
+    row: &RunRow,
+    plan: &Plan,
+    record: &Record,
+) -> Result<Judged, Refusal> {
+    let report = build(store, row, plan, record, "").await?;
+    let rows: Vec<ThresholdRow> = report
+        .thresholds
+        .iter()
+        .enumerate()
+        .map(|(position, threshold)| ThresholdRow {
+            position: position as i64,
+            text: threshold.expr.clone(),
+            value: threshold.value,
+            limit: threshold.limit,
+            result: result_word(threshold.result).to_owned(),
+            breached_at_us: None,
+        })
+        .collect();
+    store.put_thresholds(row.run_id, &rows).await?;
+    Ok(Judged {
+        validity: report.validity.unwrap_or(Validity::Invalid),
+        verdict: report.verdict,
+        exit_code: report.exit_code.unwrap_or(3),
+    })
+}
+
+fn result_word(result: ThresholdResult) -> &'static str {
+    match result {
+        ThresholdResult::Passed => "passed",
+        ThresholdResult::Failed => "failed",
+        ThresholdResult::NoData => "no_data",
+    }
+}
+
+async fn shares(store: &Store, row: &RunRow, plan: &Plan) -> Result<Vec<Share>, Refusal> {
+    let mut totals: BTreeMap<(String, i64), Delta> = BTreeMap::new();
+    let mut add = |id: String, epoch: i64, delta: Delta| {
+        totals.entry((id, epoch)).or_default().absorb(delta);
+    };
+    for summary in store.summaries(row.run_id).await? {
+        let delta = decode("summaries", &summary.assignment_id, &summary.body)?;
+        add(summary.assignment_id, summary.epoch, delta);
+    }
+    for stored in store.unfolded(row.run_id, None).await? {
+        let delta = decode("deltas", &stored.assignment_id, &stored.body)?;
+        add(stored.assignment_id, stored.epoch, delta);
+    }
+    let mut shares = Vec::new();
+    for assignment in store.assignments(row.run_id).await? {
+        let shard = shard_of(plan, &assignment)?;
+        let key = (assignment.grant.assignment_id.clone(), assignment.grant.epoch);
+        let total = totals.remove(&key).unwrap_or_default();
+        let totals_proved = match &assignment.closing {
+            Some(closing) => {
+                let closing = decode("assignments", &key.0, &closing.totals)?;
+                Some(closing.cells == total.cells)
+            }
+            None => None,
+        };
+        shares.push(Share { row: assignment, shard, total, totals_proved });
+    }
+    Ok(shares)
+}
+
+async fn build(
+    store: &Store,
+    row: &RunRow,
+    plan: &Plan,
+    record: &Record,
+    server: &str,
+) -> Result<RunReport, Refusal> {
+    let phase = record.state.phase();
+    let shares = shares(store, row, plan).await?;
+    let facts = facts(plan, record, &shares);
+    let has_run = record.state.t0_us().is_some();
+    let (validity, reasons) = trust(plan, record, &shares, &facts);
+    let thresholds = if has_run { thresholds(plan, &facts) } else { Vec::new() };
+    let all_hold = thresholds.iter().all(|t| t.result == ThresholdResult::Passed);
+    let (verdict, exit_code) = match record.state.cause() {
+        Some(cause) if phase.is_over() => {
+            let accept = plan.fleet.accept_degraded;
+            let (verdict, exit) = verdict::outcome(phase, cause, validity, accept, all_hold);
+            (verdict, Some(exit))
+        }
+        _ => (None, None),
+    };
+    let mut devices = DeviceTotals { planned: plan.devices(), ..DeviceTotals::default() };
+    for group in &facts.devices {
+        devices.connected += group.connected;
+        devices.failed += group.failed;
+    }
+    Ok(RunReport {
+        schema: SCHEMA,
+        run: row.run_id.to_string(),
+        name: row.name.clone(),
+        server: server.to_owned(),
+        started_at: record.state.t0_us().map(rfc3339),
+        duration_s: facts.ended_us as f64 / 1e6,
+        exit_code,
+        scenario: ScenarioReport {
+            name: row.scenario_name.clone(),
+            sha256: hex(&Sha256::digest(row.scenario_text.as_bytes())),
+            vars: plan.vars.clone(),
+        },
+        seed: row.seed,
+        phase,
+        cause: record.state.cause().map(|cause| cause.sentence()),
+        validity: phase.is_over().then_some(validity),
+        validity_reasons: reasons,
+        verdict,
+        devices,
+        series: series(plan, &facts),
+        failures: failures(plan, &shares),
+        thresholds,
+        observers: Vec::new(),
+        agents: agents(store, record, &shares).await?,
+    })
+}
+
+fn facts(plan: &Plan, record: &Record, shares: &[Share]) -> Facts {
+    let mut cells = Cells::new();
+    for share in shares {
+        merge_cells(&mut cells, &share.total.cells);
+    }
+    let holdings: Vec<Holding<'_>> = shares
+        .iter()
+        .map(|share| Holding {
+            shard: &share.shard,
+            progress: &share.total.progress,
+            closed_at_us: share.row.closing.as_ref().map(|closing| closing.closed_at_us as u64),
+        })
+        .collect();
+    let through =
+        shares.iter().flat_map(|share| &share.total.progress).map(|progress| progress.through_us);
+    let through = through.max().unwrap_or(0);
+    let is_ended = record.state.phase() >= Phase::Collecting && record.state.t0_us().is_some();
+    let until = if is_ended { Until::Ended(record.load_end_us) } else { Until::Now };
+    let mut facts = account(plan, cells, &holdings, until);
+    facts.ended_us = if is_ended { record.load_end_us } else { through };
+    add_gauges(&mut facts, shares.iter().flat_map(|share| &share.total.devices));
+    facts
+}
+
+/// Adds the agents' gauges to the groups' devices.
+pub fn add_gauges<'a>(facts: &mut Facts, gauges: impl Iterator<Item = &'a DeviceGauge>) {
+    for gauge in gauges {
+        if let Some(devices) = facts.devices.get_mut(gauge.group as usize) {
+            devices.connected += gauge.connected;
+            devices.failed += gauge.failed;
+        }
+    }
+}
+
+fn trust(
+    plan: &Plan,
+    record: &Record,
+    shares: &[Share],
+    facts: &Facts,
+) -> (Validity, Vec<ValidityReason>) {
+    let is_send =
+        |series: SeriesId, _: StageId| plan.series[series.index()].operation != Operation::Connect;
+    let (sends, slots) = facts.total(is_send);
+    let (all, _) = facts.total(|_, _| true);
+    let fleet = FleetHealth {
+        planned: slots.planned,
+        missed: sends.missed,
+        attempts: all.sent,
+        lag_p99_us: sends.send_lag.quantile_us(0.99),
+        residual: if record.state.phase().is_over() { residual(facts) } else { 0 },
+    };
+    let agents: Vec<AgentHealth> = shares
+        .iter()
+        .map(|share| AgentHealth {
+            agent: share.row.grant.agent_id.clone(),
+            health: share.total.health,
+            lost_at_us: record
+                .lost
+                .iter()
+                .find(|(agent, _)| agent.as_str() == share.row.grant.agent_id)
+                .map(|(_, at_us)| *at_us),
+            totals_proved: share.totals_proved,
+        })
+        .collect();
+    assess(&fleet, &agents)
+}
+
+fn series(plan: &Plan, facts: &Facts) -> Vec<SeriesReport> {
+    let mut rows = Vec::new();
+    for (id, _) in plan.series.iter().enumerate() {
+        let id = SeriesId(id as u32);
+        rows.push(series_row(plan, facts, id, None));
+        for stage in 0..plan.stages.len() {
+            rows.push(series_row(plan, facts, id, Some(StageId(stage as u32))));
+        }
+    }
+    rows
+}
+
+fn series_row(plan: &Plan, facts: &Facts, id: SeriesId, stage: Option<StageId>) -> SeriesReport {
+    let series = &plan.series[id.index()];
+    let group = &plan.groups[series.group];
+    let wanted = |s: SeriesId, at: StageId| s == id && stage.is_none_or(|stage| stage == at);
+    let (tally, slots) = facts.total(wanted);
+    let send = group.sends.iter().find(|send| send.series == id);
+    let is_acked = send.is_none_or(|send| send.qos != Qos::AtMostOnce);
+    let seconds = facts.seconds(plan, stage);
+    SeriesReport {
+        group: group.name.clone(),
+        name: series.name.clone(),
+        operation: series.operation,
+        model: "open".into(),
+        stage: stage.map_or("all".into(), |stage| plan.stages[stage.index()].name.clone()),
+        slots: send.map(|_| SlotReport {
+            planned: slots.planned,
+            sent: tally.sent,
+            held: tally.held,
+            missed: tally.missed,
+            not_connected: tally.not_connected,
+            away: tally.away,
+            unsent: tally.unsent,
+            unassigned: slots.unassigned,
+        }),
+        acked: is_acked.then_some(tally.acked),
+        count: tally.sent,
+        errors: tally.n_errors(),
+        errors_by_class: tally.errors.clone(),
+        rate_per_s: if seconds > 0.0 { tally.sent as f64 / seconds } else { 0.0 },
+        censored: tally.censored,
+        response_time_us: time(&tally.response_time),
+        service_time_us: time(&tally.service_time),
+        send_lag_us: time(&tally.send_lag),
+    }
+}
+
+fn time(samples: &Samples) -> Option<TimeReport> {
+    let quantile = |q| samples.quantile_us(q);
+    Some(TimeReport {
+        count: samples.count(),
+        min: samples.min_us()?,
+        mean: samples.mean_us()?,
+        p50: quantile(0.5)?,
+        p90: quantile(0.9)?,
+        p95: quantile(0.95)?,
+        p99: quantile(0.99)?,
+        p999: quantile(0.999)?,
+        max: samples.max_us()?,
+    })
+}
+
+fn thresholds(plan: &Plan, facts: &Facts) -> Vec<ThresholdReport> {
+    let report = |threshold: &shoal_domain::plan::Threshold| {
+        let judgement = verdict::judge(plan, threshold, facts);
+        ThresholdReport {
+            expr: threshold.text.clone(),
+            stage: threshold.stage.map(|stage| plan.stages[stage.index()].name.clone()),
+            value: judgement.value,
+            limit: threshold.limit.value(),
+            unit: threshold.limit.unit().to_owned(),
+            samples: judgement.samples,
+            result: judgement.result,
+            breached_at_s: None,
+        }
+    };
+    plan.thresholds.iter().map(report).collect()
+}
+
+fn failures(plan: &Plan, shares: &[Share]) -> Vec<FailureReport> {
+    let mut merged: Vec<Failure> = Vec::new();
+    for failure in shares.iter().flat_map(|share| &share.total.failures) {
+        add_failure(&mut merged, failure.clone());
+    }
+    merged.sort_by_key(|failure| std::cmp::Reverse(failure.count));
+    let report = |failure: Failure| FailureReport {
+        series: plan.series_path(failure.series),
+        class: failure.class,
+        text: failure.text,
+        count: failure.count,
+        first_s: failure.first_us as f64 / 1e6,
+        last_s: failure.last_us as f64 / 1e6,
+        devices: failure.devices,
+    };
+    let known = |failure: &Failure| failure.series.index() < plan.series.len();
+    merged.into_iter().filter(known).map(report).collect()
+}
+
+async fn agents(
+    store: &Store,
+    record: &Record,
+    shares: &[Share],
+) -> Result<Vec<AgentReport>, Refusal> {
+    let known = store.agents().await?;
+    let state = |share: &Share| {
+        let agent = &share.row.grant.agent_id;
+        if share.row.closing.is_some() {
+            "closed"
+        } else if record.lost.keys().any(|lost| lost.as_str() == agent) {
+            "lost"
+        } else if record.state.phase() == Phase::FailedToStart {
+            "not_started"
+        } else if record.state.phase().is_over() {
+            "silent"
+        } else {
+            "running"
+        }
+    };
+    let report = |share: &Share| AgentReport {
+        agent: share.row.grant.agent_id.clone(),
+        build: known
+            .iter()
+            .find(|agent| agent.agent_id == share.row.grant.agent_id)
+            .map(|agent| agent.build.clone())
+            .unwrap_or_default(),
+        devices: share.shard.devices(),
+        state: state(share).to_owned(),
+        stall_max_us: share.total.health.stall_max_us,
+        stalled_us: share.total.health.stalled_us,
+        descriptor_errors: share.total.health.descriptor_errors,
+        port_errors: share.total.health.port_errors,
+        totals_proved: share.totals_proved,
+    };
+    Ok(shares.iter().map(report).collect())
+}
+
+fn rfc3339(unix_us: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_micros(unix_us)).to_string()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Microseconds of run time now, negative before t0.
+pub fn elapsed_s(record: &Record) -> f64 {
+    record.state.t0_us().map_or(0.0, |t0_us| (SystemClock.unix_us() as f64 - t0_us as f64) / 1e6)
+}
+
+/// What a watcher sees of a run that this process drives.
+pub fn progress(
+    run: shoal_domain::ids::RunId,
+    active: &ActiveRun,
+    live: &LiveRuns,
+) -> v1::RunProgress {
+    let Status { record, exit_code } = active.status.borrow().clone();
+    let phase = record.state.phase();
+    let elapsed_s = elapsed_s(&record);
+    let run_us = if elapsed_s > 0.0 { (elapsed_s * 1e6) as u64 } else { 0 };
+    let stage = active.plan.stage_at(run_us);
+    let mut progress = v1::RunProgress {
+        run_id: run.to_string(),
+        name: active.name.clone(),
+        phase: phase.word().to_owned(),
+        elapsed_s,
+        planned_s: record.load_end_us as f64 / 1e6,
+        stage: active.plan.stages[stage.index()].name.clone(),
+        devices_planned: active.plan.devices(),
+        note: note(&record),
+        over: phase.is_over(),
+        exit_code: i32::from(exit_code.unwrap_or(0)),
+        ..v1::RunProgress::default()
+    };
+    live.read(run, |live| {
+        for gauge in live.parts.values().flat_map(|part| &part.devices) {
+            progress.devices_connected += gauge.connected;
+            progress.devices_failed += gauge.failed;
+        }
+        for ((series, _), tally) in &live.cells {
+            progress.errors += tally.n_errors();
+            progress.missed += tally.missed;
+            let operation = active.plan.series.get(series.index()).map(|s| s.operation);
+            if operation.is_some_and(|operation| operation != Operation::Connect) {
+                progress.sent += tally.sent;
+            }
+        }
+        let now = live.now();
+        progress.sent_per_s = now.sent as f64;
+        let quantile = |q| now.response_time.quantile_us(q).unwrap_or(0);
+        (progress.p50_us, progress.p95_us, progress.p99_us) =
+            (quantile(0.5), quantile(0.95), quantile(0.99));
+    });
+    progress
+}
+
+fn note(record: &Record) -> String {
+    let list = |agents: Vec<&AgentId>| {
+        agents.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    match &record.state {
+        RunState::Pending { .. } => format!("waiting for {} agent(s)", record.agents_wanted),
+        RunState::Preparing { agents, prepared, .. } => {
+            format!("waiting for {} to prepare", list(agents.difference(prepared).collect()))
+        }
+        RunState::Stopping { agents, closed, .. } => {
+            format!("waiting for {} to close", list(agents.difference(closed).collect()))
+        }
+        RunState::Collecting { waiting, .. } => {
+            format!("waiting for the last deltas of {}", list(waiting.iter().collect()))
+        }
+        RunState::Over { cause, .. } => cause.sentence(),
+        RunState::Armed { .. } | RunState::Running { .. } => {
+            let lost: Vec<&AgentId> = record.lost.keys().collect();
+            if lost.is_empty() { String::new() } else { format!("lost: {}", list(lost)) }
+        }
+    }
+}
+
+/// A finished run as a watcher sees it who came too late.
+pub fn ended(row: &RunRow) -> v1::RunProgress {
+    v1::RunProgress {
+        run_id: row.run_id.to_string(),
+        name: row.name.clone(),
+        phase: row.phase.word().to_owned(),
+        devices_planned: row.planned_devices as u64,
+        note: row.cause.clone().unwrap_or_default(),
+        over: row.phase.is_over(),
+        exit_code: row.exit_code.unwrap_or(4) as i32,
+        ..v1::RunProgress::default()
+    }
+}

@@ -1,0 +1,76 @@
+//! What a run's row holds beside its columns: the state machine's state and the facts around it.
+//! A restarted control plane goes on from this and the assignments alone.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use shoal_domain::check::parse_plan;
+use shoal_domain::ids::AgentId;
+use shoal_domain::plan::Plan;
+use shoal_domain::run::RunState;
+use shoal_domain::shard::Shard;
+use shoal_proto::{assignment, v1};
+
+use crate::refusal::{Kind, Refusal};
+use crate::store::{AssignmentRow, RunRow};
+use prost::Message;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub state: RunState,
+    /// Run time at which the load ends: the plan's end, or earlier by a stop.
+    pub load_end_us: u64,
+    /// Agents that were lost, and the run time when that was declared.
+    pub lost: BTreeMap<AgentId, u64>,
+    /// Agents to wait for.
+    pub agents_wanted: u32,
+    /// Its owner beats; silence ends it.
+    pub is_owned: bool,
+    /// Where `builtin` targets listen; empty elsewhere.
+    pub builtin: String,
+}
+
+impl Record {
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a record has only string keys")
+    }
+
+    pub fn of(row: &RunRow) -> Result<Self, Refusal> {
+        serde_json::from_str(&row.state_json).map_err(|error| {
+            internal(format!("table runs, column state_json, id {}: {error}", row.run_id))
+        })
+    }
+}
+
+/// `--set` of a run, in order, as kept in `vars_json`.
+pub fn overrides_of(row: &RunRow) -> Result<Vec<(String, String)>, Refusal> {
+    serde_json::from_str(&row.vars_json).map_err(|error| {
+        internal(format!("table runs, column vars_json, id {}: {error}", row.run_id))
+    })
+}
+
+/// The plan of a stored run: the same text and variables give the same plan.
+pub fn plan_of(row: &RunRow) -> Result<Plan, Refusal> {
+    parse_plan(&row.scenario_text, &overrides_of(row)?).map_err(|diagnostics| {
+        let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
+        internal(format!("the stored scenario of {} is no plan any more: {first}", row.run_id))
+    })
+}
+
+pub fn shard_to_blob(shard: &Shard) -> Vec<u8> {
+    let blocks = assignment::blocks_to_wire(shard);
+    v1::Assignment { blocks, ..v1::Assignment::default() }.encode_to_vec()
+}
+
+pub fn shard_of(plan: &Plan, row: &AssignmentRow) -> Result<Shard, Refusal> {
+    let id = &row.grant.assignment_id;
+    let wrong = |why: String| internal(format!("table assignments, column blocks, id {id}: {why}"));
+    let wire = v1::Assignment::decode(row.grant.blocks.as_slice())
+        .map_err(|error| wrong(error.to_string()))?;
+    assignment::shard_from_wire(plan, &wire.blocks).map_err(|error| wrong(error.to_string()))
+}
+
+pub fn internal(message: String) -> Refusal {
+    tracing::error!(message, "inconsistent store");
+    Refusal::new(Kind::Internal, "SH0504", message)
+}

@@ -1,0 +1,79 @@
+//! Claims: a silent owner is replaced, a live one is left alone, a replaced one can do no harm.
+
+use shoal_control_plane::store::{FoldBatch, OWNER_SILENT_US, Store, StoreError};
+use shoal_domain::run::Phase;
+
+use crate::fixtures::{
+    NOW_US, change, delta, folded, ingest, new_run, run_id, run_with_two_grants, window,
+};
+
+crate::on_both_databases!(
+    a_live_run_of_another_owner_is_left_alone,
+    of_two_claims_of_a_silent_run_one_wins,
+    an_owner_may_take_its_own_run_again_at_once,
+    a_replaced_owner_can_neither_move_nor_fold,
+    a_run_that_is_over_is_not_claimed,
+);
+
+async fn a_live_run_of_another_owner_is_left_alone(store: &Store) {
+    let run = run_id(1);
+    store.insert_run(&new_run(run, "steady-heron")).await.unwrap();
+    assert_eq!(store.touch_owner("one", NOW_US + 1_000_000).await.unwrap(), 1);
+    assert_eq!(store.touch_owner("two", NOW_US).await.unwrap(), 0);
+
+    let soon = NOW_US + 1_000_000 + OWNER_SILENT_US - 1;
+    let refused = store.claim_run(run, None, "two", soon).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict { .. }));
+    assert_eq!(refused.to_string(), format!("run {run} is owned by `one`, last seen 14 s ago"));
+    assert_eq!(store.claim_run(run, None, "two", soon + 1).await.unwrap(), 2);
+    let row = store.run(run).await.unwrap().unwrap();
+    assert_eq!((row.owner.as_str(), row.owner_epoch), ("two", 2));
+    assert_eq!(row.owner_seen_us, soon + 1);
+}
+
+async fn of_two_claims_of_a_silent_run_one_wins(store: &Store) {
+    let run = run_id(1);
+    store.insert_run(&new_run(run, "steady-heron")).await.unwrap();
+    let late = NOW_US + OWNER_SILENT_US;
+    let (two, three) = tokio::join!(
+        store.claim_run(run, Some("one"), "two", late),
+        store.claim_run(run, Some("one"), "three", late),
+    );
+    assert!(two.is_ok() != three.is_ok(), "{two:?} and {three:?}");
+    assert_eq!(store.run(run).await.unwrap().unwrap().owner_epoch, 2);
+}
+
+async fn an_owner_may_take_its_own_run_again_at_once(store: &Store) {
+    let run = run_id(1);
+    store.insert_run(&new_run(run, "steady-heron")).await.unwrap();
+    assert_eq!(store.claim_run(run, None, "one", NOW_US).await.unwrap(), 2);
+    assert!(store.claim_run(run, Some("two"), "one", NOW_US).await.is_err());
+}
+
+async fn a_replaced_owner_can_neither_move_nor_fold(store: &Store) {
+    let run = run_with_two_grants(store).await;
+    ingest(store, &[delta("a", 0)]).await;
+    store.claim_run(run, None, "two", NOW_US + OWNER_SILENT_US).await.unwrap();
+
+    let moved = store.change_run(&change(run, Phase::Preparing), &[]).await.unwrap_err();
+    assert_eq!(moved.to_string(), format!("run {run} is owned by `two` under epoch 2, not 1"));
+    let batch = FoldBatch {
+        run_id: run,
+        owner_epoch: 1,
+        through: vec![folded("a", -1, 0)],
+        windows: vec![window(0, 1)],
+        summaries: vec![],
+    };
+    assert!(matches!(store.fold(&batch).await, Err(StoreError::Conflict { .. })));
+    assert_eq!(store.windows_of(run, 0, 10).await.unwrap(), []);
+    store.fold(&FoldBatch { owner_epoch: 2, ..batch }).await.unwrap();
+}
+
+async fn a_run_that_is_over_is_not_claimed(store: &Store) {
+    let run = run_id(1);
+    store.insert_run(&new_run(run, "steady-heron")).await.unwrap();
+    store.change_run(&change(run, Phase::Aborted), &[]).await.unwrap();
+    let refused = store.claim_run(run, None, "one", NOW_US).await.unwrap_err();
+    assert_eq!(refused.to_string(), format!("run {run} is over (ABORTED)"));
+    assert_eq!(store.touch_owner("one", NOW_US).await.unwrap(), 0);
+}

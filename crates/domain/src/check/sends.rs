@@ -1,0 +1,111 @@
+//! What the devices of a group publish: pace, topic, payload.
+
+use super::Check;
+use super::text::Scope;
+use crate::ids::SeriesId;
+use crate::plan::{Qos, Send};
+use crate::scenario::{self, Level, Pace, Payload, Written};
+use crate::template::{Generator, Part, Template};
+
+/// The longest string of MQTT.
+const MAX_TOPIC_BYTES: usize = 65_535;
+
+impl Check<'_> {
+    pub(super) fn send(
+        &self,
+        written: &scenario::Send,
+        series: SeriesId,
+        devices: Option<u64>,
+        scope: &Scope<'_>,
+    ) -> Option<Send> {
+        let period_ns = match written.pace.as_ref() {
+            Some(Pace::Every(every)) => self.nanos(every),
+            Some(Pace::Rate(rate)) => self.period_of(rate, devices),
+            None => None,
+        };
+        let publish = written.publish.as_ref()?;
+        let scope = Scope { level: Level::Message, period_ns, ..scope.clone() };
+        let topic = publish.topic.as_ref().and_then(|topic| self.topic(topic, &scope));
+        let qos = publish.qos.as_ref().map_or(Some(Qos::AtMostOnce), |qos| self.qos(qos));
+        let retain = self.flag(publish.retain.as_ref());
+        let payload = publish.payload.as_ref().and_then(|payload| match payload {
+            Payload::Json { path, node } => self.json(node, path, &scope),
+            Payload::Text(text) => self.template(text, &scope),
+        });
+        let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);
+        Some(Send {
+            series,
+            period_ns: period_ns?,
+            topic: topic?,
+            qos: qos?,
+            retain: retain?,
+            payload: payload?,
+            ack_timeout_us: ack_timeout_us?,
+        })
+    }
+
+    fn period_of(&self, written: &Written, devices: Option<u64>) -> Option<u64> {
+        let rate = self.rate(written)?;
+        let period_ns = rate.time_of(devices?);
+        if period_ns.is_none_or(|ns| ns < 1_000) {
+            let resolved = self.resolve(written)?;
+            let needs = "a rate that gives each device a period from 1us to 500 years";
+            self.misread(written, &resolved, needs);
+            return None;
+        }
+        period_ns
+    }
+
+    fn qos(&self, written: &Written) -> Option<Qos> {
+        let resolved = self.resolve(written)?;
+        match resolved.text.as_str() {
+            "0" => Some(Qos::AtMostOnce),
+            "1" => Some(Qos::AtLeastOnce),
+            "2" => {
+                self.out.later(written.place, &written.path, "QoS 2");
+                None
+            }
+            _ => {
+                self.misread(written, &resolved, "0 or 1");
+                None
+            }
+        }
+    }
+
+    fn topic(&self, written: &Written, scope: &Scope<'_>) -> Option<Template> {
+        let topic = self.template(written, scope)?;
+        let mut texts = Vec::new();
+        for part in topic.parts() {
+            match part {
+                Part::Literal(text) => texts.push(text.as_str()),
+                Part::Value(Generator::Choice { options, .. }) => {
+                    texts.extend(options.iter().filter_map(|option| match option {
+                        Generator::Text(text) => Some(text.as_str()),
+                        _ => None,
+                    }));
+                }
+                Part::Value(_) => {}
+            }
+        }
+        let wrong = if topic.parts().is_empty() {
+            Some("a topic may not be empty".to_owned())
+        } else if let Some(wildcard) =
+            texts.iter().find_map(|text| text.find(['+', '#']).map(|at| &text[at..=at]))
+        {
+            Some(format!("`{wildcard}` is a wildcard: a message is published to one topic"))
+        } else if texts.iter().any(|text| text.contains('\0')) {
+            Some("a topic may not hold the character U+0000".to_owned())
+        } else if texts.iter().map(|text| text.len()).sum::<usize>() > MAX_TOPIC_BYTES {
+            Some(format!("a topic has at most {MAX_TOPIC_BYTES} bytes"))
+        } else {
+            None
+        };
+        match wrong {
+            Some(message) => {
+                self.out.report(written.place, &written.path, message, None);
+                None
+            }
+            None => Some(topic),
+        }
+    }
+}
