@@ -33,14 +33,7 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let env = |name: &str| std::env::var(name).ok();
-    let path = flags.config.clone().or_else(|| env("SHOAL_CONFIG").map(Into::into));
-    let file = match &path {
-        Some(path) => Some(
-            std::fs::read_to_string(path)
-                .with_context(|| format!("config file {} cannot be read", path.display()))?,
-        ),
-        None => None,
-    };
+    let file = config::read_file(flags, &env)?;
     let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let (config, format) =
         config::resolve(flags, &env, file.as_deref(), &hostname.unwrap_or_default())?;
