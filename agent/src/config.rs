@@ -67,6 +67,15 @@ pub enum ConfigError {
     NoDataDir,
 }
 
+impl ConfigError {
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Line { .. } => "SH0601",
+            Self::Value { .. } | Self::NoServer | Self::NoDataDir => "SH0602",
+        }
+    }
+}
+
 /// Keys of the file, with the variable that stands above each.
 const KEYS: [(&str, &str); 10] = [
     ("server", "SHOAL_SERVER"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use shoal_agent::app::StartError;
-use shoal_agent::config::{self, Flags};
+use shoal_agent::config::{self, ConfigError, Flags};
 use shoal_service_kit::lifecycle::Stopped;
 use shoal_service_kit::{Lifecycle, telemetry};
 
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             // Logging may not be set up yet, so this goes straight to stderr.
             use std::io::Write;
             let code = error.downcast_ref::<StartError>().map(StartError::code);
+            let code = code.or_else(|| error.downcast_ref::<ConfigError>().map(ConfigError::code));
             let code = code.map_or_else(String::new, |code| format!("[{code}]"));
             let _ = writeln!(std::io::stderr(), "error{code}: {error:#}");
             ExitCode::from(2)
