@@ -36,19 +36,19 @@ pub(crate) struct Args {
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Global {
     /// Control plane to talk to, like http://10.0.0.5:7100 (or SHOAL_SERVER)
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "URL")]
     pub(crate) server: Option<String>,
     /// What the control plane asks for (better: SHOAL_TOKEN, which other users cannot see)
-    #[arg(long, global = true, value_name = "TOKEN")]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "TOKEN")]
     pub(crate) token: Option<String>,
     /// Where runs in this process are stored (or SHOAL_DATA_DIR; default: the XDG data directory)
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// What stdout gets
-    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    #[arg(long, global = true, help_heading = "Everywhere", value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// No progress and no remarks on stderr, only errors
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
     pub(crate) quiet: bool,
 }
 
@@ -220,7 +220,10 @@ Example:
         #[arg(long, value_name = "GROUP", requires = "device")]
         group: Option<String>,
     },
-    /// Drive one device per group for one message each and show every step
+    /// Drive one device per group for one message per series and show every step
+    #[command(after_help = "\
+It connects as the first device of each group, from this machine and without a control plane; a broker
+disconnects another client of the same id. Exit code 1: a device did not get through.")]
     Try {
         /// The scenario, a YAML file
         file: PathBuf,

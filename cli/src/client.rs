@@ -91,7 +91,12 @@ pub(crate) fn refused(server: &str, status: &Status) -> Error {
             message: status.message().to_owned(),
             help: Some("`shoal list` shows all runs".into()),
         },
-        Code::Unknown | Code::Internal if status.message().contains("h2 protocol error") => {
+        // The connection stands, but what comes over it is no gRPC.
+        Code::Unknown | Code::Internal
+            if ["transport error", "h2 protocol error"]
+                .iter()
+                .any(|t| status.message().contains(t)) =>
+        {
             Error::NotShoal { server, why: chain(status) }
         }
         code => Error::Refused {
@@ -136,5 +141,7 @@ mod tests {
         assert_eq!(denied.code(), Some("SH0402"));
         let away = refused("http://h:1", &Status::unavailable("connection refused"));
         assert_eq!(away.code(), Some("SH0401"));
+        let broker = refused("http://h:1", &Status::unknown("transport error"));
+        assert_eq!(broker.code(), Some("SH0410"));
     }
 }

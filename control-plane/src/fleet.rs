@@ -106,12 +106,22 @@ impl Fleet {
         }
         state.sessions += 1;
         let session = state.sessions;
-        let desired = state.agents.remove(id).map(|known| known.desired).unwrap_or_default();
-        let observed = hello
+        let observed: BTreeMap<(String, u64), v1::Observed> = hello
             .inventory
             .into_iter()
             .map(|observed| ((observed.assignment_id.clone(), observed.epoch), observed))
             .collect();
+        let desired = match state.agents.remove(id) {
+            Some(known) if known.incarnation == hello.incarnation => known.desired,
+            // Another process: what it does not hold died with its predecessor. It must not begin
+            // an assignment in the middle, with numbers that were given before.
+            Some(known) => known
+                .desired
+                .into_iter()
+                .filter(|(held, wish)| observed.contains_key(&(held.clone(), wish.epoch)))
+                .collect(),
+            None => BTreeMap::new(),
+        };
         let agent = Agent {
             incarnation: hello.incarnation,
             predecessor: hello.predecessor,
@@ -180,6 +190,13 @@ impl Fleet {
             agent.desired.insert(key, assignment);
             agent.push_desired();
         }
+    }
+
+    /// Whether a connected agent is the one that holds an assignment; `None` while it is away.
+    pub fn holds(&self, id: &AgentId, assignment: &str) -> Option<bool> {
+        let state = self.lock();
+        let agent = state.agents.get(id).filter(|agent| agent.session.is_some())?;
+        Some(agent.desired.contains_key(assignment))
     }
 
     /// Takes an assignment back.
@@ -277,6 +294,33 @@ mod tests {
         let (second, _queue) = fleet.join(&id(), hello("one", ""), 10).unwrap();
         assert_eq!(fleet.beat(&id(), first, 20), None);
         assert_eq!(fleet.beat(&id(), second, 20), Some(vec![]));
+    }
+
+    #[test]
+    fn a_restarted_agent_does_not_inherit_what_its_predecessor_held() {
+        let fleet = Fleet::default();
+        let _first = fleet.join(&id(), hello("one", ""), 0).unwrap();
+        let assignment =
+            v1::Assignment { assignment_id: "x".into(), epoch: 1, ..v1::Assignment::default() };
+        fleet.assign(&id(), assignment, 0);
+        assert_eq!(fleet.holds(&id(), "x"), Some(true));
+        let _second = fleet.join(&id(), hello("two", "one"), 1_000).unwrap();
+        assert_eq!(fleet.holds(&id(), "x"), Some(false));
+    }
+
+    #[test]
+    fn after_our_own_restart_an_agent_keeps_what_its_inventory_names() {
+        let fleet = Fleet::default();
+        for held in ["x", "y"] {
+            let assignment =
+                v1::Assignment { assignment_id: held.into(), epoch: 1, ..Default::default() };
+            fleet.assign(&id(), assignment, 0);
+        }
+        let observed =
+            v1::Observed { assignment_id: "x".into(), epoch: 1, ..v1::Observed::default() };
+        let hello = v1::Hello { inventory: vec![observed], ..hello("one", "") };
+        let _session = fleet.join(&id(), hello, 1_000).unwrap();
+        assert_eq!((fleet.holds(&id(), "x"), fleet.holds(&id(), "y")), (Some(true), Some(false)));
     }
 
     #[test]

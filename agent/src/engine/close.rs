@@ -3,8 +3,6 @@
 //! The sweep at the gate handles each device's remaining slots by the usual rules, so a slot due in
 //! the last millisecond is sent like any other; only what the target still delays becomes unsent.
 
-use shoal_domain::delta::WINDOW_US;
-
 use super::core::CoreLoop;
 use super::stalls::PROBE_US;
 
@@ -12,7 +10,7 @@ use super::stalls::PROBE_US;
 const GOODBYES_PER_BEAT: usize = 100;
 
 /// Closes the gate for slots intended from `closed_at_us` on and ends all devices.
-pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) -> Option<String> {
+pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) {
     let core = cores.core.clone();
     core.stalls.notice(core.now_us());
     for device in &cores.devices {
@@ -38,6 +36,4 @@ pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) -> Option<Str
         cores.beat();
     }
     cores.tasks.abort_all();
-    debug_assert!(core.recorder.borrow().window() <= core.now_us() / WINDOW_US);
-    None
 }

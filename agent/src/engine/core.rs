@@ -112,10 +112,10 @@ impl CoreLoop {
                 .sleep_until((now + PROBE_US).min(next_start.max(now + 1)).min(closed_at))
                 .await;
         }
-        let error = close::close(&mut self, closed_at).await;
+        close::close(&mut self, closed_at).await;
         let now = self.core.now_us();
         let delta = self.swap(now / WINDOW_US, closed_at);
-        let closed = Some(Closed { closed_at_us: closed_at, error });
+        let closed = Some(Closed { closed_at_us: closed_at, error: None });
         // The last report may wait for room: nothing is sent any more. No receiver, no reader.
         let _ = self.reports.send(CoreReport { core: self.number, delta, closed }).await;
     }

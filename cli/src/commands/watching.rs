@@ -92,6 +92,7 @@ impl<'a> Watching<'a> {
     /// Returns the run's exit code as the last progress told it.
     pub(super) async fn until_over(mut self) -> Result<i32, Error> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+        let mut told = false;
         let outcome = loop {
             match self.stream().await {
                 Ok(End::Over(exit_code)) => break Ok(exit_code),
@@ -101,6 +102,12 @@ impl<'a> Watching<'a> {
                 Ok(End::Broken(_)) => {
                     if self.heard.elapsed() >= PATIENCE {
                         break Err(self.lost());
+                    }
+                    if !told {
+                        told = true;
+                        self.live.say(
+                            "the connection to the control plane broke; trying again for 45 s",
+                        );
                     }
                     if let Err(error) = self.pause(backoff.next()).await {
                         break Err(error);

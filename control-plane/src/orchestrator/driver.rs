@@ -42,8 +42,6 @@ const EPOCH: u64 = 1;
 struct Part {
     shard: Shard,
     wire: v1::Assignment,
-    /// Process of the agent that took it; a proven successor means that it is gone.
-    incarnation: String,
     region: String,
 }
 
@@ -104,10 +102,7 @@ impl Driver {
             let Ok(agent) = row.grant.agent_id.parse::<AgentId>() else { continue };
             let shard = shard_of(&self.plan, &row)?;
             let wire = self.wire(&agent, &shard)?;
-            self.parts.insert(
-                agent.clone(),
-                Part { shard, wire, incarnation: String::new(), region: String::new() },
-            );
+            self.parts.insert(agent.clone(), Part { shard, wire, region: String::new() });
             if row.closing.is_some() {
                 let id = &row.grant.assignment_id;
                 live.add(&self.plan, id, &Default::default(), true);
@@ -197,12 +192,12 @@ impl Driver {
         Ok(events)
     }
 
-    fn observe_agent(&mut self, agent: &AgentId, now_us: u64) -> Vec<RunEvent> {
+    fn observe_agent(&self, agent: &AgentId, now_us: u64) -> Vec<RunEvent> {
         use v1::AssignmentPhase as P;
         let mut events = Vec::new();
         let run = self.row.run_id;
         let fleet = self.runs.fleet.clone();
-        let Some(part) = self.parts.get_mut(agent) else { return events };
+        let Some(part) = self.parts.get(agent) else { return events };
         let id = part.wire.assignment_id.clone();
         let is_delivered = self
             .runs
@@ -233,18 +228,11 @@ impl Driver {
             events.push(RunEvent::Delivered { agent: agent.clone() });
             return events;
         }
-        let member = fleet.member(agent);
-        let mut is_replaced = false;
-        if let Some(member) = member.as_ref().filter(|member| !member.incarnation.is_empty()) {
-            // After our own restart we learn here which process holds the assignment.
-            if part.incarnation.is_empty() && fleet.observed(agent, &id, EPOCH).is_some() {
-                part.incarnation.clone_from(&member.incarnation);
-            }
-            is_replaced = !part.incarnation.is_empty()
-                && member.incarnation != part.incarnation
-                && member.predecessor == part.incarnation;
-        }
-        let liveness = member.map_or(Liveness::heard_at(now_us), |member| member.liveness);
+        // A process that took the id and does not hold the assignment proves the holder's death.
+        let is_assigned = self.record.state.phase() >= Phase::Preparing;
+        let is_replaced = is_assigned && fleet.holds(agent, &id) == Some(false);
+        let liveness = fleet.member(agent).map(|member| member.liveness);
+        let liveness = liveness.unwrap_or(Liveness::heard_at(now_us));
         let presence = liveness.presence(now_us, self.plan.fleet.lease_us);
         if is_replaced || presence == Presence::Lost {
             let abort = self.plan.fleet.on_agent_loss == OnAgentLoss::Abort;
@@ -281,10 +269,9 @@ impl Driver {
                 incarnation: 0,
             });
             let member = members.iter().find(|member| member.id == agent);
-            let incarnation = member.map(|member| member.incarnation.clone()).unwrap_or_default();
             let region =
                 member.and_then(|member| member.labels.get("region").cloned()).unwrap_or_default();
-            parts.insert(agent, Part { shard, wire, incarnation, region });
+            parts.insert(agent, Part { shard, wire, region });
         }
         // A retry after a failed step deals anew; the rows of the first try are replaced.
         self.runs.store.insert_assignments(&rows).await?;
@@ -383,7 +370,7 @@ impl Driver {
             owner_epoch: self.row.owner_epoch,
             phase,
             state_json: record.to_json(),
-            validity: judged.map(|judged| judged.validity),
+            validity: judged.and_then(|judged| judged.validity),
             verdict: judged.and_then(|judged| judged.verdict),
             exit_code: judged.map(|judged| i64::from(judged.exit_code)),
             cause: cause.clone(),
@@ -401,6 +388,9 @@ impl Driver {
         }
         for agent in record.lost.keys().filter(|agent| !before.lost.contains_key(agent)) {
             events.push(event("agent_lost", agent.to_string()));
+            if let Some(part) = self.parts.get(agent) {
+                self.runs.fleet.withdraw(agent, &part.wire.assignment_id);
+            }
         }
         self.row.version = self.runs.store.change_run(&change, &events).await?;
         if phase != before.state.phase() {
@@ -446,7 +436,9 @@ impl Driver {
             return;
         }
         for (agent, part) in &self.parts {
-            self.runs.fleet.assign(agent, part.wire.clone(), now_us);
+            if !self.record.lost.contains_key(agent) {
+                self.runs.fleet.assign(agent, part.wire.clone(), now_us);
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 //! stdout belongs to data, so nothing here ever writes to it. `SHOAL_LOG` takes the usual filter
 //! directives (`info,shoal_agent=debug`); a directive that cannot be read is refused, not ignored.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -48,7 +50,10 @@ pub enum Error {
 pub fn init(format: LogFormat, default_level: tracing::Level) -> Result<(), Error> {
     let directives = std::env::var(FILTER_VARIABLE).unwrap_or_default();
     let filter = filter(&directives, default_level)?;
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter);
     match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
