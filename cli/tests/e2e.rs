@@ -1,6 +1,8 @@
 //! The deployment as the README describes it: real binaries, a real Postgres, a real mosquitto, and
 //! mosquitto's own subscriber as the witness of what arrived.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
