@@ -71,11 +71,11 @@ pub enum StartError {
 impl StartError {
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Server(_) | Self::AllowTarget { .. } | Self::SecretsDir { .. } => "SH0405",
-            Self::Health { .. } => "SH0406",
+            Self::Server(_) | Self::AllowTarget { .. } | Self::SecretsDir { .. } => "SH0602",
+            Self::Health { .. } => "SH0409",
             Self::Identity(IdentityError::Locked { .. }) => "SH0407",
-            Self::Identity(IdentityError::Unusable { .. }) => "SH0408",
-            Self::Thread { .. } => "SH0409",
+            Self::Identity(IdentityError::Unusable { .. }) => "SH0503",
+            Self::Thread { .. } => "SH0304",
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Flags {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
+    #[error("config file {} cannot be read: {why}; give the right one in --config", path.display())]
+    Unreadable { path: PathBuf, why: String },
     #[error("config file line {line}: {why}")]
     Line { line: usize, why: String },
     #[error("{source_name}: `{value}` cannot be used: {why}")]
@@ -65,6 +67,15 @@ pub enum ConfigError {
     NoServer,
     #[error("no data directory: HOME is not set, so give --data-dir or SHOAL_DATA_DIR")]
     NoDataDir,
+}
+
+impl ConfigError {
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } | Self::Line { .. } => "SH0601",
+            Self::Value { .. } | Self::NoServer | Self::NoDataDir => "SH0602",
+        }
+    }
 }
 
 /// Keys of the file, with the variable that stands above each.
@@ -92,6 +103,17 @@ struct Sources<'a> {
     flags: BTreeMap<&'static str, Vec<String>>,
     env: &'a dyn Fn(&str) -> Option<String>,
     file: BTreeMap<String, Vec<String>>,
+}
+
+/// The text of the file that flags or environment name; `None` where they name none.
+pub fn read_file(
+    flags: &Flags,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<String>, ConfigError> {
+    let named = flags.config.clone().or_else(|| env("SHOAL_CONFIG").map(PathBuf::from));
+    let Some(path) = named.filter(|path| !path.as_os_str().is_empty()) else { return Ok(None) };
+    let text = std::fs::read_to_string(&path);
+    text.map(Some).map_err(|error| ConfigError::Unreadable { path, why: error.to_string() })
 }
 
 /// `hostname` is the default id.

@@ -27,7 +27,7 @@ pub(crate) struct Dialer {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadServer {
-    #[error("server `{server}` is no address: {why}; write it like http://control-plane:7443")]
+    #[error("server `{server}` is no address: {why}; write it like http://control-plane:7100")]
     Address { server: String, why: String },
     #[error("the token has characters that cannot be sent: use letters, digits and `-._~+/=`")]
     Token,
@@ -75,6 +75,14 @@ impl Interceptor for Bearer {
 pub(crate) fn code_of(status: &Status) -> Option<String> {
     let code = status.metadata().get(CODE_KEY)?.to_str().ok()?;
     Some(code.chars().take(16).collect())
+}
+
+/// What a call ended with, for people: tonic's own text shows its insides.
+pub(crate) fn answer(status: &Status) -> String {
+    match status.message() {
+        "" => format!("the call ended with {:?}", status.code()),
+        message => message.chars().take(500).collect(),
+    }
 }
 
 /// An error with its causes on one line: tonic says "transport error" and hides the reason below.

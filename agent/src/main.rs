@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use shoal_agent::app::StartError;
-use shoal_agent::config::{self, Flags};
+use shoal_agent::config::{self, ConfigError, Flags};
 use shoal_service_kit::lifecycle::Stopped;
 use shoal_service_kit::{Lifecycle, telemetry};
 
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             // Logging may not be set up yet, so this goes straight to stderr.
             use std::io::Write;
             let code = error.downcast_ref::<StartError>().map(StartError::code);
+            let code = code.or_else(|| error.downcast_ref::<ConfigError>().map(ConfigError::code));
             let code = code.map_or_else(String::new, |code| format!("[{code}]"));
             let _ = writeln!(std::io::stderr(), "error{code}: {error:#}");
             ExitCode::from(2)
@@ -32,14 +33,7 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let env = |name: &str| std::env::var(name).ok();
-    let path = flags.config.clone().or_else(|| env("SHOAL_CONFIG").map(Into::into));
-    let file = match &path {
-        Some(path) => Some(
-            std::fs::read_to_string(path)
-                .with_context(|| format!("config file {} cannot be read", path.display()))?,
-        ),
-        None => None,
-    };
+    let file = config::read_file(flags, &env)?;
     let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let (config, format) =
         config::resolve(flags, &env, file.as_deref(), &hostname.unwrap_or_default())?;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::beat::{Beats, Stamps};
-use crate::connection::{Dialer, code_of, sentence};
+use crate::connection::{Dialer, answer, code_of, sentence};
 use crate::leases::Leases;
 use crate::uplink::queue::Key;
 
@@ -98,9 +98,9 @@ impl From<Status> for End {
             | Code::InvalidArgument
             | Code::Unimplemented => Self::Refused {
                 code: code.unwrap_or_else(|| "SH0401".to_owned()),
-                why: status.message().chars().take(500).collect(),
+                why: answer(&status),
             },
-            _ => Self::Lost(sentence(&status)),
+            _ => Self::Lost(answer(&status)),
         }
     }
 }

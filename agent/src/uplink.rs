@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::connection::{Dialer, sentence};
+use crate::connection::{Dialer, answer, sentence};
 
 use self::queue::{Acked, Closing, Key, UplinkQueue};
 
@@ -133,7 +133,7 @@ impl Actor {
                 Event::Opened(Err(why)) => self.lost(&why),
                 Event::Ack(Ok(Some(ack))) => self.acked(&ack),
                 Event::Ack(Ok(None)) => self.lost("the control plane ended the stream"),
-                Event::Ack(Err(status)) => self.lost(&sentence(&status)),
+                Event::Ack(Err(status)) => self.lost(&answer(&status)),
                 Event::Room(true) => self.send_one(),
                 Event::Room(false) => self.lost("the stream was cut"),
                 Event::NoAck => self.lost("no delta was acknowledged for 60 s"),
@@ -216,9 +216,9 @@ fn open(dialer: Dialer, delay: Duration) -> Opening {
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         // A server may answer only after the first message; the acks' time-out covers the rest.
         let call = client.upload(ReceiverStream::new(receiver));
-        let answer = tokio::time::timeout(Duration::from_secs(10), call).await;
-        let answer = answer.map_err(|_| "no answer to Upload within 10 s".to_owned())?;
-        let acks = answer.map_err(|status| sentence(&status))?.into_inner();
+        let called = tokio::time::timeout(Duration::from_secs(10), call).await;
+        let called = called.map_err(|_| "no answer to Upload within 10 s".to_owned())?;
+        let acks = called.map_err(|status| answer(&status))?.into_inner();
         Ok(Box::new(Open { outgoing, acks }))
     }
     .boxed()

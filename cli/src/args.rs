@@ -220,7 +220,10 @@ Example:
         #[arg(long, value_name = "GROUP", requires = "device")]
         group: Option<String>,
     },
-    /// Drive one device per group for one message each and show every step
+    /// Drive one device per group for one message per series and show every step
+    #[command(after_help = "\
+It connects as the first device of each group, from this machine and without a control plane; a broker
+disconnects another client of the same id. Exit code 1: a device did not get through.")]
     Try {
         /// The scenario, a YAML file
         file: PathBuf,

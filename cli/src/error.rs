@@ -45,6 +45,9 @@ pub(crate) enum Error {
     Here { what: &'static str, why: String, code: Option<String> },
     #[error("cannot write {}: {why}", path.display())]
     Write { path: PathBuf, why: String },
+    /// Any of the others, but after a run was accepted: it may still go on.
+    #[error("{0}")]
+    AfterStart(Box<Error>),
     #[error("stdout: {0}")]
     Stdout(#[source] std::io::Error),
 }
@@ -64,6 +67,7 @@ impl Error {
             Self::ConfigFile { .. } => "SH0601",
             Self::Usage { .. } | Self::Write { .. } => "SH0602",
             Self::Refused { code, .. } | Self::Here { code, .. } => return code.as_deref(),
+            Self::AfterStart(error) => return error.code(),
             Self::Detached { .. } | Self::Stdout(_) => return None,
         })
     }
@@ -91,6 +95,7 @@ impl Error {
                 format!("look again with `shoal watch {run}`, end it with `shoal stop {run}`")
             }
             Self::Refused { help, .. } => return help.clone(),
+            Self::AfterStart(error) => return error.help(),
             Self::BadDocument { .. } => "use a CLI of the control plane's release".into(),
             Self::ConfigFile { .. } => {
                 "lines are `server = URL`, `token = TOKEN` and `data_dir = DIR`".into()
@@ -104,7 +109,7 @@ impl Error {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::LostSight { .. } | Self::Detached { .. } => 4,
+            Self::LostSight { .. } | Self::Detached { .. } | Self::AfterStart(_) => 4,
             _ => 2,
         }
     }
@@ -166,6 +171,15 @@ mod tests {
     #[test]
     fn losing_sight_of_a_run_has_its_own_exit_code() {
         let error = Error::LostSight { run: "calm-otter".into(), server: "here".into() };
+        assert_eq!(error.exit_code(), 4);
+    }
+
+    #[test]
+    fn what_goes_wrong_after_the_start_is_never_taken_for_a_refusal() {
+        let denied =
+            Error::Refused { code: Some("SH0402".into()), message: "no".into(), help: None };
+        let error = Error::AfterStart(Box::new(denied));
+        assert_eq!(error.render(), "error[SH0402]: no\n  explain: shoal explain SH0402\n");
         assert_eq!(error.exit_code(), 4);
     }
 }

@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod error;
 mod here;
+mod mqtt_client;
 mod place;
 mod render;
 mod scenario;

@@ -186,6 +186,30 @@ fn a_first_scenario_is_written_checked_and_never_overwritten() {
 }
 
 #[test]
+fn one_device_of_each_group_can_be_tried_step_by_step() {
+    let desk = Desk::new();
+    let file = desk.scenario("1s", "sensors.telemetry.errors == 0");
+    let tried = desk.run(&["scenario", "try", file.to_str().unwrap(), "--output", "json"]);
+    assert_eq!(tried.status.code(), Some(0), "{}{}", stdout(&tried), stderr(&tried));
+    let tried = document(&tried);
+    let steps: Vec<(&str, &str)> = tried[0]["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| (step["step"].as_str().unwrap(), step["what"].as_str().unwrap()))
+        .collect();
+    assert_eq!(steps[1], ("connack", "0 accepted"));
+    assert_eq!(steps[3], ("topic", "t/sensors-0"));
+    assert_eq!(steps[5], ("answer", "PUBACK"));
+
+    let text = std::fs::read_to_string(&file).unwrap().replace("builtin", "mqtt://127.0.0.1:1");
+    std::fs::write(&file, text).unwrap();
+    let tried = desk.run(&["scenario", "try", file.to_str().unwrap()]);
+    assert_eq!(tried.status.code(), Some(1));
+    assert!(stdout(&tried).contains("failed   no TCP connection to 127.0.0.1:1: "));
+}
+
+#[test]
 fn help_is_data_and_teaches() {
     let desk = Desk::new();
     for (name, args) in [

@@ -29,7 +29,8 @@ use crate::store::{AssignmentRow, RunRow, Store, ThresholdRow};
 /// What is stored with a run's last phase.
 #[derive(Debug, Clone, Copy)]
 pub struct Judged {
-    pub validity: Validity,
+    /// `None`: the run never sent.
+    pub validity: Option<Validity>,
     pub verdict: Option<Verdict>,
     pub exit_code: u8,
 }
@@ -72,7 +73,7 @@ pub async fn judge_and_keep(
         .collect();
     store.put_thresholds(row.run_id, &rows).await?;
     Ok(Judged {
-        validity: report.validity.unwrap_or(Validity::Invalid),
+        validity: report.validity,
         verdict: report.verdict,
         exit_code: report.exit_code.unwrap_or(3),
     })
@@ -159,7 +160,8 @@ async fn build(
         seed: row.seed,
         phase,
         cause: record.state.cause().map(|cause| cause.sentence()),
-        validity: phase.is_over().then_some(validity),
+        // A run that never sent has no numbers that could be trusted or not.
+        validity: (phase.is_over() && has_run).then_some(validity),
         validity_reasons: reasons,
         verdict,
         devices,

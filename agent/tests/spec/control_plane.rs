@@ -56,6 +56,7 @@ struct State {
     observed: Vec<v1::Observed>,
     stored: BTreeMap<u64, v1::UploadDelta>,
     loses_acks: bool,
+    is_mute: bool,
     n_received: u64,
 }
 
@@ -88,6 +89,10 @@ impl ControlPlane {
 
     pub(crate) fn lose_every_third_ack(&self) {
         self.state.send_modify(|state| state.loses_acks = true);
+    }
+
+    pub(crate) fn ack_no_more_beats(&self) {
+        self.state.send_modify(|state| state.is_mute = true);
     }
 
     async fn wait<T>(&self, what: &str, look: impl Fn(&State) -> Option<T>) -> T {
@@ -188,6 +193,7 @@ async fn serve(
                     say(control_message::Message::Welcome(v1::Welcome::default())).await;
                     is_welcome = true;
                 }
+                Some(agent_message::Message::Heartbeat(_)) if state.borrow().is_mute => {}
                 Some(agent_message::Message::Heartbeat(beat)) => {
                     let now_us = SystemClock.unix_us();
                     let held = |wanted: &v1::Assignment| v1::Held {

@@ -75,7 +75,12 @@ impl Cluster {
 
     /// Prepared, then started.
     async fn run(&self) {
+        self.run_under(30_000_000).await;
+    }
+
+    async fn run_under(&self, lease_us: u64) {
         let wanted = control_plane::assignment(&self.scenario, &self.plan, self.broker.addr());
+        let wanted = shoal_proto::v1::Assignment { lease_us, ..wanted };
         self.control_plane.desire(vec![wanted.clone()]);
         let prepared = self.control_plane.observed(Phase::Prepared).await;
         assert_eq!(prepared.plan_hash, self.plan.hash());
@@ -136,7 +141,7 @@ async fn a_soft_stop_ends_early_delivers_everything_and_says_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_end_and_an_abort_reach_the_running_load() {
+async fn an_abort_reaches_the_running_load() {
     let cluster = Cluster::start("600s").await;
     cluster.run().await;
     cluster.control_plane.stored(1).await;
@@ -154,4 +159,16 @@ async fn a_second_agent_in_the_same_directory_does_not_start() {
     assert_eq!(error.code(), "SH0407");
     assert!(matches!(error, StartError::Identity(_)));
     assert!(error.to_string().contains(&cluster.dir.path().display().to_string()), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_beats_are_not_acknowledged_stops_by_itself() {
+    let cluster = Cluster::start("600s").await;
+    cluster.run_under(3_000_000).await;
+    cluster.control_plane.ack_no_more_beats();
+    let fenced = cluster.control_plane.observed(Phase::Fenced).await;
+    assert!(fenced.closed_at_us < 6_000_000, "{}", fenced.closed_at_us);
+    let (closed_at_us, totals, sum) = cluster.control_plane.delivered().await;
+    assert_eq!((closed_at_us, &sum), (fenced.closed_at_us, &totals.cells));
+    assert_eq!(cluster.publishes(&sum).0, cluster.broker.script().publishes_seen());
 }

@@ -1,5 +1,7 @@
 //! `shoal run`: start a run, own it, print its document, exit with its exit code.
 
+use shoal_proto::v1::StartRunResponse;
+
 use super::show;
 use super::start::{begin, check_where, request};
 use super::watching::Watching;
@@ -50,11 +52,22 @@ async fn own(
     if !global.quiet {
         render::remark(&format!("run: {} ({})\n", clean(&run.name), clean(&run.run_id)));
     }
-    let live = Live::new(global.quiet);
-    let told = Watching::own(place, &run, live)?.until_over().await?;
-    let (text, exit_code) = show::fetch(place, run.run_id, global.output, stages).await?;
-    render::data(&text)?;
+    // From here on a run is somewhere, whatever happens to us.
+    let outcome = follow(global, place, &run, stages).await;
     drop(builtin);
+    outcome.map_err(|error| Error::AfterStart(Box::new(error)))
+}
+
+async fn follow(
+    global: &Global,
+    place: &mut Place,
+    run: &StartRunResponse,
+    stages: bool,
+) -> Result<u8, Error> {
+    let live = Live::new(global.quiet);
+    let told = Watching::own(place, run, live)?.until_over().await?;
+    let (text, exit_code) = show::fetch(place, run.run_id.clone(), global.output, stages).await?;
+    render::data(&text)?;
     // The document decides; a run that is over and has none would be no trustworthy verdict.
     Ok(exit_code.or_else(|| u8::try_from(told).ok()).unwrap_or(3))
 }

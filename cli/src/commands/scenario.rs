@@ -1,5 +1,6 @@
 //! `shoal scenario init|check|plan`: everything about a scenario that needs no network.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -87,7 +88,7 @@ fn one_device(
             help: format!("it has {devices} devices, 0 to {}", devices - 1),
         });
     }
-    let device = view::device(scenario, group, index, SystemClock.unix_us());
+    let device = view::device(scenario, group, index, SystemClock.unix_us(), &BTreeMap::new());
     Ok(match output {
         Output::Table => view::device_text(&device),
         output => json::document(&view::device_document(&device), output),

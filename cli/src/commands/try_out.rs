@@ -1,20 +1,154 @@
-//! `shoal scenario try`: one device per group, one message each, every step shown.
+//! `shoal scenario try`: the first device of each group sends one message per series from here, and
+//! every step is shown: address, connection, CONNACK, exact topic and payload, acknowledgement.
+//!
+//! For the minute before a run, when "does it get through at all?" is the question. It measures
+//! nothing: no schedule, no control plane, no document.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::args::Global;
+use serde_json::{Value, json};
+use shoal_domain::plan::Endpoint;
+use shoal_service_kit::{Clock as _, SystemClock};
+
+use super::DONE;
+use crate::args::{Global, Output};
+use crate::builtin::Builtin;
 use crate::error::Error;
+use crate::mqtt_client::Connection;
+use crate::render::plan::{self as view, Device};
+use crate::render::{self, clean, json};
 use crate::scenario::Scenario;
 
+/// For each step; a target that takes longer has answered the question.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Larger files are no secrets.
+const MAX_SECRET: u64 = 64 * 1024;
+/// Something did not get through, and what is shown says where.
+const NOT_THROUGH: u8 = 1;
+
+/// What happened, in order: a word for machines and a sentence.
+#[derive(Debug, Default)]
+struct Steps(Vec<(&'static str, String)>);
+
+impl Steps {
+    fn add(&mut self, step: &'static str, what: impl Into<String>) {
+        self.0.push((step, what.into()));
+    }
+}
+
 pub(super) async fn perform(
-    _global: &Global,
+    global: &Global,
     file: &Path,
     set: &[String],
-    _secrets_dir: Option<&Path>,
+    secrets_dir: Option<&Path>,
 ) -> Result<u8, Error> {
-    let _scenario = Scenario::load(file, set)?;
-    Err(Error::NotInRelease {
-        what: "`scenario try`".into(),
-        help: "`shoal scenario plan --device 0` shows what a device would send".into(),
+    let scenario = Scenario::load(file, set)?;
+    let secrets = match secrets_dir {
+        Some(dir) => read_secrets(dir)
+            .map_err(|error| Error::DataDir { path: dir.to_owned(), why: error.to_string() })?,
+        None => BTreeMap::new(),
+    };
+    let builtin = match scenario.builtin_target() {
+        Some(_) => Some(Builtin::start().await?),
+        None => None,
+    };
+    let mut through = true;
+    let mut documents = Vec::new();
+    for (index, group) in scenario.plan.groups.iter().enumerate() {
+        let device = view::device(&scenario, index, 0, SystemClock.unix_us(), &secrets);
+        if let Some(name) = device.missing.first() {
+            return Err(Error::Refused {
+                code: Some("SH0303".into()),
+                message: format!("group {} needs the secret `{name}`", group.name),
+                help: Some(format!("put it into a file called {name} and give --secrets-dir")),
+            });
+        }
+        let (host, port) = match (&scenario.plan.targets[group.target].endpoint, &builtin) {
+            (Endpoint::Tcp { host, port }, _) => (host.clone(), *port),
+            (Endpoint::Builtin, Some(broker)) => (broker.addr.ip().to_string(), broker.addr.port()),
+            (Endpoint::Builtin, None) => unreachable!("started above for every builtin target"),
+        };
+        let mut steps = Steps::default();
+        let failed = drive(&device, &host, port, &mut steps).await.err();
+        if let Some(why) = &failed {
+            steps.add("failed", why.clone());
+            through = false;
+        }
+        match global.output {
+            // Each group as soon as it is known: the next one may take its time.
+            Output::Table => render::data(&text(&device, &steps))?,
+            _ => documents.push(document(&device, &steps, failed.is_none())),
+        }
+    }
+    if global.output != Output::Table {
+        render::data(&json::documents(documents, global.output))?;
+    }
+    Ok(if through { DONE } else { NOT_THROUGH })
+}
+
+async fn drive(device: &Device, host: &str, port: u16, steps: &mut Steps) -> Result<(), String> {
+    let mut connection = Connection::open(host, port, PATIENCE).await?;
+    steps.add("tcp", format!("connected to {}", connection.peer));
+    let login = device.username.as_deref().map(|name| (name, device.password.as_deref()));
+    let code = connection.connect(&device.id, login, PATIENCE).await?;
+    steps.add("connack", code);
+    // One of each series: the first slot.
+    for (n, message) in device.messages.iter().filter(|message| message.slot == 0).enumerate() {
+        steps.add("series", message.series.clone());
+        steps.add("topic", message.topic.clone());
+        steps.add("payload", message.payload.clone());
+        let packet_id = u16::try_from(n + 1).map_err(|_| "too many series".to_owned())?;
+        let answer = connection
+            .publish(
+                &message.topic,
+                message.payload.as_bytes(),
+                message.qos,
+                message.retain,
+                packet_id,
+                PATIENCE,
+            )
+            .await?;
+        steps.add("answer", answer);
+    }
+    connection.disconnect().await
+}
+
+fn text(device: &Device, steps: &Steps) -> String {
+    let mut text = format!("device {} of group {}\n", clean(&device.id), clean(&device.group));
+    for (step, what) in &steps.0 {
+        let _ = writeln!(text, "  {step:8} {}", clean(what));
+    }
+    text.push('\n');
+    text
+}
+
+fn document(device: &Device, steps: &Steps, through: bool) -> Value {
+    let steps = steps.0.iter().map(|(step, what)| json!({ "step": step, "what": what }));
+    json!({
+        "group": device.group,
+        "device": device.id,
+        "through": through,
+        "steps": steps.collect::<Vec<_>>(),
     })
+}
+
+/// Each regular file is one secret, named like the file; one line end at its end is not part of it.
+fn read_secrets(dir: &Path) -> std::io::Result<BTreeMap<String, String>> {
+    let mut secrets = BTreeMap::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        // Follows links: mounted secrets are links to files.
+        let is_secret = std::fs::metadata(entry.path())
+            .is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_SECRET);
+        if let (true, Ok(name)) = (is_secret, entry.file_name().into_string())
+            && !name.starts_with('.')
+            && let Ok(text) = std::fs::read_to_string(entry.path())
+        {
+            secrets.insert(name, text.strip_suffix('\n').unwrap_or(&text).to_owned());
+        }
+    }
+    Ok(secrets)
 }

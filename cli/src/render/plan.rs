@@ -4,13 +4,14 @@
 //! The numbers come from the same functions that pace the agents; payloads are rendered as they
 //! would be, with seed and run mark of an example where the file pins none.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Qos, StageKind};
-use shoal_domain::template::{DeviceScope, MessageScope, Walks};
+use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 
 use super::clean;
 use super::columns::Columns;
@@ -161,37 +162,53 @@ pub(crate) fn whole_document(scenario: &Scenario, descriptors: u64) -> Value {
 /// One device as an agent would drive it.
 #[derive(Debug)]
 pub(crate) struct Device {
-    group: String,
+    pub(crate) group: String,
     index: u64,
-    id: String,
+    pub(crate) id: String,
     /// Run time; `None`: no ramp reaches it.
     start_us: Option<u64>,
     /// Drawn for this example when the file pins none.
     seed: u64,
     seed_is_pinned: bool,
-    username: Option<String>,
-    messages: Vec<Message>,
+    pub(crate) username: Option<String>,
+    /// Never shown.
+    pub(crate) password: Option<String>,
+    /// Secrets that its texts need and that were not given.
+    pub(crate) missing: BTreeSet<String>,
+    pub(crate) messages: Vec<Message>,
 }
 
 #[derive(Debug)]
-struct Message {
-    series: String,
-    slot: u64,
+pub(crate) struct Message {
+    pub(crate) series: String,
+    pub(crate) slot: u64,
     intended_us: u64,
-    qos: u8,
-    topic: String,
-    payload: String,
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    pub(crate) topic: String,
+    pub(crate) payload: String,
+}
+
+pub(crate) fn qos_number(qos: Qos) -> u8 {
+    match qos {
+        Qos::AtMostOnce => 0,
+        Qos::AtLeastOnce => 1,
+    }
 }
 
 /// The mark of the example run in `${run}` and `${stamp}`.
 const EXAMPLE_RUN: &str = "00000000";
 
-pub(crate) fn device(scenario: &Scenario, group_index: usize, index: u64, now_us: u64) -> Device {
+pub(crate) fn device(
+    scenario: &Scenario,
+    group_index: usize,
+    index: u64,
+    now_us: u64,
+    secrets: &BTreeMap<String, String>,
+) -> Device {
     let plan = &scenario.plan;
     let group = &plan.groups[group_index];
     let seed = plan.seed.unwrap_or(1);
-    // Secrets live with the agents; their place is shown, never a value.
-    let secrets = BTreeMap::new();
     let mut scope = DeviceScope {
         seed,
         run: EXAMPLE_RUN,
@@ -199,13 +216,19 @@ pub(crate) fn device(scenario: &Scenario, group_index: usize, index: u64, now_us
         index,
         device: "",
         lets: &[],
-        secrets: &secrets,
+        secrets,
     };
-    let text = |template: &shoal_domain::template::Template, scope: &DeviceScope<'_>| {
+    let missing = RefCell::new(BTreeSet::new());
+    let text = |template: &Template, scope: &DeviceScope<'_>| {
         let mut out = Vec::new();
         match template.render_device(scope, &mut out) {
             Ok(()) => String::from_utf8_lossy(&out).into_owned(),
-            Err(missing) => format!("<secret {}>", missing.name),
+            // Secrets live with the agents; here their place is shown.
+            Err(secret) => {
+                let place = format!("<secret {}>", secret.name);
+                missing.borrow_mut().insert(secret.name);
+                place
+            }
         }
     };
     let id = text(&group.id, &scope);
@@ -216,8 +239,10 @@ pub(crate) fn device(scenario: &Scenario, group_index: usize, index: u64, now_us
         lets.push(text(&value.value, &DeviceScope { lets: &known, ..scope }));
     }
     let scope = DeviceScope { lets: &lets, ..scope };
-    let username = group.credentials.as_ref().and_then(|credentials| credentials.username.as_ref());
-    let username = username.map(|template| text(template, &scope));
+    let credentials = group.credentials.as_ref();
+    let credential = |template: Option<&Template>| template.map(|template| text(template, &scope));
+    let username = credential(credentials.and_then(|both| both.username.as_ref()));
+    let password = credential(credentials.and_then(|both| both.password.as_ref()));
 
     let mut messages = Vec::new();
     for send in &group.sends {
@@ -231,7 +256,7 @@ pub(crate) fn device(scenario: &Scenario, group_index: usize, index: u64, now_us
                 n: slot as u32,
                 now_us: now_us + slots.intended_us(slot),
             };
-            let mut render = |template: &shoal_domain::template::Template| {
+            let mut render = |template: &Template| {
                 let mut out = Vec::new();
                 template.render_message(&scope, &message, &mut walks, &mut out);
                 String::from_utf8_lossy(&out).into_owned()
@@ -240,10 +265,8 @@ pub(crate) fn device(scenario: &Scenario, group_index: usize, index: u64, now_us
                 series: plan.series_path(send.series),
                 slot,
                 intended_us: slots.intended_us(slot),
-                qos: match send.qos {
-                    Qos::AtMostOnce => 0,
-                    Qos::AtLeastOnce => 1,
-                },
+                qos: send.qos,
+                retain: send.retain,
                 topic: render(&send.topic),
                 payload: render(&send.payload),
             });
@@ -256,7 +279,9 @@ pub(crate) fn device(scenario: &Scenario, group_index: usize, index: u64, now_us
         seed,
         seed_is_pinned: plan.seed.is_some(),
         username,
+        password,
         messages,
+        missing: missing.into_inner(),
         id,
     }
 }
@@ -284,7 +309,7 @@ pub(crate) fn device_text(device: &Device) -> String {
             clean(&message.series),
             message.slot,
             s(message.intended_us),
-            message.qos,
+            qos_number(message.qos),
             clean(&message.topic),
             clean(&message.payload)
         );
@@ -307,7 +332,7 @@ pub(crate) fn device_document(device: &Device) -> Value {
             "series": message.series,
             "slot": message.slot,
             "intended_s": s(message.intended_us),
-            "qos": message.qos,
+            "qos": qos_number(message.qos),
             "topic": message.topic,
             "payload": message.payload,
         })
@@ -345,7 +370,7 @@ mod tests {
 
     #[test]
     fn one_device_of_the_quickstart_with_its_messages() {
-        let device = device(&quickstart(), 0, 17, 1_772_366_405_000_000);
+        let device = device(&quickstart(), 0, 17, 1_772_366_405_000_000, &BTreeMap::new());
         golden::assert("device.txt", &device_text(&device));
     }
 

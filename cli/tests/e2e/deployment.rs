@@ -1,7 +1,8 @@
 //! A control plane and agents as processes, and the command line that talks to them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -39,7 +40,7 @@ impl Answer {
 
 pub(crate) struct Deployment {
     // In the order in which they end: agents say goodbye to nobody if their server goes first.
-    agents: Vec<Daemon>,
+    agents: BTreeMap<String, Daemon>,
     control_plane: Daemon,
     pub(crate) server: String,
     database: Database,
@@ -54,7 +55,7 @@ impl Deployment {
         let line = control_plane.says("addr=").await;
         let addr = line.rsplit("addr=").next().unwrap().trim().to_owned();
         let server = format!("http://{addr}");
-        Self { agents: vec![], control_plane, server, database, dir }
+        Self { agents: BTreeMap::new(), control_plane, server, database, dir }
     }
 
     /// kill -9, then a new process on the same port and database.
@@ -62,7 +63,8 @@ impl Deployment {
         self.control_plane.kill();
         let listen = self.server.strip_prefix("http://").unwrap();
         let command = control_plane(&self.database, listen);
-        self.control_plane = Daemon::start(command, self.dir.path().join("control-plane-2.log"));
+        self.control_plane =
+            Daemon::start(command, self.dir.path().join("control-plane-again.log"));
         self.control_plane.says("addr=").await;
     }
 
@@ -70,13 +72,18 @@ impl Deployment {
     pub(crate) async fn agent(&mut self, id: &str, capacity: &str) {
         let agent = self.launch(id, id, capacity);
         agent.says("session open").await;
-        self.agents.push(agent);
+        self.agents.insert(id.to_owned(), agent);
         eventually(PATIENCE, "the agent is listed as connected", || async {
             let listed = self.shoal(&["agent", "list", "--output", "json"]).await.document();
             let rows = listed.as_array().unwrap();
             rows.iter().any(|row| row["agent"] == id && row["state"] == "connected")
         })
         .await;
+    }
+
+    /// SIGTERM to an agent of this deployment.
+    pub(crate) async fn dismiss(&mut self, id: &str) -> ExitStatus {
+        self.agents.get_mut(id).expect("this agent was started").terminate().await
     }
 
     /// An agent that may well be refused.
@@ -96,6 +103,15 @@ impl Deployment {
     }
 
     pub(crate) async fn shoal_with(&self, token: &str, args: &[&str]) -> Answer {
+        self.launch_shoal_with(token, args).answer().await
+    }
+
+    /// A command that the test does something to before it ends.
+    pub(crate) fn launch_shoal(&self, args: &[&str]) -> Running {
+        self.launch_shoal_with(TOKEN, args)
+    }
+
+    fn launch_shoal_with(&self, token: &str, args: &[&str]) -> Running {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_shoal"));
         command
             .args(args)
@@ -105,10 +121,27 @@ impl Deployment {
             .env_remove("XDG_CONFIG_HOME")
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true);
-        let output = tokio::time::timeout(PATIENCE, command.output()).await;
-        let output = output.unwrap_or_else(|_| panic!("shoal {args:?} took over {PATIENCE:?}"));
-        let output = output.unwrap();
+        Running(command.spawn().unwrap())
+    }
+}
+
+/// A `shoal` that has not ended yet.
+pub(crate) struct Running(tokio::process::Child);
+
+impl Running {
+    /// What Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        let pid = self.0.id().expect("it has not been waited for").to_string();
+        let killed = Command::new("/bin/sh").args(["-c", "kill -INT \"$1\"", "sh", &pid]).status();
+        assert!(killed.unwrap().success());
+    }
+
+    pub(crate) async fn answer(self) -> Answer {
+        let output = tokio::time::timeout(PATIENCE, self.0.wait_with_output()).await;
+        let output = output.unwrap_or_else(|_| panic!("shoal took over {PATIENCE:?}")).unwrap();
         Answer {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),

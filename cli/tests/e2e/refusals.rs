@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
+use serde_json::Value;
 use shoal_testkit::mosquitto::Mosquitto;
 
-use crate::deployment::{Deployment, series, shipped};
+use crate::deployment::{Answer, Deployment, series, shipped};
 
 #[tokio::test]
 async fn a_wrong_token_is_refused() {
@@ -18,9 +19,23 @@ async fn a_wrong_token_is_refused() {
 
 #[tokio::test]
 async fn without_agents_there_is_no_run() {
-    let deployment = Deployment::start().await;
+    let mut deployment = Deployment::start().await;
     let file = shipped("telemetry.yaml");
-    deployment.shoal(&["run", &file, "--agents-timeout", "1s"]).await.refused(2, "SH0201");
+    let args = ["run", &file, "--agents", "2", "--agents-timeout", "1s", "--output", "json"];
+    never_started(&deployment.shoal(&args).await, 2, "SH0201");
+    deployment.agent("only", "1").await;
+    never_started(&deployment.shoal(&args).await, 2, "SH0202");
+}
+
+/// Both who watches and who reads the document are told the code.
+#[track_caller]
+fn never_started(ran: &Answer, exit: i32, code: &str) {
+    assert_eq!(ran.code, Some(exit), "{ran:?}");
+    assert!(ran.stderr.contains(code), "{ran:?}");
+    let document = ran.document();
+    assert_eq!(document["phase"], "FAILED_TO_START", "{document:#}");
+    assert!(document["cause"].as_str().unwrap().contains(code), "{document:#}");
+    assert_eq!((&document["validity"], &document["verdict"]), (&Value::Null, &Value::Null));
 }
 
 #[tokio::test]
@@ -38,10 +53,7 @@ async fn nothing_is_sent_to_a_target_that_cannot_be_reached() {
     let target = format!("broker=mqtt://127.0.0.1:{}", closed_port());
     let file = shipped("telemetry.yaml");
     let ran = deployment.shoal(&["run", &file, "--set", &target, "--output", "json"]).await;
-    assert_eq!(ran.code, Some(3), "{ran:?}");
-    let document = ran.document();
-    assert_eq!(document["phase"], "FAILED_TO_START");
-    assert!(document["cause"].as_str().unwrap().contains("SH0301"), "{document:#}");
+    never_started(&ran, 3, "SH0301");
 }
 
 /// Nobody listens there; it was free a moment ago.
@@ -76,6 +88,7 @@ async fn devices_that_the_broker_refuses_fail_the_run() {
     let slots = &series(&document, "telemetry")["slots"];
     assert_eq!(slots["planned"], slots["not_connected"], "{document:#}");
     assert_eq!(document["verdict"], "FAILED");
+    assert_eq!(document["failures"][0]["class"], "not_authorized", "{document:#}");
 }
 
 #[tokio::test]

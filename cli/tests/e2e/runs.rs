@@ -91,3 +91,96 @@ async fn a_finished_run_is_the_same_after_the_control_plane_was_killed() {
     assert_eq!(shown.document(), document);
     assert_eq!(deployment.shoal(&["list", "--output", "json"]).await.document(), listed);
 }
+
+#[tokio::test]
+async fn a_control_plane_killed_in_the_middle_costs_no_count() {
+    let broker = Mosquitto::start();
+    let witness = Subscriber::start(broker.addr(), TOPICS);
+    let mut deployment = Deployment::start().await;
+    deployment.agent("only", "1").await;
+    let (file, target) = (shipped("telemetry.yaml"), format!("broker=mqtt://{}", broker.addr()));
+    let start = ["start", &file, "--set", "devices=50", "--set", "hold=8s", "--set", &target];
+    let started = deployment.shoal(&start).await;
+    assert_eq!(started.code, Some(0), "{started:?}");
+    witness.hears(100);
+
+    deployment.restart_control_plane().await;
+
+    let watched = deployment.shoal(&["watch", "last"]).await;
+    let document = deployment.shoal(&["show", "last", "--output", "json"]).await.document();
+    assert_eq!(watched.code, Some(0), "{watched:?} {document:#}");
+    let telemetry = series(&document, "telemetry");
+    let arrived = witness.all();
+    assert_eq!(marks(&arrived).len(), arrived.len());
+    assert_eq!(telemetry["slots"]["sent"], arrived.len());
+    assert_eq!(telemetry["slots"]["planned"], arrived.len());
+    assert_eq!(telemetry["acked"], arrived.len());
+    assert_eq!(document["agents"][0]["totals_proved"], true, "{document:#}");
+}
+
+#[tokio::test]
+async fn the_owner_of_a_run_keeps_it_over_a_killed_control_plane() {
+    let broker = Mosquitto::start();
+    let witness = Subscriber::start(broker.addr(), TOPICS);
+    let mut deployment = Deployment::start().await;
+    deployment.agent("only", "1").await;
+    let (file, target) = (shipped("telemetry.yaml"), format!("broker=mqtt://{}", broker.addr()));
+    let run = ["run", &file, "--set", "devices=50", "--set", "hold=8s", "--set", &target];
+    let running = deployment.launch_shoal(&[&run[..], &["--output", "json"]].concat());
+    witness.hears(100);
+
+    deployment.restart_control_plane().await;
+
+    let ran = running.answer().await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let telemetry = series(&ran.document(), "telemetry").clone();
+    assert_eq!(telemetry["slots"]["sent"], witness.all().len());
+}
+
+#[tokio::test]
+async fn a_signal_ends_the_load_and_the_run_is_judged() {
+    let broker = Mosquitto::start();
+    let witness = Subscriber::start(broker.addr(), TOPICS);
+    let mut deployment = Deployment::start().await;
+    deployment.agent("only", "1").await;
+    let (file, target) = (shipped("telemetry.yaml"), format!("broker=mqtt://{}", broker.addr()));
+    let run = ["run", &file, "--set", "devices=50", "--set", "hold=10m", "--set", &target];
+    let running = deployment.launch_shoal(&[&run[..], &["--output", "json"]].concat());
+    witness.hears(100);
+
+    running.interrupt();
+
+    let ran = running.answer().await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let document = ran.document();
+    assert_eq!(
+        (&document["phase"], &document["cause"]),
+        (&json!("FINISHED"), &json!("stopped_early"))
+    );
+    let slots = &series(&document, "telemetry")["slots"];
+    assert_eq!(slots["sent"], witness.all().len());
+    assert_eq!(slots["planned"], slots["sent"], "{document:#}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_to_go_delivers_what_it_measured() {
+    let broker = Mosquitto::start();
+    let witness = Subscriber::start(broker.addr(), TOPICS);
+    let mut deployment = Deployment::start().await;
+    deployment.agent("stays", "1").await;
+    deployment.agent("goes", "1").await;
+    let (file, target) = (shipped("telemetry.yaml"), format!("broker=mqtt://{}", broker.addr()));
+    let run = ["run", &file, "--agents", "2", "--set", "devices=50", "--set", "hold=6s"];
+    let run = [&run[..], &["--set", &target, "--output", "json"]].concat();
+    let running = deployment.launch_shoal(&run);
+    witness.hears(100);
+
+    assert_eq!(deployment.dismiss("goes").await.code(), Some(0));
+
+    let ran = running.answer().await;
+    let document = ran.document();
+    let slots = &series(&document, "telemetry")["slots"];
+    assert_eq!(slots["sent"], witness.all().len(), "{document:#}");
+    assert_eq!((ran.code, &document["validity"]), (Some(3), &json!("DEGRADED")), "{document:#}");
+    assert!(slots["unassigned"].as_u64() > Some(0), "{document:#}");
+}

@@ -370,7 +370,7 @@ impl Driver {
             owner_epoch: self.row.owner_epoch,
             phase,
             state_json: record.to_json(),
-            validity: judged.map(|judged| judged.validity),
+            validity: judged.and_then(|judged| judged.validity),
             verdict: judged.and_then(|judged| judged.verdict),
             exit_code: judged.map(|judged| i64::from(judged.exit_code)),
             cause: cause.clone(),

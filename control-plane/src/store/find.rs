@@ -11,7 +11,7 @@ use super::{Store, StoreError, on_db};
 pub enum Found {
     One(Box<RunRow>),
     None,
-    /// Ids that begin so, newest first, at most [`MOST_CANDIDATES`].
+    /// Ids that begin so, newest first, at most `MOST_CANDIDATES`.
     Ambiguous(Vec<String>),
 }
 

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Subscriber {
     client: Client,
     end: String,
     messages: Receiver<Message>,
+    /// Taken from the channel by [`Subscriber::hears`].
+    heard: Mutex<Vec<Message>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -53,22 +56,40 @@ impl Subscriber {
             client.subscribe(filter, QoS::AtLeastOnce).expect("the thread takes requests");
             ready.recv_timeout(PATIENCE).expect("the broker confirms a subscription");
         }
-        Self { client, end, messages, thread: Some(thread) }
+        Self { client, end, messages, heard: Mutex::default(), thread: Some(thread) }
     }
 
-    /// Everything that arrived at the broker until now.
+    /// Everything that arrived at the broker until now, and was not returned before.
     pub fn all(&self) -> Vec<Message> {
         let published = self.client.publish(&self.end, QoS::AtLeastOnce, false, "");
         published.expect("the subscriber's connection is up");
-        let mut all = Vec::new();
+        let mut all = std::mem::take(&mut *self.lock());
         loop {
-            match self.messages.recv_timeout(PATIENCE) {
-                Ok(message) if message.topic == self.end => return all,
-                Ok(message) => all.push(message),
-                Err(RecvTimeoutError::Timeout) => panic!("the broker was silent for {PATIENCE:?}"),
-                Err(RecvTimeoutError::Disconnected) => panic!("the broker cut the subscriber"),
+            match self.next() {
+                message if message.topic == self.end => return all,
+                message => all.push(message),
             }
         }
+    }
+
+    /// Returns when at least `n` messages have arrived.
+    pub fn hears(&self, n: usize) {
+        let mut heard = self.lock();
+        while heard.len() < n {
+            heard.push(self.next());
+        }
+    }
+
+    fn next(&self) -> Message {
+        match self.messages.recv_timeout(PATIENCE) {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Timeout) => panic!("the broker was silent for {PATIENCE:?}"),
+            Err(RecvTimeoutError::Disconnected) => panic!("the broker cut the subscriber"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Message>> {
+        self.heard.lock().expect("a panic of another test thread ends this test too")
     }
 }
 
