@@ -217,12 +217,14 @@ fn trust(
         |series: SeriesId, _: StageId| plan.series[series.index()].operation != Operation::Connect;
     let (sends, slots) = facts.total(is_send);
     let (all, _) = facts.total(|_, _| true);
+    let is_over = record.state.phase().is_over();
     let fleet = FleetHealth {
         planned: slots.planned,
         missed: sends.missed,
+        unassigned: if is_over { slots.unassigned } else { 0 },
         attempts: all.sent,
         lag_p99_us: sends.send_lag.quantile_us(0.99),
-        residual: if record.state.phase().is_over() { residual(facts) } else { 0 },
+        residual: if is_over { residual(facts) } else { 0 },
     };
     let agents: Vec<AgentHealth> = shares
         .iter()

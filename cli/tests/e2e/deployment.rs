@@ -86,6 +86,10 @@ impl Deployment {
         self.agents.get_mut(id).expect("this agent was started").terminate().await
     }
 
+    pub(crate) fn kill_agent(&mut self, id: &str) {
+        self.agents.get_mut(id).expect("this agent was started").kill();
+    }
+
     /// An agent that may well be refused.
     pub(crate) fn launch(&self, id: &str, directory: &str, capacity: &str) -> Daemon {
         let mut command = Command::new(beside("shoal-agent"));

@@ -30,6 +30,8 @@ pub struct AgentHealth {
 pub struct FleetHealth {
     pub planned: u64,
     pub missed: u64,
+    /// Slots of devices that no agent held, once the run is over.
+    pub unassigned: u64,
     pub attempts: u64,
     pub lag_p99_us: Option<u64>,
     /// Planned − classed; must be 0 once the run is over.
@@ -63,6 +65,13 @@ pub fn assess(fleet: &FleetHealth, agents: &[AgentHealth]) -> (Validity, Vec<Val
             fleet.missed, fleet.planned
         );
         find(validity, "missed_slots", None, None, text);
+    }
+    if fleet.unassigned > 0 {
+        let text = format!(
+            "no agent held the devices of {} of {} planned slots",
+            fleet.unassigned, fleet.planned
+        );
+        find(Validity::Degraded, "unassigned_slots", None, None, text);
     }
     if let Some(lag) = fleet.lag_p99_us.filter(|lag| *lag > LAG_LIMITS_US.0) {
         let validity = if lag > LAG_LIMITS_US.1 { Validity::Invalid } else { Validity::Degraded };
@@ -106,7 +115,14 @@ mod tests {
     }
 
     fn fleet(missed: u64) -> FleetHealth {
-        FleetHealth { planned: 1_000, missed, attempts: 1_000, lag_p99_us: Some(900), residual: 0 }
+        FleetHealth {
+            planned: 1_000,
+            missed,
+            unassigned: 0,
+            attempts: 1_000,
+            lag_p99_us: Some(900),
+            residual: 0,
+        }
     }
 
     #[test]
@@ -127,6 +143,12 @@ mod tests {
             (validity, reasons[0].code.as_str()),
             (Validity::Invalid, "slots_do_not_add_up")
         );
+    }
+
+    #[test]
+    fn devices_that_nobody_held_degrade_even_when_no_agent_was_lost() {
+        let (validity, reasons) = assess(&FleetHealth { unassigned: 7, ..fleet(0) }, &[]);
+        assert_eq!((validity, reasons[0].code.as_str()), (Validity::Degraded, "unassigned_slots"));
     }
 
     #[test]

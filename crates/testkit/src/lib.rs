@@ -4,6 +4,7 @@
 //! Everything started here ends with the test process, also when that is killed. Nothing is skipped
 //! silently: a missing program is a failed test whose message says how to get it.
 
+pub mod cluster;
 pub mod daemon;
 pub mod expect;
 pub mod faults;

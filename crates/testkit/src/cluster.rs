@@ -1,0 +1,173 @@
+//! A whole system in this process: control plane, agents and a broker that misbehaves on demand.
+//!
+//! Everything talks over real sockets, as in a deployment, so a specification test proves the
+//! product and not a model of it. Invariant: all parts end with this handle.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use shoal_agent::app::SessionState;
+use shoal_control_plane::app as control_plane;
+use shoal_demo_broker::{BrokerThread, Script};
+use shoal_domain::report::{RunReport, SeriesReport};
+use shoal_proto::v1::control_service_client::ControlServiceClient;
+use shoal_proto::v1::{GetReportRequest, Override, StartRunRequest, StopRunRequest};
+use shoal_service_kit::Lifecycle;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+use crate::expect::eventually;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Cluster {
+    agents: BTreeMap<usize, Lifecycle>,
+    control_plane: Lifecycle,
+    server: String,
+    client: ControlServiceClient<Channel>,
+    broker: BrokerThread,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// With agents 0.. of equal capacity, connected.
+    pub async fn start(n_agents: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let broker = BrokerThread::on_loopback().expect("a port of loopback");
+        let control_plane = Lifecycle::new();
+        let config = control_plane::Config {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            database: format!("sqlite:{}", dir.path().join("shoal.sqlite").display()),
+            token: None,
+            local: true,
+        };
+        let serving = control_plane::start(config, &control_plane).await;
+        let server = format!("http://{}", serving.expect("a control plane serves").addr);
+        let client = ControlServiceClient::connect(server.clone()).await.expect("it answers");
+        let agents = BTreeMap::new();
+        let mut cluster = Self { agents, control_plane, server, client, broker, dir };
+        for number in 0..n_agents {
+            cluster.start_agent(number).await;
+        }
+        cluster
+    }
+
+    /// Starts an agent, or the next process of one that was killed: its directory stays.
+    pub async fn start_agent(&mut self, number: usize) {
+        let lifecycle = Lifecycle::new();
+        let name = agent_name(number);
+        let config = shoal_agent::app::Config {
+            server: self.server.clone(),
+            token: None,
+            id: name.parse().expect("letters, digits and a dash make an agent id"),
+            data_dir: self.dir.path().join(&name),
+            labels: BTreeMap::new(),
+            capacity: Some(1.0),
+            allow_target: vec![],
+            secrets_dir: None,
+            health_listen: None,
+        };
+        let state = shoal_agent::app::start_watched(config, &lifecycle).await;
+        let mut state = state.unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let connected = state.wait_for(|state| matches!(state, SessionState::Connected { .. }));
+        let connected = tokio::time::timeout(PATIENCE, connected).await;
+        connected.expect("an agent connects in time").expect("it lives");
+        self.agents.insert(number, lifecycle);
+    }
+
+    /// Drops all of it at once: no goodbye, nothing more delivered.
+    pub async fn kill_agent(&mut self, number: usize) {
+        let agent = self.agents.remove(&number).expect("this agent was started");
+        agent.stop_hard();
+        agent.wait(PATIENCE).await;
+    }
+
+    /// What the broker is told to do, and what it counted.
+    pub fn broker(&self) -> &Script {
+        self.broker.script()
+    }
+
+    /// Where it listens, as a target's url.
+    pub fn broker_url(&self) -> String {
+        format!("mqtt://{}", self.broker.addr())
+    }
+
+    /// `builtin` targets are this cluster's broker.
+    pub async fn run(&self, scenario: &str, overrides: &[(&str, &str)]) -> Run {
+        let request = StartRunRequest {
+            scenario: scenario.to_owned(),
+            overrides: overrides
+                .iter()
+                .map(|(name, value)| Override { name: (*name).into(), value: (*value).into() })
+                .collect(),
+            agents: u32::try_from(self.agents.len()).expect("a few agents"),
+            agents_timeout_us: 30_000_000,
+            owned: false,
+            builtin: self.broker.addr().to_string(),
+        };
+        let started = self.client.clone().start_run(request).await;
+        let id = started.expect("the control plane accepts the run").into_inner().run_id;
+        Run { client: self.client.clone(), broker: self.broker().clone(), id }
+    }
+}
+
+pub fn agent_name(number: usize) -> String {
+    format!("agent-{number}")
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for agent in self.agents.values() {
+            agent.stop_hard();
+        }
+        self.control_plane.stop_hard();
+    }
+}
+
+/// One run of a cluster.
+pub struct Run {
+    client: ControlServiceClient<Channel>,
+    broker: Script,
+    id: String,
+}
+
+impl Run {
+    /// Its document as it is now.
+    pub async fn report(&self) -> RunReport {
+        let request = GetReportRequest { run: self.id.clone() };
+        let answer = self.client.clone().get_report(request).await;
+        let json = answer.expect("a stored run has a document").into_inner().json;
+        serde_json::from_slice(&json).expect("the document is of this release")
+    }
+
+    /// Asks for a graceful end.
+    pub async fn stop(&self) {
+        let request = StopRunRequest { run: self.id.clone(), abort: false };
+        self.client.clone().stop_run(request).await.expect("a run that goes on can be stopped");
+    }
+
+    /// Returns when the broker has seen `n` publishes of this run; it must be the only one.
+    pub async fn has_sent(&self, n: u64) {
+        eventually(PATIENCE, "the broker sees publishes", || {
+            std::future::ready(self.broker.publishes_seen() >= n)
+        })
+        .await;
+    }
+
+    /// Its last document.
+    pub async fn over(&self) -> RunReport {
+        eventually(2 * PATIENCE, "the run is over", || async {
+            self.report().await.phase.is_over()
+        })
+        .await;
+        self.report().await
+    }
+}
+
+/// The row of one series, of a stage or of `all`.
+#[track_caller]
+pub fn series<'a>(report: &'a RunReport, name: &str, stage: &str) -> &'a SeriesReport {
+    let found = report.series.iter().find(|row| row.name == name && row.stage == stage);
+    found.unwrap_or_else(|| panic!("no series {name} in stage {stage} of {report:#?}"))
+}

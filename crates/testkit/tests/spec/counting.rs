@@ -1,0 +1,52 @@
+//! Every planned slot is accounted for, and the counts are the broker's.
+
+use shoal_domain::run::{Phase, Validity, Verdict};
+use shoal_testkit::cluster::{Cluster, series};
+
+use crate::STEADY;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_nobody_disturbs_is_valid_and_counts_what_the_broker_counts() {
+    let cluster = Cluster::start(2).await;
+    let report = cluster.run(STEADY, &[]).await.over().await;
+
+    assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(0)), "{report:#?}");
+    assert_eq!(report.validity, Some(Validity::Valid), "{report:#?}");
+    assert_eq!(report.verdict, Some(Verdict::Passed));
+    let telemetry = series(&report, "telemetry", "all");
+    let slots = telemetry.slots.unwrap();
+    assert_eq!(slots.planned, slots.sent);
+    assert_eq!(slots.sent, cluster.broker().publishes_seen());
+    assert_eq!(telemetry.acked, Some(slots.sent));
+    assert_eq!(report.devices.connected, cluster.broker().connects_seen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stages_add_up_to_the_run() {
+    let cluster = Cluster::start(1).await;
+    let report = cluster.run(STEADY, &[]).await.over().await;
+
+    let of = |stage| series(&report, "telemetry", stage).slots.unwrap();
+    let (ramp, hold, all) = (of("ramp"), of("hold"), of("all"));
+    for slots in [ramp, hold, all] {
+        assert_eq!(slots.planned, slots.n_classed(), "{report:#?}");
+    }
+    assert_eq!((ramp.planned + hold.planned, ramp.sent + hold.sent), (all.planned, all.sent));
+    assert_eq!(hold.planned, 20 * 20, "20 devices, 10/s, 2 s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_run_is_judged_by_what_was_planned_until_then() {
+    let cluster = Cluster::start(1).await;
+    let run = cluster.run(STEADY, &[("hold", "10m")]).await;
+    run.has_sent(100).await;
+
+    run.stop().await;
+
+    let report = run.over().await;
+    assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(0)), "{report:#?}");
+    assert_eq!(report.cause.as_deref(), Some("stopped_early"));
+    let slots = series(&report, "telemetry", "all").slots.unwrap();
+    assert_eq!(slots.planned, slots.sent, "{report:#?}");
+    assert_eq!(slots.sent, cluster.broker().publishes_seen());
+}

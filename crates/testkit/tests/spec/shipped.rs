@@ -1,0 +1,38 @@
+//! Every scenario that we ship runs, cut short, on the broker that we ship.
+
+use std::path::Path;
+
+use shoal_domain::run::{Phase, Validity};
+use shoal_testkit::cluster::{Cluster, series};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_shipped_scenario_runs() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    assert!(names.len() >= 3, "{names:?}");
+    for file in names {
+        let cluster = Cluster::start(1).await;
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut overrides = vec![("broker", cluster.broker_url())];
+        if text.contains("vars.devices") {
+            overrides.push(("devices", "50".to_owned()));
+        }
+        if text.contains("vars.hold") {
+            overrides.push(("hold", "2s".to_owned()));
+        }
+        let overrides: Vec<_> =
+            overrides.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let run = cluster.run(&text, &overrides).await;
+        run.has_sent(50).await;
+        run.stop().await;
+        let report = run.over().await;
+
+        let what = file.display();
+        assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(0)), "{what}");
+        assert_eq!(report.validity, Some(Validity::Valid), "{what}: {report:#?}");
+        let slots = series(&report, "telemetry", "all").slots.unwrap();
+        assert_eq!(slots.sent, cluster.broker().publishes_seen(), "{what}");
+    }
+}
