@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
 
+mod binary;
 mod control_plane;
 
 use std::time::Duration;

@@ -2,8 +2,6 @@
 //!
 //! The oracle is the broker: what it counted must be what the document says.
 
-#![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
-
 mod agents;
 mod counting;
 mod shipped;
