@@ -108,7 +108,7 @@ fn start_control_plane(database: &str, listen: SocketAddr) -> (Running, SocketAd
         .map_while(Result::ok)
         .find_map(|line| {
             let line: Value = serde_json::from_str(&line).ok()?;
-            line["fields"]["addr"].as_str()?.parse().ok()
+            line["addr"].as_str()?.parse().ok()
         })
         .expect("the control plane says where it serves");
     // Somebody has to read on, or the log's pipe fills.
