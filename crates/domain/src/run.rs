@@ -137,7 +137,7 @@ impl Cause {
             Self::OwnerLost => "owner_lost".into(),
             Self::AgentLost { agent } => format!("agent_lost: {agent}"),
             Self::AllAgentsLost => "all_agents_lost".into(),
-            Self::FailedToStart { code, why } => format!("{why} ({code})"),
+            Self::FailedToStart { code, why } => format!("{code}: {why}"),
         }
     }
 
