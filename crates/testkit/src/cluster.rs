@@ -80,7 +80,11 @@ impl Cluster {
     pub async fn kill_agent(&mut self, number: usize) {
         let agent = self.agents.remove(&number).expect("this agent was started");
         agent.stop_hard();
-        agent.wait(PATIENCE).await;
+        // A real process has let go of its directory when it is gone; here its tasks must be.
+        eventually(PATIENCE, "the agent's tasks are dropped", || {
+            std::future::ready(agent.running_tasks().is_empty())
+        })
+        .await;
     }
 
     /// What the broker is told to do, and what it counted.
