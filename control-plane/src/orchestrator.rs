@@ -139,6 +139,7 @@ impl Runs {
             state: RunState::Pending { deadline_us: now_us.saturating_add(timeout_us) },
             load_end_us: plan.end_us(),
             lost: Default::default(),
+            false_since_us: Default::default(),
             agents_wanted: request.agents.max(plan.fleet.min_agents).max(1),
             is_owned: request.owned,
             builtin: request.builtin,

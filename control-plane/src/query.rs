@@ -68,7 +68,7 @@ pub async fn judge_and_keep(
             value: threshold.value,
             limit: threshold.limit,
             result: result_word(threshold.result).to_owned(),
-            breached_at_us: None,
+            breached_at_us: threshold.breached_at_s.map(|s| (s * 1e6) as i64),
         })
         .collect();
     store.put_thresholds(row.run_id, &rows).await?;
@@ -129,7 +129,7 @@ async fn build(
     let facts = facts(plan, record, &shares);
     let has_run = record.state.t0_us().is_some();
     let (validity, reasons) = trust(plan, record, &shares, &facts);
-    let thresholds = if has_run { thresholds(plan, &facts) } else { Vec::new() };
+    let thresholds = if has_run { thresholds(plan, record, &facts) } else { Vec::new() };
     let all_hold = thresholds.iter().all(|t| t.result == ThresholdResult::Passed);
     let (verdict, exit_code) = match record.state.cause() {
         Some(cause) if phase.is_over() => {
@@ -305,9 +305,14 @@ fn time(samples: &Samples) -> Option<TimeReport> {
     })
 }
 
-fn thresholds(plan: &Plan, facts: &Facts) -> Vec<ThresholdReport> {
-    let report = |threshold: &shoal_domain::plan::Threshold| {
+fn thresholds(plan: &Plan, record: &Record, facts: &Facts) -> Vec<ThresholdReport> {
+    let is_over = record.state.phase().is_over();
+    let report = |(n, threshold): (usize, &shoal_domain::plan::Threshold)| {
         let judgement = verdict::judge(plan, threshold, facts);
+        // One that was true whenever it was looked at broke at the very end.
+        let since_us = record.false_since_us.get(&n).copied();
+        let since_us = since_us.or(is_over.then_some(facts.ended_us));
+        let is_broken = judgement.result == ThresholdResult::Failed;
         ThresholdReport {
             expr: threshold.text.clone(),
             stage: threshold.stage.map(|stage| plan.stages[stage.index()].name.clone()),
@@ -316,10 +321,10 @@ fn thresholds(plan: &Plan, facts: &Facts) -> Vec<ThresholdReport> {
             unit: threshold.limit.unit().to_owned(),
             samples: judgement.samples,
             result: judgement.result,
-            breached_at_s: None,
+            breached_at_s: since_us.filter(|_| is_broken).map(|us| us as f64 / 1e6),
         }
     };
-    plan.thresholds.iter().map(report).collect()
+    plan.thresholds.iter().enumerate().map(report).collect()
 }
 
 fn failures(plan: &Plan, shares: &[Share]) -> Vec<FailureReport> {

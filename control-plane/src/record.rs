@@ -22,6 +22,9 @@ pub struct Record {
     pub load_end_us: u64,
     /// Agents that were lost, and the run time when that was declared.
     pub lost: BTreeMap<AgentId, u64>,
+    /// By position: run time since which a threshold has been false without a break, as last seen.
+    #[serde(default)]
+    pub false_since_us: BTreeMap<usize, u64>,
     /// Agents to wait for.
     pub agents_wanted: u32,
     /// Its owner beats; silence ends it.

@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(100);
 const COMPACT_EVERY_US: u64 = 30_000_000;
 /// Deltas younger than this may still get company in their window.
 const COMPACT_AGE_US: i64 = 10_000_000;
-/// How often thresholds that abort are judged.
+/// How often thresholds are judged while the load goes on.
 const JUDGE_EVERY_US: u64 = 1_000_000;
 /// An owned run whose owner was silent for so long is stopped.
 const OWNER_SILENCE_US: u64 = 60_000_000;
@@ -57,8 +57,8 @@ pub(super) struct Driver {
     wished_stop: Option<bool>,
     compacted_us: u64,
     judged_us: u64,
-    /// Since when each threshold with `abort_after` has been false without a break.
-    false_since: BTreeMap<usize, u64>,
+    /// As in the record, which takes it over at the next event.
+    false_since_us: BTreeMap<usize, u64>,
 }
 
 impl Driver {
@@ -71,6 +71,7 @@ impl Driver {
         now_us: u64,
     ) -> Result<Self, Refusal> {
         let record = publish.borrow().record.clone();
+        let false_since_us = record.false_since_us.clone();
         let limits = Limits {
             duration_us: plan.end_us(),
             stop_timeout_us: plan.stop_timeout_us,
@@ -88,7 +89,7 @@ impl Driver {
             wished_stop: None,
             compacted_us: now_us,
             judged_us: now_us,
-            false_since: BTreeMap::new(),
+            false_since_us,
         };
         driver.read_parts(now_us).await?;
         Ok(driver)
@@ -321,7 +322,8 @@ impl Driver {
                 return Ok(());
             }
         };
-        let mut record = Record { state, ..self.record.clone() };
+        let false_since_us = self.false_since_us.clone();
+        let mut record = Record { state, false_since_us, ..self.record.clone() };
         if let (Some(agent), Some(t0_us)) = (lost, record.state.t0_us())
             && !record.state.phase().is_over()
         {
@@ -452,23 +454,26 @@ impl Driver {
         compact(&self.runs.store, run, epoch, received_before_us, &regions).await
     }
 
-    /// Whether a threshold has been false for its `abort_after` without a break.
+    /// Keeps since when each threshold has been false; whether one has been so for its
+    /// `abort_after`.
     fn is_breached(&mut self, now_us: u64) -> bool {
-        let aborting = self.plan.thresholds.iter().any(|t| t.abort_after_us.is_some());
         let is_due = now_us >= self.judged_us + JUDGE_EVERY_US;
-        if !aborting || !is_due || self.record.state.phase() != Phase::Running {
+        let (Phase::Running, true, Some(t0_us)) =
+            (self.record.state.phase(), is_due, self.record.state.t0_us())
+        else {
             return false;
-        }
+        };
         self.judged_us = now_us;
         let Some(facts) = self.live_facts(self.row.run_id) else { return false };
+        let run_us = now_us.saturating_sub(t0_us);
         let mut is_breached = false;
         for (n, threshold) in self.plan.thresholds.iter().enumerate() {
-            let Some(after_us) = threshold.abort_after_us else { continue };
             if verdict::judge(&self.plan, threshold, &facts).result == ThresholdResult::Failed {
-                let since = *self.false_since.entry(n).or_insert(now_us);
-                is_breached |= now_us >= since + after_us;
+                let since_us = *self.false_since_us.entry(n).or_insert(run_us);
+                let after_us = threshold.abort_after_us;
+                is_breached |= after_us.is_some_and(|after_us| run_us >= since_us + after_us);
             } else {
-                self.false_since.remove(&n);
+                self.false_since_us.remove(&n);
             }
         }
         is_breached

@@ -152,6 +152,7 @@ pub struct ThresholdReport {
     pub unit: String,
     pub samples: u64,
     pub result: ThresholdResult,
+    /// Run time since which it was false without a break; null while it holds.
     pub breached_at_s: Option<f64>,
 }
 

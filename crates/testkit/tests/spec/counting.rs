@@ -50,3 +50,18 @@ async fn a_stopped_run_is_judged_by_what_was_planned_until_then() {
     assert_eq!(slots.planned, slots.sent, "{report:#?}");
     assert_eq!(slots.sent, cluster.broker().publishes_seen());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_threshold_says_since_when() {
+    let cluster = Cluster::start(1).await;
+    let scenario = format!(
+        "{STEADY}thresholds:\n  - sensors.telemetry.count < 100\n  - sensors.telemetry.count != 200\n"
+    );
+    let report = cluster.run(&scenario, &[("hold", "4s"), ("devices", "10")]).await.over().await;
+
+    assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(1)), "{report:#?}");
+    let at = |n: usize| report.thresholds[n].breached_at_s;
+    // 100 sends a second: it broke early and stayed so, and whoever looked was at most late.
+    assert!(at(0).is_some_and(|at| (0.9..4.0).contains(&at)), "{report:#?}");
+    assert_eq!(at(1), None, "it holds at the end");
+}
