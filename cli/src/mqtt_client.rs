@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rumqttc::mqttbytes::v4::{Connect, ConnectReturnCode, Disconnect, Login, Packet, Publish};
+use rumqttc::mqttbytes::v4::{
+    Connect, ConnectReturnCode, Disconnect, Login, Packet, PubRel, Publish,
+};
 use rumqttc::mqttbytes::{Error as CodecError, QoS};
 use shoal_domain::plan::Qos;
 use shoal_service_kit::TargetGuard;
@@ -80,19 +82,39 @@ impl Connection {
         let wire = match qos {
             Qos::AtMostOnce => QoS::AtMostOnce,
             Qos::AtLeastOnce => QoS::AtLeastOnce,
+            Qos::ExactlyOnce => QoS::ExactlyOnce,
         };
         let mut publish = Publish::new(topic, wire, payload);
         publish.retain = retain;
-        if qos == Qos::AtLeastOnce {
+        if qos != Qos::AtMostOnce {
             publish.pkid = packet_id;
         }
         self.send(|out| publish.write(out)).await?;
         if qos == Qos::AtMostOnce {
             return Ok("sent (QoS 0 is never acknowledged)");
         }
+        if qos == Qos::ExactlyOnce {
+            return self.exactly_once(packet_id, patience).await;
+        }
         match self.answer("PUBACK", patience).await? {
             Packet::PubAck(ack) if ack.pkid == packet_id => Ok("PUBACK"),
             other => Err(format!("PUBACK {packet_id} expected, {other:?} received")),
+        }
+    }
+
+    async fn exactly_once(
+        &mut self,
+        packet_id: u16,
+        patience: Duration,
+    ) -> Result<&'static str, String> {
+        match self.answer("PUBREC", patience).await? {
+            Packet::PubRec(ack) if ack.pkid == packet_id => {}
+            other => return Err(format!("PUBREC {packet_id} expected, {other:?} received")),
+        }
+        self.send(|out| PubRel::new(packet_id).write(out)).await?;
+        match self.answer("PUBCOMP", patience).await? {
+            Packet::PubComp(ack) if ack.pkid == packet_id => Ok("PUBREC, PUBCOMP"),
+            other => Err(format!("PUBCOMP {packet_id} expected, {other:?} received")),
         }
     }
 

@@ -284,6 +284,8 @@ fn series_row(plan: &Plan, facts: &Facts, id: SeriesId, stage: Option<StageId>) 
         errors_by_class: tally.errors.clone(),
         rate_per_s: if seconds > 0.0 { tally.sent as f64 / seconds } else { 0.0 },
         censored: tally.censored,
+        resent: tally.resent,
+        received: tally.received,
         response_time_us: time(&tally.response_time),
         service_time_us: time(&tally.service_time),
         send_lag_us: time(&tally.send_lag),

@@ -58,6 +58,8 @@ fn cell(series: SeriesId, stage: StageId, tally: &Tally) -> v1::Cell {
         unsent: tally.unsent,
         acked: tally.acked,
         censored: tally.censored,
+        resent: tally.resent,
+        received: tally.received,
         errors: tally.errors.iter().map(|(class, n)| (class.word().to_owned(), *n)).collect(),
         response_time: samples(&tally.response_time),
         service_time: samples(&tally.service_time),
@@ -149,6 +151,8 @@ fn tally_from(cell: v1::Cell) -> Result<Tally, BadField> {
         unsent: cell.unsent,
         acked: cell.acked,
         censored: cell.censored,
+        resent: cell.resent,
+        received: cell.received,
         errors,
         response_time: samples_from("response_time", cell.response_time)?,
         service_time: samples_from("service_time", cell.service_time)?,
@@ -208,7 +212,8 @@ mod tests {
         proptest::collection::btree_map((0u32..5, 0u32..4), tally, 0..6).prop_map(|cells| {
             let mut delta = Delta { first_window: 3, last_window: 7, ..Delta::default() };
             for ((series, stage), (values, missed, acked)) in cells {
-                let mut tally = Tally { missed, acked, ..Tally::default() };
+                let mut tally = Tally { missed, acked, resent: acked, ..Tally::default() };
+                tally.received = missed;
                 for value in values {
                     tally.sent += 1;
                     tally.response_time.record(value);

@@ -190,10 +190,7 @@ pub(crate) struct Message {
 }
 
 pub(crate) fn qos_number(qos: Qos) -> u8 {
-    match qos {
-        Qos::AtMostOnce => 0,
-        Qos::AtLeastOnce => 1,
-    }
+    qos.number()
 }
 
 /// The mark of the example run in `${run}` and `${stamp}`.

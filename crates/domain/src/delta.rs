@@ -132,6 +132,10 @@ pub struct Tally {
     pub acked: u64,
     /// Of the response times: lower bounds of sends still open at the end.
     pub censored: u64,
+    /// Packets sent once more on a later connection of the same session; not part of `sent`.
+    pub resent: u64,
+    /// Messages that came in on a subscription.
+    pub received: u64,
     pub errors: BTreeMap<ErrorClass, u64>,
     /// Done − intended.
     pub response_time: Samples,
@@ -164,6 +168,8 @@ impl Tally {
         self.unsent += other.unsent;
         self.acked += other.acked;
         self.censored += other.censored;
+        self.resent += other.resent;
+        self.received += other.received;
         for (class, n) in &other.errors {
             *self.errors.entry(*class).or_default() += n;
         }

@@ -61,12 +61,38 @@ pub enum ErrorClass {
     BadUserNameOrPassword,
     /// CONNACK 5.
     NotAuthorized,
+    /// The peer refused the connection for another reason that it named.
+    Refused,
+    /// The peer sent us to another server (MQTT 5 Server Reference).
+    Redirected,
+    /// The peer cannot do what the scenario asks for (its highest QoS, retained messages).
+    Unsupported,
+    /// The peer's certificate was not signed by an authority that the scenario trusts.
+    CertificateUnknownIssuer,
+    /// The peer's certificate is no longer, or not yet, valid.
+    CertificateExpired,
+    /// The peer's certificate is for another name.
+    CertificateWrongName,
+    /// The peer did not take the device's certificate.
+    CertificateRefused,
+    /// No TLS connection for another reason.
+    Tls,
+    /// The peer did not change to the WebSocket protocol, or broke it.
+    WebSocket,
     /// The peer broke the protocol: malformed packet, unknown CONNACK code, unexpected packet.
     Protocol,
+    /// The peer answered this operation with a failure.
+    Rejected,
+    /// The message is larger than the peer takes.
+    PacketTooLarge,
+    /// The peer ended the connection with a reason while this operation was open.
+    Disconnected,
     /// The connection was lost with this operation open.
     ConnectionLost,
     /// No acknowledgement within `ack_timeout`.
     AckTimeout,
+    /// No matching reply to a command within its `timeout`.
+    ReplyTimeout,
     /// Still open when the run ended (a lower bound was recorded).
     OpenAtEnd,
     /// The generator ran out of file descriptors.
@@ -76,7 +102,7 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 26] = [
         Self::Unreachable,
         Self::ConnectTimeout,
         Self::UnacceptableProtocolVersion,
@@ -84,9 +110,22 @@ impl ErrorClass {
         Self::ServerUnavailable,
         Self::BadUserNameOrPassword,
         Self::NotAuthorized,
+        Self::Refused,
+        Self::Redirected,
+        Self::Unsupported,
+        Self::CertificateUnknownIssuer,
+        Self::CertificateExpired,
+        Self::CertificateWrongName,
+        Self::CertificateRefused,
+        Self::Tls,
+        Self::WebSocket,
         Self::Protocol,
+        Self::Rejected,
+        Self::PacketTooLarge,
+        Self::Disconnected,
         Self::ConnectionLost,
         Self::AckTimeout,
+        Self::ReplyTimeout,
         Self::OpenAtEnd,
         Self::GeneratorDescriptors,
         Self::GeneratorPorts,
@@ -101,9 +140,22 @@ impl ErrorClass {
             Self::ServerUnavailable => "server_unavailable",
             Self::BadUserNameOrPassword => "bad_user_name_or_password",
             Self::NotAuthorized => "not_authorized",
+            Self::Refused => "refused",
+            Self::Redirected => "redirected",
+            Self::Unsupported => "unsupported",
+            Self::CertificateUnknownIssuer => "certificate_unknown_issuer",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateWrongName => "certificate_wrong_name",
+            Self::CertificateRefused => "certificate_refused",
+            Self::Tls => "tls",
+            Self::WebSocket => "web_socket",
             Self::Protocol => "protocol",
+            Self::Rejected => "rejected",
+            Self::PacketTooLarge => "packet_too_large",
+            Self::Disconnected => "disconnected",
             Self::ConnectionLost => "connection_lost",
             Self::AckTimeout => "ack_timeout",
+            Self::ReplyTimeout => "reply_timeout",
             Self::OpenAtEnd => "open_at_end",
             Self::GeneratorDescriptors => "generator_descriptors",
             Self::GeneratorPorts => "generator_ports",
@@ -127,6 +179,12 @@ impl ErrorClass {
                 | Self::IdentifierRejected
                 | Self::BadUserNameOrPassword
                 | Self::NotAuthorized
+                | Self::Redirected
+                | Self::Unsupported
+                | Self::CertificateUnknownIssuer
+                | Self::CertificateExpired
+                | Self::CertificateWrongName
+                | Self::CertificateRefused
         )
     }
 }

@@ -106,6 +106,13 @@ pub struct Send {
 pub enum Qos {
     AtMostOnce,
     AtLeastOnce,
+    ExactlyOnce,
+}
+
+impl Qos {
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
 }
 
 /// The key of results: operation × name × group (results are split by stage as well).

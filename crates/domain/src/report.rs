@@ -89,6 +89,12 @@ pub struct SeriesReport {
     pub rate_per_s: f64,
     /// Of the response times: lower bounds of sends still open at the end.
     pub censored: u64,
+    /// Sent once more on a later connection of the same session; not part of `count`.
+    #[serde(default)]
+    pub resent: u64,
+    /// Messages that came in on a subscription.
+    #[serde(default)]
+    pub received: u64,
     pub response_time_us: Option<TimeReport>,
     pub service_time_us: Option<TimeReport>,
     pub send_lag_us: Option<TimeReport>,

@@ -95,7 +95,7 @@ impl Device {
             let send = &group.sends[due.send];
             let (delivery, pid) = match send.qos {
                 Qos::AtMostOnce => (Delivery::AtMostOnce, None),
-                Qos::AtLeastOnce => {
+                Qos::AtLeastOnce | Qos::ExactlyOnce => {
                     let Some(pid) = self.session.next_pid() else {
                         self.book.put_back(&due);
                         return;

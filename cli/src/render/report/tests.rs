@@ -37,6 +37,8 @@ fn one(name: &str, operation: Operation, stage: &str, count: u64) -> SeriesRepor
         errors_by_class: [].into(),
         rate_per_s: 95.83,
         censored: 0,
+        resent: 0,
+        received: 0,
         response_time_us: Some(time(412)),
         service_time_us: Some(time(398)),
         send_lag_us: sends.then(|| time(61)),
