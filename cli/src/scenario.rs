@@ -36,7 +36,7 @@ impl Scenario {
     /// The first target that is the demo broker.
     pub(crate) fn builtin_target(&self) -> Option<&str> {
         let targets = &self.plan.targets;
-        let builtin = targets.iter().find(|target| target.endpoint == Endpoint::Builtin)?;
+        let builtin = targets.iter().find(|target| *target.endpoint() == Endpoint::Builtin)?;
         Some(&builtin.name)
     }
 }

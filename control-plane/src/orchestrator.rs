@@ -121,7 +121,8 @@ impl Runs {
             let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
             Refusal::new(Kind::Invalid, "SH0101", lines.join("\n"))
         })?;
-        let is_builtin = |target: &shoal_domain::plan::Target| target.endpoint == Endpoint::Builtin;
+        let is_builtin =
+            |target: &shoal_domain::plan::Target| *target.endpoint() == Endpoint::Builtin;
         if plan.targets.iter().any(is_builtin)
             && !(self.allows_builtin && request.builtin.parse::<std::net::SocketAddr>().is_ok())
         {

@@ -8,7 +8,7 @@ use shoal_domain::account::{Holding, Until, account, residual};
 use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failure, merge_cells};
 use shoal_domain::ids::{AgentId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
-use shoal_domain::plan::{Plan, Qos};
+use shoal_domain::plan::{Plan, Publish, Send};
 use shoal_domain::report::{
     AgentReport, DeviceTotals, FailureReport, RunReport, SCHEMA, ScenarioReport, SeriesReport,
     SlotReport, ThresholdReport, ThresholdResult, TimeReport, ValidityReason,
@@ -259,8 +259,8 @@ fn series_row(plan: &Plan, facts: &Facts, id: SeriesId, stage: Option<StageId>) 
     let group = &plan.groups[series.group];
     let wanted = |s: SeriesId, at: StageId| s == id && stage.is_none_or(|stage| stage == at);
     let (tally, slots) = facts.total(wanted);
-    let send = group.sends.iter().find(|send| send.series == id);
-    let is_acked = send.is_none_or(|send| send.qos != Qos::AtMostOnce);
+    let send = group.sends().iter().find(|send| send.series == id);
+    let is_acked = send.and_then(Send::publish).is_none_or(Publish::is_acknowledged);
     let seconds = facts.seconds(plan, stage);
     SeriesReport {
         group: group.name.clone(),

@@ -165,7 +165,7 @@ impl CoreLoop {
         let mut due = self.core.recorder.borrow().no_slots();
         for device in &self.devices {
             let device = device.borrow();
-            let sends = &plan.groups[device.group].sends;
+            let sends = plan.groups[device.group].sends();
             for (send, slots) in sends.iter().zip(device.book.schedules()) {
                 let first = send.series.index() * n_stages;
                 plan.count_slots(slots, 0, through_us, &mut due[first..first + n_stages]);

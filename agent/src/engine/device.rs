@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 
 use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
+use shoal_domain::plan::MqttTarget;
 use tokio::time::Sleep;
 
 use self::connecting::Link;
@@ -78,12 +79,12 @@ impl Device {
         let slots = |send| core.plan.slots(seat.group, seat.index, send);
         Some(Self {
             group: seat.group,
-            book: SlotBook::new(group.sends.iter().filter_map(slots)),
+            book: SlotBook::new(group.sends().iter().filter_map(slots)),
             index: seat.index,
             ordinal: seat.ordinal,
             start_us: seat.start_us,
             identity,
-            streams: group.sends.iter().map(|_| Stream::default()).collect(),
+            streams: group.sends().iter().map(|_| Stream::default()).collect(),
             session: Session::default(),
             link: Link::Resting { until_us: seat.start_us },
             standing: Standing::Starting,
@@ -95,6 +96,12 @@ impl Device {
             ping_us: None,
             ack_deadline_us: u64::MAX,
         })
+    }
+
+    /// The target that its group is for; only MQTT groups have devices of this kind.
+    fn target<'c>(&self, core: &'c Core) -> &'c MqttTarget {
+        let target = &core.plan.targets[core.plan.groups[self.group].target];
+        target.mqtt().expect("an MQTT device is for an MQTT target")
     }
 
     fn poll(
@@ -148,7 +155,7 @@ impl Device {
             Standing::Known => matches!(self.link, Link::Up(_)) || core.control.is_cut(),
             Standing::Failed => false,
         };
-        let sends = &core.plan.groups[self.group].sends;
+        let sends = core.plan.groups[self.group].sends();
         self.book.fall_due(until, |send, intended_us| {
             let class = match (core.stalls.contains(intended_us), waits) {
                 (true, _) => SlotClass::Missed,
@@ -163,7 +170,7 @@ impl Device {
 
     /// Gives a class to all slots that still wait.
     fn drain(&mut self, core: &Core, class: SlotClass) {
-        let sends = &core.plan.groups[self.group].sends;
+        let sends = core.plan.groups[self.group].sends();
         self.book.drain(|send, intended_us| {
             let stage = core.plan.stage_at(intended_us);
             core.recorder.borrow_mut().class(sends[send].series, stage, class);

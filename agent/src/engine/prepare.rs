@@ -143,7 +143,7 @@ fn check_identities(job: &Job) -> Result<(), PrepareError> {
 
 async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
     let name = || target.name.clone();
-    let (host, addrs) = match &target.endpoint {
+    let (host, addrs) = match target.endpoint() {
         Endpoint::Builtin => {
             let addr = job.builtin.ok_or_else(|| PrepareError::NoBuiltin { target: name() })?;
             ("builtin", vec![addr])

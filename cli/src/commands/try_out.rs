@@ -66,7 +66,7 @@ pub(super) async fn perform(
                 help: Some(format!("put it into a file called {name} and give --secrets-dir")),
             });
         }
-        let (host, port) = match (&scenario.plan.targets[group.target].endpoint, &builtin) {
+        let (host, port) = match (scenario.plan.targets[group.target].endpoint(), &builtin) {
             (Endpoint::Tcp { host, port }, _) => (host.clone(), *port),
             (Endpoint::Builtin, Some(broker)) => (broker.addr.ip().to_string(), broker.addr.port()),
             (Endpoint::Builtin, None) => unreachable!("started above for every builtin target"),

@@ -28,7 +28,7 @@ fn messages_per_s(plan: &Plan) -> f64 {
     let groups = plan.groups.iter();
     groups
         .flat_map(|group| {
-            group.sends.iter().map(|send| group.devices as f64 * 1e9 / send.period_ns as f64)
+            group.sends().iter().map(|send| group.devices as f64 * 1e9 / send.period_ns as f64)
         })
         .sum()
 }
@@ -70,7 +70,7 @@ fn plural(n: usize, word: &str) -> String {
 fn planned(plan: &Plan) -> Vec<(String, Vec<u64>)> {
     let mut rows = Vec::new();
     for (index, group) in plan.groups.iter().enumerate() {
-        for send in &group.sends {
+        for send in group.sends() {
             let mut per_stage = vec![0; plan.stages.len()];
             for device in 0..group.devices {
                 if let Some(slots) = plan.slots(index, device, send) {
@@ -242,7 +242,7 @@ pub(crate) fn device(
     let password = credential(credentials.and_then(|both| both.password.as_ref()));
 
     let mut messages = Vec::new();
-    for send in &group.sends {
+    for send in group.sends() {
         let Some(slots) = plan.slots(group_index, index, send) else { continue };
         let mut walks = Walks::default();
         for slot in 0..SHOWN_SLOTS.min(slots.due_before(plan.end_us())) {
@@ -258,14 +258,15 @@ pub(crate) fn device(
                 template.render_message(&scope, &message, &mut walks, &mut out);
                 String::from_utf8_lossy(&out).into_owned()
             };
+            let Some(publish) = send.publish() else { continue };
             messages.push(Message {
                 series: plan.series_path(send.series),
                 slot,
                 intended_us: slots.intended_us(slot),
-                qos: send.qos,
-                retain: send.retain,
-                topic: render(&send.topic),
-                payload: render(&send.payload),
+                qos: publish.qos,
+                retain: publish.retain,
+                topic: render(&publish.topic),
+                payload: render(&publish.payload),
             });
         }
     }

@@ -33,7 +33,7 @@ pub fn account(plan: &Plan, cells: Cells, holdings: &[Holding<'_>], until: Until
     let mut facts = Facts { cells, ..Facts::default() };
     for holding in holdings {
         for group in 0..plan.groups.len() {
-            for send in &plan.groups[group].sends {
+            for send in plan.groups[group].sends() {
                 count_series(plan, holding, group, send.series, until, &mut facts);
             }
         }
@@ -54,7 +54,7 @@ fn count_series(
     until: Until,
     facts: &mut Facts,
 ) {
-    let Some(send) = plan.groups[group].sends.iter().find(|send| send.series == series) else {
+    let Some(send) = plan.groups[group].sends().iter().find(|send| send.series == series) else {
         return;
     };
     let progress = holding.progress.iter().find(|progress| progress.series == series);
@@ -122,7 +122,7 @@ mod tests {
             let plan = plan(&[devices], 700_000, ramp_and_hold(devices, 2_000_000, 10_000_000));
             let share = Share { weight: 1.0, cap: 1_000 };
             let shards = deal(&plan, &[share, share]).unwrap();
-            let send = &plan.groups[0].sends[0];
+            let send = &plan.groups[0].sends()[0];
             let closed_at = stop_at + 1_234;
             let mut cells = Cells::new();
             let mut open_left = std::collections::BTreeMap::new();

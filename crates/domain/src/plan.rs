@@ -36,11 +36,29 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub name: String,
+    pub kind: TargetKind,
+}
+
+/// What a target speaks, with the options of that kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetKind {
+    Mqtt(MqttTarget),
+    Http(HttpTarget),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttTarget {
     pub endpoint: Endpoint,
     pub keep_alive_us: u64,
 }
 
-/// Where an MQTT 3.1.1 target listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpTarget {
+    /// Never [`Endpoint::Builtin`].
+    pub endpoint: Endpoint,
+}
+
+/// Where a target listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// The demo broker, which the CLI starts for a run in its own process.
@@ -67,8 +85,21 @@ pub struct Group {
     pub connect_within_us: u64,
     /// The series of this group's connection attempts.
     pub connect: SeriesId,
-    pub sends: Vec<Send>,
+    pub behaviour: Behaviour,
 }
+
+/// What the devices of a group do: keep an absolute schedule, or wait for replies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Behaviour {
+    /// `send`.
+    Open(Vec<Send>),
+    /// `loop`.
+    Closed(Loop),
+}
+
+/// The closed model: one task after the other, each after a wait.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loop {}
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Let {
@@ -95,12 +126,27 @@ pub struct Send {
     pub series: SeriesId,
     /// `every`, or for `rate: R` the group's full count of devices / R.
     pub period_ns: u64,
+    pub action: Action,
+}
+
+/// What a device does in a slot; of the kind that its group's target speaks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    Publish(Publish),
+    Http(HttpRequest),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publish {
     pub topic: Template,
     pub qos: Qos,
     pub retain: bool,
     pub payload: Template,
     pub ack_timeout_us: u64,
 }
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpRequest {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Qos {
@@ -234,6 +280,47 @@ pub struct Fleet {
 pub enum OnAgentLoss {
     Continue,
     Abort,
+}
+
+impl Target {
+    pub fn endpoint(&self) -> &Endpoint {
+        match &self.kind {
+            TargetKind::Mqtt(mqtt) => &mqtt.endpoint,
+            TargetKind::Http(http) => &http.endpoint,
+        }
+    }
+
+    pub fn mqtt(&self) -> Option<&MqttTarget> {
+        match &self.kind {
+            TargetKind::Mqtt(mqtt) => Some(mqtt),
+            TargetKind::Http(_) => None,
+        }
+    }
+}
+
+impl Group {
+    /// The series that keep a schedule; none in the closed model.
+    pub fn sends(&self) -> &[Send] {
+        match &self.behaviour {
+            Behaviour::Open(sends) => sends,
+            Behaviour::Closed(_) => &[],
+        }
+    }
+}
+
+impl Send {
+    pub fn publish(&self) -> Option<&Publish> {
+        match &self.action {
+            Action::Publish(publish) => Some(publish),
+            Action::Http(_) => None,
+        }
+    }
+}
+
+impl Publish {
+    pub fn is_acknowledged(&self) -> bool {
+        self.qos != Qos::AtMostOnce
+    }
 }
 
 impl Plan {

@@ -65,7 +65,7 @@ proptest! {
         happenings in proptest::collection::vec(happening(), 1..120),
     ) {
         let plan = plan();
-        let sends = &plan.groups[0].sends;
+        let sends = plan.groups[0].sends();
         let slots: Vec<_> = sends.iter().map(|send| plan.slots(0, 0, send).unwrap()).collect();
         let mut book = SlotBook::new(slots.iter().copied());
         let stalls = Stalls::default();
@@ -117,7 +117,7 @@ proptest! {
 #[test]
 fn a_slot_that_waited_through_one_look_is_held_and_a_fresh_one_is_not() {
     let plan = plan();
-    let slots = plan.slots(0, 0, &plan.groups[0].sends[0]).unwrap();
+    let slots = plan.slots(0, 0, &plan.groups[0].sends()[0]).unwrap();
     let mut book = SlotBook::new(std::iter::once(slots));
     book.fall_due(1, |_, _| Fate::Waits);
     book.settle();

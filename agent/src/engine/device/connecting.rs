@@ -179,8 +179,7 @@ impl Device {
         let hello = self.identity.credentials(group, &scope, self.index);
         let packet =
             hello.map_err(|missing| missing.to_string()).and_then(|(username, password)| {
-                let keep_alive_s =
-                    core.plan.targets[group.target].keep_alive_us.div_ceil(1_000_000);
+                let keep_alive_s = self.target(core).keep_alive_us.div_ceil(1_000_000);
                 encode::connect(&encode::Hello {
                     client_id: &self.identity.id,
                     keep_alive_s: keep_alive_s.min(u64::from(u16::MAX)) as u16,
@@ -211,7 +210,7 @@ impl Device {
 
     fn received(&mut self, core: &Rc<Core>, bytes: &[u8]) -> Result<(), Lost> {
         let now = core.now_us();
-        let sends = &core.plan.groups[self.group].sends;
+        let sends = core.plan.groups[self.group].sends();
         let mut answer: Option<Result<(), Refusal>> = None;
         let mut pong = false;
         let result = self.session.receive(bytes, |event| match event {

@@ -93,7 +93,7 @@ impl Device {
         self.ack_deadline_us = u64::MAX;
         for open in self.session.reset() {
             core.answered();
-            let series = core.plan.groups[self.group].sends[usize::from(open.send)].series;
+            let series = core.plan.groups[self.group].sends()[usize::from(open.send)].series;
             self.failed(core, series, core.plan.stage_at(open.intended_us), &lost, now);
         }
         core.recorder.borrow_mut().gauge(self.group).connected -= 1;
@@ -129,7 +129,7 @@ impl Device {
         };
         let messages = self.session.reset();
         let of_message = |open: &Open| {
-            (group.sends[usize::from(open.send)].series, open.intended_us, open.sent_us)
+            (group.sends()[usize::from(open.send)].series, open.intended_us, open.sent_us)
         };
         for (series, intended_us, began_us) in
             attempt.into_iter().chain(messages.iter().map(of_message))

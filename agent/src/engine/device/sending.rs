@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use shoal_domain::outcome::ErrorClass;
-use shoal_domain::plan::{Qos, Send};
+use shoal_domain::plan::{Publish, Qos, Send};
 use shoal_domain::template::{DeviceScope, MessageScope, Walks};
 
 use super::super::book::Due;
@@ -78,6 +78,7 @@ impl Device {
         scratch.bytes.clear();
         scratch.batch.clear();
         let group = &core.plan.groups[self.group];
+        let sends = group.sends();
         let now_us = core.control.control_unix_us(boot_us);
         let device = DeviceScope {
             seed: core.seed,
@@ -90,10 +91,11 @@ impl Device {
         };
         let mut room = group.max_in_flight.saturating_sub(self.session.n_live());
         while scratch.bytes.len() < MAX_WRITE {
-            let has_room = |send: usize| group.sends[send].qos == Qos::AtMostOnce || room > 0;
+            let has_room = |send: usize| !publish_of(&sends[send]).is_acknowledged() || room > 0;
             let Some(due) = self.book.take(has_room) else { return };
-            let send = &group.sends[due.send];
-            let (delivery, pid) = match send.qos {
+            let send = &sends[due.send];
+            let publish = publish_of(send);
+            let (delivery, pid) = match publish.qos {
                 Qos::AtMostOnce => (Delivery::AtMostOnce, None),
                 Qos::AtLeastOnce | Qos::ExactlyOnce => {
                     let Some(pid) = self.session.next_pid() else {
@@ -115,12 +117,12 @@ impl Device {
             // Both parts draw on the same walks, one after the other.
             let walks = std::cell::RefCell::new(&mut stream.walks);
             let topic = |out: &mut Vec<u8>| {
-                send.topic.render_message(&device, &message, &mut walks.borrow_mut(), out);
+                publish.topic.render_message(&device, &message, &mut walks.borrow_mut(), out);
             };
             let payload = |out: &mut Vec<u8>| {
-                send.payload.render_message(&device, &message, &mut walks.borrow_mut(), out);
+                publish.payload.render_message(&device, &message, &mut walks.borrow_mut(), out);
             };
-            match encode::publish(&mut scratch.bytes, delivery, send.retain, topic, payload) {
+            match encode::publish(&mut scratch.bytes, delivery, publish.retain, topic, payload) {
                 Ok(()) => {
                     stream.n = stream.n.wrapping_add(1);
                     scratch.batch.push(Packet { due, pid, end: scratch.bytes.len() });
@@ -136,7 +138,7 @@ impl Device {
 
     /// The socket took the first `written` bytes: books what left and puts back the rest.
     fn commit(&mut self, core: &Core, now: u64, written: usize, scratch: &mut Scratch) {
-        let sends = &core.plan.groups[self.group].sends;
+        let sends = core.plan.groups[self.group].sends();
         let mut start = 0;
         let mut n_left = 0;
         for packet in scratch.batch.iter().take_while(|packet| {
@@ -157,7 +159,8 @@ impl Device {
                 let open = Open { pid, send, expired: false, intended_us, sent_us: now };
                 self.session.opened(open);
                 core.opened();
-                let deadline = now.saturating_add(sends[packet.due.send].ack_timeout_us);
+                let deadline =
+                    now.saturating_add(publish_of(&sends[packet.due.send]).ack_timeout_us);
                 self.ack_deadline_us = self.ack_deadline_us.min(deadline);
             }
         }
@@ -205,9 +208,9 @@ impl Device {
         if now < self.ack_deadline_us {
             return;
         }
-        let sends = &core.plan.groups[self.group].sends;
-        let deadline =
-            |open: &Open| open.sent_us.saturating_add(sends[usize::from(open.send)].ack_timeout_us);
+        let sends = core.plan.groups[self.group].sends();
+        let timeout_us = |open: &Open| publish_of(&sends[usize::from(open.send)]).ack_timeout_us;
+        let deadline = |open: &Open| open.sent_us.saturating_add(timeout_us(open));
         let mut over = Vec::new();
         self.session.expire(|open| deadline(open) <= now, |open| over.push(*open));
         self.ack_deadline_us = self.session.live().map(deadline).min().unwrap_or(u64::MAX);
@@ -215,7 +218,7 @@ impl Device {
             core.answered();
             let send = &sends[usize::from(open.send)];
             let stage = core.plan.stage_at(open.intended_us);
-            let within = std::time::Duration::from_micros(send.ack_timeout_us);
+            let within = std::time::Duration::from_micros(timeout_us(&open));
             let text = format!("no PUBACK within {within:?}");
             let lost = Lost { class: ErrorClass::AckTimeout, text };
             self.failed(core, send.series, stage, &lost, now);
@@ -240,7 +243,7 @@ impl Device {
     }
 
     pub(super) fn keep_alive_wake_us(&self, core: &Core) -> u64 {
-        let keep_alive = core.plan.targets[core.plan.groups[self.group].target].keep_alive_us;
+        let keep_alive = self.target(core).keep_alive_us;
         match self.ping_us {
             Some(at) => at.saturating_add(keep_alive / 2 + PING_GRACE_US),
             // A socket that takes nothing is not idle; the run's end needs no ping.
@@ -256,6 +259,11 @@ impl Device {
             let _ = stream.try_write(&encode::DISCONNECT);
         }
     }
+}
+
+/// `check` pairs the actions of a group with its target.
+fn publish_of(send: &Send) -> &Publish {
+    send.publish().expect("an MQTT device publishes")
 }
 
 /// A PUBACK came, in time or after its time-out.

@@ -68,15 +68,17 @@ impl Trial {
             max_in_flight: 10,
             connect_within_us: ms(60_000),
             connect: SeriesId(2 * i as u32),
-            sends: vec![Send {
+            behaviour: Behaviour::Open(vec![Send {
                 series: SeriesId(2 * i as u32 + 1),
                 period_ns: ms(100) * 1_000,
-                topic: Template::literal("devices/telemetry"),
-                qos: Qos::AtLeastOnce,
-                retain: false,
-                payload: Template::literal("{\"temperature\": 21.5}"),
-                ack_timeout_us: ms(30_000),
-            }],
+                action: Action::Publish(Publish {
+                    topic: Template::literal("devices/telemetry"),
+                    qos: Qos::AtLeastOnce,
+                    retain: false,
+                    payload: Template::literal("{\"temperature\": 21.5}"),
+                    ack_timeout_us: ms(30_000),
+                }),
+            }]),
         };
         let series = |group: u64| {
             [(Operation::Connect, "connect"), (Operation::Publish, "telemetry")].map(
@@ -89,8 +91,10 @@ impl Trial {
             seed: Some(1),
             targets: vec![Target {
                 name: "broker".into(),
-                endpoint: Endpoint::Builtin,
-                keep_alive_us: ms(60_000),
+                kind: TargetKind::Mqtt(MqttTarget {
+                    endpoint: Endpoint::Builtin,
+                    keep_alive_us: ms(60_000),
+                }),
             }],
             groups: (0..devices).map(group).collect(),
             series: (0..devices).flat_map(series).collect(),
@@ -130,15 +134,15 @@ impl Trial {
     }
 
     pub(super) fn every(self, us: u64) -> Self {
-        self.each_group(|group| group.sends[0].period_ns = us * 1_000)
+        self.each_group(|group| send_of(group).period_ns = us * 1_000)
     }
 
     pub(super) fn qos(self, qos: Qos) -> Self {
-        self.each_group(|group| group.sends[0].qos = qos)
+        self.each_group(|group| publish_of(group).qos = qos)
     }
 
     pub(super) fn ack_timeout(self, us: u64) -> Self {
-        self.each_group(|group| group.sends[0].ack_timeout_us = us)
+        self.each_group(|group| publish_of(group).ack_timeout_us = us)
     }
 
     pub(super) fn max_in_flight(self, n: u32) -> Self {
@@ -154,7 +158,8 @@ impl Trial {
     }
 
     pub(super) fn keep_alive(mut self, us: u64) -> Self {
-        self.plan.targets[0].keep_alive_us = us;
+        let TargetKind::Mqtt(mqtt) = &mut self.plan.targets[0].kind else { unreachable!() };
+        mqtt.keep_alive_us = us;
         self
     }
 
@@ -277,7 +282,7 @@ impl Outcome {
 
     fn planned_per_stage(&self, group: usize) -> Vec<u64> {
         let mut planned = vec![0; self.plan.stages.len()];
-        for send in &self.plan.groups[group].sends {
+        for send in self.plan.groups[group].sends() {
             let slots = self.plan.slots(group, 0, send).unwrap();
             self.plan.count_slots(&slots, 0, self.closed_at_us, &mut planned);
         }
@@ -300,7 +305,7 @@ impl Outcome {
 
     pub(super) fn assert_every_slot_has_one_class(&self) {
         for (index, group) in self.plan.groups.iter().enumerate() {
-            let series = group.sends[0].series;
+            let series = group.sends()[0].series;
             for (stage, planned) in self.planned_per_stage(index).into_iter().enumerate() {
                 let cell = self.cells.get(&(series, StageId(stage as u32)));
                 let classed = cell.map_or(0, Tally::n_classed);
@@ -308,6 +313,16 @@ impl Outcome {
             }
         }
     }
+}
+
+fn send_of(group: &mut Group) -> &mut Send {
+    let Behaviour::Open(sends) = &mut group.behaviour else { unreachable!() };
+    &mut sends[0]
+}
+
+fn publish_of(group: &mut Group) -> &mut Publish {
+    let Action::Publish(publish) = &mut send_of(group).action else { unreachable!() };
+    publish
 }
 
 fn runtime() -> tokio::runtime::Runtime {

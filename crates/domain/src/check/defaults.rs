@@ -29,7 +29,7 @@ pub(super) fn defaults(groups: &[Group], series: &[Series]) -> Vec<Threshold> {
         let path = format!("{}.devices.failed", group.name);
         let subject = Subject::Devices(index);
         add(path, subject, Metric::DevicesFailed, Comparison::Equal, "==", Limit::Count(0.0), "0");
-        for send in &group.sends {
+        for send in group.sends() {
             let path = format!("{}.{}.sent", group.name, series[send.series.index()].name);
             let subject = Subject::Series(send.series);
             let limit = Limit::Ratio(0.95);

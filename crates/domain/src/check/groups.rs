@@ -5,7 +5,7 @@ use super::text::{Scope, Value, ValueKind};
 use crate::diagnostics::{Place, suggest};
 use crate::ids::SeriesId;
 use crate::outcome::Operation;
-use crate::plan::{Credentials, Group, Let, Reconnect, Series, Target};
+use crate::plan::{Behaviour, Credentials, Group, Let, Reconnect, Series, Target};
 use crate::scenario::{self, LaterText, Level, Written};
 use crate::template::{Generator, Part, Template};
 
@@ -32,7 +32,7 @@ impl Check<'_> {
             if let Some(group) = &group {
                 devices = devices.saturating_add(group.devices);
                 rate += group
-                    .sends
+                    .sends()
                     .iter()
                     .map(|send| group.devices as f64 * 1e9 / send.period_ns as f64)
                     .sum::<f64>();
@@ -137,7 +137,7 @@ impl Check<'_> {
             max_in_flight: max_in_flight? as u32,
             connect_within_us: connect_within_us?,
             connect: next,
-            sends: sends?,
+            behaviour: Behaviour::Open(sends?),
         })
     }
 

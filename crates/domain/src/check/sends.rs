@@ -3,7 +3,7 @@
 use super::Check;
 use super::text::Scope;
 use crate::ids::SeriesId;
-use crate::plan::{Qos, Send};
+use crate::plan::{Action, Publish, Qos, Send};
 use crate::scenario::{self, Level, Pace, Payload, Written};
 use crate::template::{Generator, Part, Template};
 
@@ -36,11 +36,13 @@ impl Check<'_> {
         Some(Send {
             series,
             period_ns: period_ns?,
-            topic: topic?,
-            qos: qos?,
-            retain: retain?,
-            payload: payload?,
-            ack_timeout_us: ack_timeout_us?,
+            action: Action::Publish(Publish {
+                topic: topic?,
+                qos: qos?,
+                retain: retain?,
+                payload: payload?,
+                ack_timeout_us: ack_timeout_us?,
+            }),
         })
     }
 

@@ -1,8 +1,8 @@
 //! Targets: everything a file may put load on.
 
 use super::Check;
-use crate::plan::{Endpoint, Target};
-use crate::scenario::{MqttTarget, Written};
+use crate::plan::{Endpoint, MqttTarget, Target, TargetKind};
+use crate::scenario::{self, Written};
 
 const DEFAULT_PORT: u16 = 1883;
 /// MQTT counts the keep alive in 16 bits of seconds.
@@ -17,7 +17,8 @@ impl Check<'_> {
             let checked = target.mqtt.as_ref().and_then(|mqtt| {
                 let name = target.name.clone();
                 let (endpoint, keep_alive_us) = self.mqtt(mqtt);
-                Some(Target { name, endpoint: endpoint?, keep_alive_us: keep_alive_us? })
+                let mqtt = MqttTarget { endpoint: endpoint?, keep_alive_us: keep_alive_us? };
+                Some(Target { name, kind: TargetKind::Mqtt(mqtt) })
             });
             match (checked, &mut targets) {
                 (Some(target), Some(targets)) => targets.push(target),
@@ -27,7 +28,7 @@ impl Check<'_> {
         targets
     }
 
-    fn mqtt(&self, mqtt: &MqttTarget) -> (Option<Endpoint>, Option<u64>) {
+    fn mqtt(&self, mqtt: &scenario::MqttTarget) -> (Option<Endpoint>, Option<u64>) {
         if let Some(protocol) = &mqtt.protocol
             && let Some(resolved) = self.resolve(protocol)
         {

@@ -26,9 +26,9 @@ fn plan(text: &str, overrides: &[(&str, &str)]) -> Plan {
 #[test]
 fn the_quickstart_is_a_plan() {
     let plan = plan(QUICKSTART, &[]);
-    assert_eq!(plan.targets[0].endpoint, Endpoint::Builtin);
+    assert_eq!(plan.targets[0].endpoint(), &Endpoint::Builtin);
     assert_eq!(plan.groups[0].connect.0, 0);
-    assert_eq!(plan.groups[0].sends[0].series.0, 1);
+    assert_eq!(plan.groups[0].sends()[0].series.0, 1);
     assert_eq!(plan.stages[0].kind, StageKind::Ramp { from: 0, to: 100 });
     assert_eq!((plan.stages[1].start_us, plan.end_us()), (2_000_000, 12_000_000));
     assert_eq!(plan.fleet.on_agent_loss, OnAgentLoss::Continue);
@@ -45,8 +45,8 @@ fn variables_are_overridden() {
     let text = &TELEMETRY.replace("    id:", "    # id\n    id:");
     let plan = plan(text, &[("devices", "50"), ("qos", "0"), ("period", "200ms")]);
     assert_eq!(plan.groups[0].devices, 50);
-    assert_eq!(plan.groups[0].sends[0].qos, Qos::AtMostOnce);
-    assert_eq!(plan.groups[0].sends[0].period_ns, 200_000_000);
+    assert_eq!(plan.groups[0].sends()[0].publish().unwrap().qos, Qos::AtMostOnce);
+    assert_eq!(plan.groups[0].sends()[0].period_ns, 200_000_000);
     assert_eq!(plan.vars["devices"], "50");
 }
 
@@ -74,7 +74,7 @@ fn an_override_is_a_mistake_where_it_is_used() {
 #[test]
 fn rates_are_of_the_whole_group() {
     let text = QUICKSTART.replace("every: 1s", "rate: 6000/min");
-    assert_eq!(plan(&text, &[]).groups[0].sends[0].period_ns, 1_000_000_000);
+    assert_eq!(plan(&text, &[]).groups[0].sends()[0].period_ns, 1_000_000_000);
 }
 
 #[test]

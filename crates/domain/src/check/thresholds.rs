@@ -9,7 +9,7 @@ use super::defaults::defaults;
 use crate::diagnostics::suggest;
 use crate::ids::{SeriesId, StageId};
 use crate::outcome::Operation;
-use crate::plan::{Group, Metric, Qos, Series, Subject, Threshold};
+use crate::plan::{Group, Metric, Publish, Send, Series, Subject, Threshold};
 use crate::scenario::{self, ThresholdLine, Written};
 use crate::threshold::{COUNTERS, DEVICES, Line, STATISTICS, TIMES, misfit, parse};
 
@@ -178,8 +178,8 @@ impl Check<'_> {
         if operation == Operation::Publish
             && let Some(groups) = found.groups
         {
-            let mut sends = groups.iter().flat_map(|group| &group.sends);
-            if sends.all(|send| send.qos == Qos::AtMostOnce) {
+            let mut sends = groups.iter().flat_map(|group| group.sends());
+            if !sends.any(is_acknowledged) {
                 self.is_acknowledged(metric, "all.publish", written)?;
             }
         }
@@ -219,8 +219,8 @@ impl Check<'_> {
         }
         if let Some(groups) = found.groups {
             let id = SeriesId(position as u32);
-            let send = groups[index].sends.iter().find(|send| send.series == id);
-            if send.is_some_and(|send| send.qos == Qos::AtMostOnce) {
+            let send = groups[index].sends().iter().find(|send| send.series == id);
+            if send.is_some_and(|send| !is_acknowledged(send)) {
                 self.is_acknowledged(metric, &path, written)?;
             }
         }
@@ -303,6 +303,10 @@ impl Check<'_> {
             .chain(group.closed.iter().map(String::as_str))
             .map(|name| format!("{}.{name}", group.name))
     }
+}
+
+fn is_acknowledged(send: &Send) -> bool {
+    send.publish().is_none_or(Publish::is_acknowledged)
 }
 
 pub(super) fn shape(path: &str) -> String {

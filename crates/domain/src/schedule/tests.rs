@@ -20,15 +20,17 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         max_in_flight: 10,
         connect_within_us: 60_000_000,
         connect: SeriesId(2 * i as u32),
-        sends: vec![Send {
+        behaviour: Behaviour::Open(vec![Send {
             series: SeriesId(2 * i as u32 + 1),
             period_ns: period_us * 1_000,
-            topic: Template::literal("t"),
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            payload: Template::literal("p"),
-            ack_timeout_us: 30_000_000,
-        }],
+            action: Action::Publish(Publish {
+                topic: Template::literal("t"),
+                qos: Qos::AtLeastOnce,
+                retain: false,
+                payload: Template::literal("p"),
+                ack_timeout_us: 30_000_000,
+            }),
+        }]),
     };
     let series = |(group, _): (usize, &u64)| {
         [(Operation::Connect, "connect"), (Operation::Publish, "telemetry")]
@@ -40,8 +42,10 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         seed: Some(1),
         targets: vec![Target {
             name: "broker".into(),
-            endpoint: Endpoint::Builtin,
-            keep_alive_us: 60_000_000,
+            kind: TargetKind::Mqtt(MqttTarget {
+                endpoint: Endpoint::Builtin,
+                keep_alive_us: 60_000_000,
+            }),
         }],
         groups: devices.iter().enumerate().map(group).collect(),
         series: devices.iter().enumerate().flat_map(series).collect(),
@@ -86,7 +90,7 @@ fn the_stall_fixture_has_300_slots() {
     let mut stages = ramp_and_hold(1, 1_000_000, 29_000_000);
     stages[1].end_us = 30_000_000;
     let plan = plan(&[1], 100_000, stages);
-    let slots = plan.slots(0, 0, &plan.groups[0].sends[0]).unwrap();
+    let slots = plan.slots(0, 0, &plan.groups[0].sends()[0]).unwrap();
     assert_eq!(slots.due_before(30_000_000), 300);
     assert_eq!((slots.intended_us(0), slots.intended_us(299)), (0, 29_900_000));
     let mut per_stage = [0, 0];
@@ -122,7 +126,7 @@ proptest! {
         index in 0u64..5_000, period_us in 1u64..3_000_000, end_us in 0u64..20_000_000,
     ) {
         let plan = plan(&[5_000], period_us, ramp_and_hold(5_000, 5_000_000, 20_000_000));
-        let slots = plan.slots(0, index, &plan.groups[0].sends[0]).unwrap();
+        let slots = plan.slots(0, index, &plan.groups[0].sends()[0]).unwrap();
         let due = slots.due_before(end_us);
         prop_assert!(slots.intended_us(due) >= end_us);
         if due > 0 {

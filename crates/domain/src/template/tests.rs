@@ -48,7 +48,7 @@ fn message(slot: u64) -> MessageScope {
 
 fn payload(plan: &Plan, device: &Device, slot: u64, walks: &mut Walks) -> String {
     let mut out = Vec::new();
-    plan.groups[0].sends[0].payload.render_message(
+    plan.groups[0].sends()[0].publish().unwrap().payload.render_message(
         &device.scope(),
         &message(slot),
         walks,
