@@ -247,7 +247,8 @@ fn series(plan: &Plan, facts: &Facts) -> Vec<SeriesReport> {
     for (id, _) in plan.series.iter().enumerate() {
         let id = SeriesId(id as u32);
         rows.push(series_row(plan, facts, id, None));
-        for stage in 0..plan.stages.len() {
+        let group = &plan.groups[plan.series[id.index()].group];
+        for stage in plan.loads[group.load].stages.clone() {
             rows.push(series_row(plan, facts, id, Some(StageId(stage as u32))));
         }
     }
@@ -409,7 +410,7 @@ pub fn progress(
     let phase = record.state.phase();
     let elapsed_s = elapsed_s(&record);
     let run_us = if elapsed_s > 0.0 { (elapsed_s * 1e6) as u64 } else { 0 };
-    let stage = active.plan.stage_at(run_us);
+    let stage = active.plan.stage_of(0, run_us);
     let mut progress = v1::RunProgress {
         run_id: run.to_string(),
         name: active.name.clone(),

@@ -155,14 +155,15 @@ impl Device {
             Standing::Known => matches!(self.link, Link::Up(_)) || core.control.is_cut(),
             Standing::Failed => false,
         };
-        let sends = core.plan.groups[self.group].sends();
+        let group = self.group;
+        let sends = core.plan.groups[group].sends();
         self.book.fall_due(until, |send, intended_us| {
             let class = match (core.stalls.contains(intended_us), waits) {
                 (true, _) => SlotClass::Missed,
                 (false, false) => SlotClass::NotConnected,
                 (false, true) => return Fate::Waits,
             };
-            let stage = core.plan.stage_at(intended_us);
+            let stage = core.plan.stage_of(group, intended_us);
             core.recorder.borrow_mut().class(sends[send].series, stage, class);
             Fate::Classed
         });
@@ -170,9 +171,10 @@ impl Device {
 
     /// Gives a class to all slots that still wait.
     fn drain(&mut self, core: &Core, class: SlotClass) {
-        let sends = core.plan.groups[self.group].sends();
+        let group = self.group;
+        let sends = core.plan.groups[group].sends();
         self.book.drain(|send, intended_us| {
-            let stage = core.plan.stage_at(intended_us);
+            let stage = core.plan.stage_of(group, intended_us);
             core.recorder.borrow_mut().class(sends[send].series, stage, class);
         });
     }

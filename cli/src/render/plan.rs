@@ -28,7 +28,7 @@ fn messages_per_s(plan: &Plan) -> f64 {
     let groups = plan.groups.iter();
     groups
         .flat_map(|group| {
-            group.sends().iter().map(|send| group.devices as f64 * 1e9 / send.period_ns as f64)
+            group.sends().iter().map(|send| group.devices as f64 * 1e9 / send.pace.period_ns as f64)
         })
         .sum()
 }

@@ -19,7 +19,7 @@ mod vars;
 
 use self::vars::Vars;
 use crate::diagnostics::{Collector, Diagnostic, Place};
-use crate::plan::Plan;
+use crate::plan::{Load, Plan};
 use crate::scenario::{self, ScenarioFile};
 use crate::yaml;
 
@@ -64,6 +64,7 @@ fn build(file: &ScenarioFile, overrides: &[(String, String)], out: &Collector) -
     let (stages, stage_names) = (load.stages, load.names);
     let thresholds = check.thresholds(groups.as_deref(), &series, &stage_names);
     let fleet = check.fleet();
+    let group_count = file.groups.len();
     Some(Plan {
         name: name?,
         vars: check.vars.for_the_record(),
@@ -71,6 +72,7 @@ fn build(file: &ScenarioFile, overrides: &[(String, String)], out: &Collector) -
         targets: targets?,
         groups: groups?,
         series,
+        loads: vec![Load { groups: (0..group_count).collect(), stages: 0..stages.as_ref()?.len() }],
         stages: stages?,
         thresholds: thresholds?,
         fleet,

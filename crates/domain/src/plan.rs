@@ -6,6 +6,7 @@
 //! equal plans, which [`Plan::hash`] proves before the first send.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
@@ -24,8 +25,10 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// All series of all groups; a [`SeriesId`] is an index into this.
     pub series: Vec<Series>,
-    /// Contiguous and half-open, from 0 to [`Plan::end_us`]; never empty.
+    /// Of all loads, one load after the other; a [`StageId`] is an index into this.
     pub stages: Vec<Stage>,
+    /// Which groups follow which stages; every group follows one load.
+    pub loads: Vec<Load>,
     /// The file's and the default ones that no other replaced, in that order.
     pub thresholds: Vec<Threshold>,
     pub fleet: Fleet,
@@ -74,6 +77,8 @@ pub struct Group {
     pub name: String,
     /// Index into [`Plan::targets`].
     pub target: usize,
+    /// Index into [`Plan::loads`].
+    pub load: usize,
     pub devices: u64,
     /// Device id and MQTT client id; known once per device.
     pub id: Template,
@@ -124,9 +129,15 @@ pub struct Reconnect {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Send {
     pub series: SeriesId,
+    pub pace: Pace,
+    pub action: Action,
+}
+
+/// When the slots of a series are due, for each device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
     /// `every`, or for `rate: R` the group's full count of devices / R.
     pub period_ns: u64,
-    pub action: Action,
 }
 
 /// What a device does in a slot; of the kind that its group's target speaks.
@@ -170,6 +181,15 @@ pub struct Series {
     pub group: usize,
 }
 
+/// A profile of load: the file's own, or that of a group which has its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// Indices into [`Plan::groups`], ascending; they start interleaved.
+    pub groups: Vec<usize>,
+    /// Into [`Plan::stages`]: contiguous and half-open in time, from 0; never empty.
+    pub stages: Range<usize>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     pub name: String,
@@ -178,7 +198,7 @@ pub struct Stage {
     pub end_us: u64,
 }
 
-/// Device counts are of the whole plan, in start order (see [`crate::schedule`]).
+/// Device counts are of the load's groups together, in start order (see [`crate::schedule`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StageKind {
     /// Devices `from..to` start evenly over the stage.
@@ -324,9 +344,14 @@ impl Publish {
 }
 
 impl Plan {
-    /// Run time at which the last stage ends.
+    /// Run time at which the last stage of the longest load ends.
     pub fn end_us(&self) -> u64 {
-        self.stages.last().map_or(0, |stage| stage.end_us)
+        self.stages.iter().map(|stage| stage.end_us).max().unwrap_or(0)
+    }
+
+    /// The stages that a group follows.
+    pub fn stages_of(&self, group: usize) -> &[Stage] {
+        &self.stages[self.loads[self.groups[group].load].stages.clone()]
     }
 
     pub fn devices(&self) -> u64 {
@@ -346,16 +371,18 @@ impl Plan {
 
     /// The steepest ramp in devices per second; 100/s where no ramp starts anybody.
     pub fn spawn_rate(&self) -> f64 {
-        let steepest = self
-            .stages
+        let rate = |stage: &Stage| match stage.kind {
+            StageKind::Ramp { from, to } if stage.end_us > stage.start_us => {
+                to.saturating_sub(from) as f64 * 1e6 / (stage.end_us - stage.start_us) as f64
+            }
+            _ => 0.0,
+        };
+        // Loads run side by side, the stages of one load one after the other.
+        let steepest: f64 = self
+            .loads
             .iter()
-            .filter_map(|stage| match stage.kind {
-                StageKind::Ramp { from, to } if stage.end_us > stage.start_us => {
-                    Some((to - from) as f64 * 1e6 / (stage.end_us - stage.start_us) as f64)
-                }
-                _ => None,
-            })
-            .fold(0.0, f64::max);
+            .map(|load| self.stages[load.stages.clone()].iter().map(rate).fold(0.0, f64::max))
+            .sum();
         if steepest > 0.0 { steepest } else { 100.0 }
     }
 }

@@ -30,7 +30,7 @@ impl Slots {
 }
 
 impl Plan {
-    /// Place of a device in the start order of all groups.
+    /// Place of a device in the start order of the groups of its load.
     pub fn start_rank(&self, group: usize, index: u64) -> u64 {
         let ours = u128::from(self.groups[group].devices);
         // Device i of n stands at (2i + 1) / 2n of the way; ties go to the earlier group.
@@ -44,8 +44,9 @@ impl Plan {
             };
             n.min(count) as u64
         };
-        let others = self.groups.iter().enumerate().filter(|(other, _)| *other != group);
-        index + others.map(|(other, g)| before((other, u128::from(g.devices)))).sum::<u64>()
+        let load = &self.loads[self.groups[group].load];
+        let others = load.groups.iter().filter(|other| **other != group);
+        index + others.map(|o| before((*o, u128::from(self.groups[*o].devices)))).sum::<u64>()
     }
 
     /// Run time at which the load starts this device; `None` if no ramp reaches it.
@@ -55,7 +56,7 @@ impl Plan {
 
     fn start_ns(&self, group: usize, index: u64) -> Option<u64> {
         let rank = self.start_rank(group, index);
-        self.stages.iter().find_map(|stage| match stage.kind {
+        self.stages_of(group).iter().find_map(|stage| match stage.kind {
             StageKind::Ramp { from, to } if (from..to).contains(&rank) => {
                 let length_ns = u128::from((stage.end_us - stage.start_us) * NS);
                 let offset = u128::from(rank - from) * length_ns / u128::from(to - from);
@@ -67,14 +68,15 @@ impl Plan {
 
     /// The slots of device `index` of `group` for one of its series; `None` if it never starts.
     pub fn slots(&self, group: usize, index: u64, send: &Send) -> Option<Slots> {
-        let first_ns = self.start_ns(group, index)? + phase_ns(index, send.period_ns);
-        Some(Slots { first_ns, period_ns: send.period_ns })
+        let first_ns = self.start_ns(group, index)? + phase_ns(index, send.pace.period_ns);
+        Some(Slots { first_ns, period_ns: send.pace.period_ns })
     }
 
-    /// The stage that run time `us` belongs to; from the end on it is the last one.
-    pub fn stage_at(&self, us: u64) -> StageId {
-        let ended = self.stages.partition_point(|stage| stage.end_us <= us);
-        StageId(ended.min(self.stages.len() - 1) as u32)
+    /// The stage of a group that run time `us` belongs to; from the end on it is the last one.
+    pub fn stage_of(&self, group: usize, us: u64) -> StageId {
+        let stages = self.loads[self.groups[group].load].stages.clone();
+        let ended = self.stages[stages.clone()].partition_point(|stage| stage.end_us <= us);
+        StageId((stages.start + ended).min(stages.end - 1) as u32)
     }
 
     /// Adds the number of slots that are due in `[from_us, until_us)` to each stage's count.

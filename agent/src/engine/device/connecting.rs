@@ -163,7 +163,7 @@ impl Device {
             return;
         }
         let group = &core.plan.groups[self.group];
-        let stage = core.plan.stage_at(intended_us);
+        let stage = core.plan.stage_of(self.group, intended_us);
         core.recorder.borrow_mut().tally(group.connect, stage).sent += 1;
         core.opened();
         self.n_attempts += 1;
@@ -210,11 +210,11 @@ impl Device {
 
     fn received(&mut self, core: &Rc<Core>, bytes: &[u8]) -> Result<(), Lost> {
         let now = core.now_us();
-        let sends = core.plan.groups[self.group].sends();
+        let group = self.group;
         let mut answer: Option<Result<(), Refusal>> = None;
         let mut pong = false;
         let result = self.session.receive(bytes, |event| match event {
-            Event::Acked(open) => super::sending::acked(core, sends, &open, now),
+            Event::Acked(open) => super::sending::acked(core, group, &open, now),
             Event::Accepted => answer = Some(Ok(())),
             Event::Refused(refusal) => answer = Some(Err(refusal)),
             Event::Pong => pong = true,

@@ -21,7 +21,7 @@ impl Device {
                 self.link = Link::Up(stream);
                 core.answered();
                 let connect = core.plan.groups[self.group].connect;
-                let stage = core.plan.stage_at(attempt.intended_us);
+                let stage = core.plan.stage_of(self.group, attempt.intended_us);
                 let mut recorder = core.recorder.borrow_mut();
                 let tally = recorder.tally(connect, stage);
                 tally.acked += 1;
@@ -44,7 +44,7 @@ impl Device {
             core.answered();
             self.rest = Vec::new();
             let connect = core.plan.groups[self.group].connect;
-            let stage = core.plan.stage_at(attempt.intended_us);
+            let stage = core.plan.stage_of(self.group, attempt.intended_us);
             if answered {
                 let mut recorder = core.recorder.borrow_mut();
                 let tally = recorder.tally(connect, stage);
@@ -94,7 +94,7 @@ impl Device {
         for open in self.session.reset() {
             core.answered();
             let series = core.plan.groups[self.group].sends()[usize::from(open.send)].series;
-            self.failed(core, series, core.plan.stage_at(open.intended_us), &lost, now);
+            self.failed(core, series, core.plan.stage_of(self.group, open.intended_us), &lost, now);
         }
         core.recorder.borrow_mut().gauge(self.group).connected -= 1;
         self.tries = 0;
@@ -135,7 +135,7 @@ impl Device {
             attempt.into_iter().chain(messages.iter().map(of_message))
         {
             core.answered();
-            let stage = core.plan.stage_at(intended_us);
+            let stage = core.plan.stage_of(self.group, intended_us);
             let text = "no answer by the end of the run".to_owned();
             let lost = Lost { class: ErrorClass::OpenAtEnd, text };
             self.failed(core, series, stage, &lost, now);

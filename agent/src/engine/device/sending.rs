@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Publish, Qos, Send};
 use shoal_domain::template::{DeviceScope, MessageScope, Walks};
@@ -129,7 +130,7 @@ impl Device {
                 }
                 // `check` bounds topics and payloads; a message that no packet can hold stays here.
                 Err(_) => {
-                    let stage = core.plan.stage_at(due.intended_us);
+                    let stage = core.plan.stage_of(self.group, due.intended_us);
                     core.recorder.borrow_mut().class(send.series, stage, SlotClass::Unsent);
                 }
             }
@@ -151,7 +152,7 @@ impl Device {
             n_left += 1;
             let send = &sends[packet.due.send];
             let intended_us = packet.due.intended_us;
-            let stage = core.plan.stage_at(intended_us);
+            let stage = core.plan.stage_of(self.group, intended_us);
             let lag_us = now.saturating_sub(intended_us);
             core.recorder.borrow_mut().sent(send.series, stage, lag_us, packet.due.held);
             if let Some(pid) = packet.pid {
@@ -217,12 +218,12 @@ impl Device {
         for open in over {
             core.answered();
             let send = &sends[usize::from(open.send)];
-            let stage = core.plan.stage_at(open.intended_us);
+            let stage = core.plan.stage_of(self.group, open.intended_us);
             let within = std::time::Duration::from_micros(timeout_us(&open));
             let text = format!("no PUBACK within {within:?}");
             let lost = Lost { class: ErrorClass::AckTimeout, text };
             self.failed(core, send.series, stage, &lost, now);
-            record_times(core, send, &open, now);
+            record_times(core, send.series, stage, &open, now);
         }
     }
 
@@ -267,19 +268,19 @@ fn publish_of(send: &Send) -> &Publish {
 }
 
 /// A PUBACK came, in time or after its time-out.
-pub(super) fn acked(core: &Core, sends: &[Send], open: &Open, now: u64) {
-    let send = &sends[usize::from(open.send)];
-    let stage = core.plan.stage_at(open.intended_us);
+pub(super) fn acked(core: &Core, group: usize, open: &Open, now: u64) {
+    let send = &core.plan.groups[group].sends()[usize::from(open.send)];
+    let stage = core.plan.stage_of(group, open.intended_us);
     core.recorder.borrow_mut().tally(send.series, stage).acked += 1;
     if !open.expired {
         core.answered();
-        record_times(core, send, open, now);
+        record_times(core, send.series, stage, open, now);
     }
 }
 
-fn record_times(core: &Core, send: &Send, open: &Open, now: u64) {
+fn record_times(core: &Core, series: SeriesId, stage: StageId, open: &Open, now: u64) {
     let mut recorder = core.recorder.borrow_mut();
-    let tally = recorder.tally(send.series, core.plan.stage_at(open.intended_us));
+    let tally = recorder.tally(series, stage);
     tally.response_time.record(now.saturating_sub(open.intended_us));
     tally.service_time.record(now.saturating_sub(open.sent_us));
 }

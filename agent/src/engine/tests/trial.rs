@@ -60,6 +60,7 @@ impl Trial {
         let group = |i: u64| Group {
             name: format!("g{i}"),
             target: 0,
+            load: 0,
             devices: 1,
             id: Template::literal(&format!("device-{i}")),
             lets: vec![],
@@ -70,7 +71,7 @@ impl Trial {
             connect: SeriesId(2 * i as u32),
             behaviour: Behaviour::Open(vec![Send {
                 series: SeriesId(2 * i as u32 + 1),
-                period_ns: ms(100) * 1_000,
+                pace: Pace { period_ns: ms(100) * 1_000 },
                 action: Action::Publish(Publish {
                     topic: Template::literal("devices/telemetry"),
                     qos: Qos::AtLeastOnce,
@@ -99,6 +100,7 @@ impl Trial {
             groups: (0..devices).map(group).collect(),
             series: (0..devices).flat_map(series).collect(),
             stages: vec![],
+            loads: vec![Load { groups: (0..devices as usize).collect(), stages: 0..2 }],
             thresholds: vec![],
             fleet: Fleet {
                 min_agents: 1,
@@ -134,7 +136,7 @@ impl Trial {
     }
 
     pub(super) fn every(self, us: u64) -> Self {
-        self.each_group(|group| send_of(group).period_ns = us * 1_000)
+        self.each_group(|group| send_of(group).pace.period_ns = us * 1_000)
     }
 
     pub(super) fn qos(self, qos: Qos) -> Self {

@@ -34,7 +34,7 @@ impl Check<'_> {
                 rate += group
                     .sends()
                     .iter()
-                    .map(|send| group.devices as f64 * 1e9 / send.period_ns as f64)
+                    .map(|send| group.devices as f64 * 1e9 / send.pace.period_ns as f64)
                     .sum::<f64>();
             }
             match (group, &mut groups) {
@@ -129,6 +129,7 @@ impl Check<'_> {
         Some(Group {
             name: name.clone(),
             target: target?,
+            load: 0,
             devices: devices?,
             id: id?,
             lets: lets?,

@@ -3,8 +3,8 @@
 use super::Check;
 use super::text::Scope;
 use crate::ids::SeriesId;
-use crate::plan::{Action, Publish, Qos, Send};
-use crate::scenario::{self, Level, Pace, Payload, Written};
+use crate::plan::{Action, Pace, Publish, Qos, Send};
+use crate::scenario::{self, Level, Payload, Written};
 use crate::template::{Generator, Part, Template};
 
 /// The longest string of MQTT.
@@ -19,8 +19,8 @@ impl Check<'_> {
         scope: &Scope<'_>,
     ) -> Option<Send> {
         let period_ns = match written.pace.as_ref() {
-            Some(Pace::Every(every)) => self.nanos(every),
-            Some(Pace::Rate(rate)) => self.period_of(rate, devices),
+            Some(scenario::Pace::Every(every)) => self.nanos(every),
+            Some(scenario::Pace::Rate(rate)) => self.period_of(rate, devices),
             None => None,
         };
         let publish = written.publish.as_ref()?;
@@ -35,7 +35,7 @@ impl Check<'_> {
         let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);
         Some(Send {
             series,
-            period_ns: period_ns?,
+            pace: Pace { period_ns: period_ns? },
             action: Action::Publish(Publish {
                 topic: topic?,
                 qos: qos?,

@@ -46,7 +46,7 @@ fn variables_are_overridden() {
     let plan = plan(text, &[("devices", "50"), ("qos", "0"), ("period", "200ms")]);
     assert_eq!(plan.groups[0].devices, 50);
     assert_eq!(plan.groups[0].sends()[0].publish().unwrap().qos, Qos::AtMostOnce);
-    assert_eq!(plan.groups[0].sends()[0].period_ns, 200_000_000);
+    assert_eq!(plan.groups[0].sends()[0].pace.period_ns, 200_000_000);
     assert_eq!(plan.vars["devices"], "50");
 }
 
@@ -74,7 +74,7 @@ fn an_override_is_a_mistake_where_it_is_used() {
 #[test]
 fn rates_are_of_the_whole_group() {
     let text = QUICKSTART.replace("every: 1s", "rate: 6000/min");
-    assert_eq!(plan(&text, &[]).groups[0].sends()[0].period_ns, 1_000_000_000);
+    assert_eq!(plan(&text, &[]).groups[0].sends()[0].pace.period_ns, 1_000_000_000);
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
     let group = |(i, n): (usize, &u64)| Group {
         name: format!("g{i}"),
         target: 0,
+        load: 0,
         devices: *n,
         id: Template::literal("d"),
         lets: vec![],
@@ -22,7 +23,7 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         connect: SeriesId(2 * i as u32),
         behaviour: Behaviour::Open(vec![Send {
             series: SeriesId(2 * i as u32 + 1),
-            period_ns: period_us * 1_000,
+            pace: Pace { period_ns: period_us * 1_000 },
             action: Action::Publish(Publish {
                 topic: Template::literal("t"),
                 qos: Qos::AtLeastOnce,
@@ -49,6 +50,7 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         }],
         groups: devices.iter().enumerate().map(group).collect(),
         series: devices.iter().enumerate().flat_map(series).collect(),
+        loads: vec![Load { groups: (0..devices.len()).collect(), stages: 0..stages.len() }],
         stages,
         thresholds: vec![],
         fleet: Fleet {
