@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use shoal_domain::check::parse_plan;
+use shoal_domain::files::Files;
 use shoal_domain::plan::{Endpoint, Plan};
 
 use crate::error::Error;
@@ -24,7 +25,7 @@ impl Scenario {
         let overrides = overrides(set)?;
         let text =
             read(file).map_err(|why| Error::ScenarioUnreadable { path: file.into(), why })?;
-        match parse_plan(&text, &overrides) {
+        match parse_plan(&text, &overrides, &Files::none()) {
             Ok(plan) => Ok(Self { file: file.into(), text, overrides, plan }),
             Err(mistakes) => {
                 let rendered = diagnostics::render(file, &text, &mistakes);

@@ -16,6 +16,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use shoal_domain::check::parse_plan;
 use shoal_domain::delta::Delta;
+use shoal_domain::files::Files;
 use shoal_domain::ids::RunId;
 use shoal_domain::plan::{Endpoint, Plan};
 use shoal_domain::run::{Phase, RunState};
@@ -117,10 +118,11 @@ impl Runs {
     ) -> Result<v1::StartRunResponse, Refusal> {
         let overrides: Vec<(String, String)> =
             request.overrides.into_iter().map(|o| (o.name, o.value)).collect();
-        let plan = parse_plan(&request.scenario, &overrides).map_err(|diagnostics| {
-            let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-            Refusal::new(Kind::Invalid, "SH0101", lines.join("\n"))
-        })?;
+        let plan =
+            parse_plan(&request.scenario, &overrides, &Files::none()).map_err(|diagnostics| {
+                let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+                Refusal::new(Kind::Invalid, "SH0101", lines.join("\n"))
+            })?;
         let is_builtin =
             |target: &shoal_domain::plan::Target| *target.endpoint() == Endpoint::Builtin;
         if plan.targets.iter().any(is_builtin)

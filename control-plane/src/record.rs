@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shoal_domain::check::parse_plan;
+use shoal_domain::files::Files;
 use shoal_domain::ids::AgentId;
 use shoal_domain::plan::Plan;
 use shoal_domain::run::RunState;
@@ -54,7 +55,7 @@ pub fn overrides_of(row: &RunRow) -> Result<Vec<(String, String)>, Refusal> {
 
 /// The plan of a stored run: the same text and variables give the same plan.
 pub fn plan_of(row: &RunRow) -> Result<Plan, Refusal> {
-    parse_plan(&row.scenario_text, &overrides_of(row)?).map_err(|diagnostics| {
+    parse_plan(&row.scenario_text, &overrides_of(row)?, &Files::none()).map_err(|diagnostics| {
         let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
         internal(format!("the stored scenario of {} is no plan any more: {first}", row.run_id))
     })

@@ -52,7 +52,8 @@ fn scenario(n: u64, every: &str, qos: u8, ramp: Duration, hold: Duration) -> Str
 
 /// Starts a run on one core and returns the count of messages sent, by whole windows.
 fn start(addr: SocketAddr, text: &str) -> Arc<AtomicU64> {
-    let plan = shoal_domain::check::parse_plan(text, &[]).unwrap_or_else(|e| panic!("{e:?}"));
+    let plan = shoal_domain::check::parse_plan(text, &[], &shoal_domain::files::Files::none())
+        .unwrap_or_else(|e| panic!("{e:?}"));
     let job = Job {
         shard: Shard { blocks: vec![Block { group: 0, devices: 0..plan.devices() }] },
         spawn_rate: plan.spawn_rate() * 2.0,

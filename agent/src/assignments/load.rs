@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use shoal_domain::files::Files;
 use shoal_domain::plan::Plan;
 use shoal_proto::assignment::shard_from_wire;
 use shoal_proto::v1;
@@ -69,7 +70,10 @@ impl Loader for EngineLoader {
         let (guard, dir, cores) = (self.guard.clone(), self.secrets_dir.clone(), self.cores);
         let prepared = async move {
             // Parsing and hashing a large scenario is work, and so are files.
-            let read = tokio::task::spawn_blocking(move || read(&wanted, guard, dir, cores)).await;
+            let read = tokio::task::spawn_blocking(move || {
+                read(&wanted, &Files::none(), guard, dir, cores)
+            })
+            .await;
             let job =
                 read.map_err(|_| Refusal::new("SH0209", "the scenario could not be read"))??;
             let hash = job.plan.hash();
@@ -111,12 +115,13 @@ impl Ready for ReadyShard {
 /// Everything in an assignment that can be wrong without asking the network.
 fn read(
     wanted: &v1::Assignment,
+    files: &Files,
     guard: TargetGuard,
     secrets_dir: Option<PathBuf>,
     cores: usize,
 ) -> Result<Job, Refusal> {
     let differs = |why: String| Refusal::new("SH0209", why);
-    let plan = parse(wanted)?;
+    let plan = parse(wanted, files)?;
     if plan.hash()[..] != wanted.plan_hash[..] {
         return Err(differs(
             "this agent reads another plan out of the scenario than the control plane: \
@@ -156,10 +161,10 @@ fn read(
     })
 }
 
-fn parse(wanted: &v1::Assignment) -> Result<Plan, Refusal> {
+fn parse(wanted: &v1::Assignment, files: &Files) -> Result<Plan, Refusal> {
     let overrides: Vec<(String, String)> =
         wanted.overrides.iter().map(|o| (o.name.clone(), o.value.clone())).collect();
-    shoal_domain::check::parse_plan(&wanted.scenario, &overrides).map_err(|diagnostics| {
+    shoal_domain::check::parse_plan(&wanted.scenario, &overrides, files).map_err(|diagnostics| {
         let first = diagnostics.first().map_or_else(String::new, |first| format!(": {first}"));
         let first = first.lines().next().unwrap_or_default().to_owned();
         Refusal::new("SH0209", format!("this agent cannot read the scenario{first}"))

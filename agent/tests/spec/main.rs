@@ -51,7 +51,9 @@ struct Cluster {
 impl Cluster {
     async fn start(hold: &str) -> Self {
         let scenario = SCENARIO.replace("HOLD", hold);
-        let plan = shoal_domain::check::parse_plan(&scenario, &[]).unwrap();
+        let plan =
+            shoal_domain::check::parse_plan(&scenario, &[], &shoal_domain::files::Files::none())
+                .unwrap();
         let broker = BrokerThread::on_loopback().unwrap();
         let control_plane = ControlPlane::start().await;
         let (agent, dir) = (Lifecycle::new(), tempfile::tempdir().unwrap());

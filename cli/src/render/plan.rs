@@ -213,6 +213,7 @@ pub(crate) fn device(
         index,
         device: "",
         lets: &[],
+        rows: group.rows.as_ref(),
         secrets,
     };
     let missing = RefCell::new(BTreeSet::new());

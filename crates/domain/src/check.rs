@@ -5,6 +5,7 @@
 //! what it says is never validated again.
 
 mod defaults;
+mod files;
 mod fleet;
 mod functions;
 mod groups;
@@ -17,20 +18,30 @@ mod text;
 mod thresholds;
 mod vars;
 
+use std::collections::BTreeSet;
+
+use self::files::Shipping;
 use self::vars::Vars;
 use crate::diagnostics::{Collector, Diagnostic, Place};
+use crate::files::Files;
 use crate::plan::{Load, Plan};
 use crate::scenario::{self, ScenarioFile};
 use crate::yaml;
 
-/// Reads a scenario. `overrides` are (name, text) of `--set`, each read as a YAML scalar.
+/// Reads a scenario. `overrides` are (name, text) of `--set`, each read as a YAML scalar; `files`
+/// has what [`files_named`] asked for.
 ///
 /// All mistakes at once, sorted by place.
-pub fn parse_plan(text: &str, overrides: &[(String, String)]) -> Result<Plan, Vec<Diagnostic>> {
+pub fn parse_plan(
+    text: &str,
+    overrides: &[(String, String)],
+    files: &Files,
+) -> Result<Plan, Vec<Diagnostic>> {
     let out = Collector::default();
+    let shipping = Shipping::new(files);
     let plan = yaml::parse(text, &out)
         .and_then(|root| scenario::read(&root, &out))
-        .and_then(|file| build(&file, overrides, &out));
+        .and_then(|file| build(&file, overrides, shipping, &out));
     match plan {
         Some(plan) if out.is_empty() => Ok(plan),
         None if out.is_empty() => {
@@ -42,16 +53,37 @@ pub fn parse_plan(text: &str, overrides: &[(String, String)]) -> Result<Plan, Ve
     }
 }
 
+/// The paths of the files that go with a run of this scenario, relative to it, whatever else is
+/// wrong with it: `parse_plan` says that.
+pub fn files_named(text: &str, overrides: &[(String, String)]) -> BTreeSet<String> {
+    let quiet = Collector::default();
+    let none = Files::none();
+    let shipping = Shipping::new(&none);
+    let asked = shipping.asked();
+    if let Some(root) = yaml::parse(text, &quiet)
+        && let Some(file) = scenario::read(&root, &quiet)
+    {
+        build(&file, overrides, shipping, &quiet);
+    }
+    asked.take()
+}
+
 /// What every check needs.
 struct Check<'f> {
     file: &'f ScenarioFile,
     vars: Vars,
+    shipping: Shipping<'f>,
     out: &'f Collector,
 }
 
-fn build(file: &ScenarioFile, overrides: &[(String, String)], out: &Collector) -> Option<Plan> {
+fn build(
+    file: &ScenarioFile,
+    overrides: &[(String, String)],
+    shipping: Shipping<'_>,
+    out: &Collector,
+) -> Option<Plan> {
     let vars = Vars::new(&file.vars, overrides, out);
-    let check = Check { file, vars, out };
+    let check = Check { file, vars, shipping, out };
     check.version();
     let name = check.name();
     let seed = file.seed.as_ref().and_then(|seed| check.whole(seed, 0, u64::MAX));
@@ -69,6 +101,7 @@ fn build(file: &ScenarioFile, overrides: &[(String, String)], out: &Collector) -
         name: name?,
         vars: check.vars.for_the_record(),
         seed,
+        files: check.shipping.files()?,
         targets: targets?,
         groups: groups?,
         series,

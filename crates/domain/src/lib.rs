@@ -5,7 +5,8 @@
 //!
 //! | from | function | to |
 //! |---|---|---|
-//! | scenario text | [`check::parse_plan`] | [`plan::Plan`], or all mistakes at once |
+//! | scenario text | [`check::files_named`] | the files that go with a run |
+//! | scenario text, files | [`check::parse_plan`] | [`plan::Plan`], or all mistakes at once |
 //! | plan, capacities | [`shard::deal`] | [`shard::Shard`] per agent |
 //! | plan | [`plan::Plan::slots`] | intended times of every device and series |
 //! | device events | [`delta::Tally`] | [`delta::Delta`] per window |
@@ -20,6 +21,7 @@ pub mod delta;
 pub mod diagnostics;
 mod digits;
 mod expression;
+pub mod files;
 pub mod histogram;
 pub mod ids;
 pub mod lease;

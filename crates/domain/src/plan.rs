@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
+use crate::files::{File, FileId, Rows};
 use crate::ids::{SeriesId, StageId};
 use crate::outcome::Operation;
 use crate::template::Template;
@@ -21,6 +22,8 @@ pub struct Plan {
     pub vars: BTreeMap<String, String>,
     /// Pinned in the file; otherwise the run draws a fresh one.
     pub seed: Option<u64>,
+    /// The files that go with the run; a [`FileId`] is an index into this.
+    pub files: Vec<File>,
     pub targets: Vec<Target>,
     pub groups: Vec<Group>,
     /// All series of all groups; a [`SeriesId`] is an index into this.
@@ -53,6 +56,17 @@ pub enum TargetKind {
 pub struct MqttTarget {
     pub endpoint: Endpoint,
     pub keep_alive_us: u64,
+    /// The authorities that may have signed its certificate; `None`: the public ones.
+    pub ca: Option<FileRef>,
+}
+
+/// A file that a scenario names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileRef {
+    /// It goes with the run.
+    Shipped(FileId),
+    /// An absolute path on the agent, written `agent:/...`.
+    OnAgent(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +94,8 @@ pub struct Group {
     /// Index into [`Plan::loads`].
     pub load: usize,
     pub devices: u64,
+    /// Row i is device i's: `${row.name}`.
+    pub rows: Option<Rows>,
     /// Device id and MQTT client id; known once per device.
     pub id: Template,
     /// `let` values, drawn once per device, in the file's order.
@@ -356,6 +372,10 @@ impl Plan {
 
     pub fn devices(&self) -> u64 {
         self.groups.iter().map(|group| group.devices).sum()
+    }
+
+    pub fn file(&self, id: FileId) -> &File {
+        &self.files[id.index()]
     }
 
     /// `group.name`, as in metric paths.

@@ -49,6 +49,7 @@ pub(crate) struct MqttTarget {
     pub(crate) url: Option<Written>,
     pub(crate) protocol: Option<Written>,
     pub(crate) keep_alive: Option<Written>,
+    pub(crate) ca: Option<Written>,
 }
 
 #[derive(Debug)]
@@ -58,6 +59,7 @@ pub(crate) struct Group {
     pub(crate) place: Place,
     pub(crate) target: Option<Written>,
     pub(crate) devices: Option<Written>,
+    pub(crate) rows: Option<Written>,
     pub(crate) id: Option<Written>,
     /// The last part of the path is the name.
     pub(crate) lets: Vec<Written>,
@@ -203,8 +205,9 @@ fn target(name: String, node: &Node, path: &str, out: &Collector) -> Option<Targ
             url: inner.required_text("url"),
             protocol: inner.text("protocol"),
             keep_alive: inner.text("keep_alive"),
+            ca: inner.text("ca"),
         };
-        for key in ["ca", "session_expiry", "server_name", "clean_start", "connect_timeout"] {
+        for key in ["session_expiry", "server_name", "clean_start", "connect_timeout"] {
             let field = inner.later(key);
             keep_text(field, Level::Plan, false, &mut later, out);
         }

@@ -10,6 +10,7 @@ mod generator;
 use std::collections::BTreeMap;
 
 pub(crate) use self::generator::Generator;
+use crate::files::Rows;
 use crate::ids::SeriesId;
 pub use crate::values::Walks;
 
@@ -42,6 +43,8 @@ pub struct DeviceScope<'a> {
     pub device: &'a str,
     /// Rendered `let` values, in the plan's order.
     pub lets: &'a [String],
+    /// The group's table.
+    pub rows: Option<&'a Rows>,
     /// What the agent's owner provided (`--secrets-dir`), by name.
     pub secrets: &'a BTreeMap<String, String>,
 }

@@ -2,10 +2,14 @@
 //!
 //! `fixtures/mistakes.txt` is the contract: a replacement, then the lines expected of it.
 
+mod support;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use shoal_domain::check::parse_plan;
+
+use self::support::files_of;
 
 const NUMBERED: [&str; 3] =
     ["1-telemetry-eventhubs.yaml", "2-http-nodes.yaml", "3-reconnect-storm.yaml"];
@@ -16,9 +20,12 @@ struct Mistake {
     expected: Vec<String>,
 }
 
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
 fn fixture(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-    fs::read_to_string(path).expect("a fixture of this crate")
+    fs::read_to_string(fixtures().join(name)).expect("a fixture of this crate")
 }
 
 fn mistakes() -> Vec<Mistake> {
@@ -48,7 +55,7 @@ fn file_with(left: &str) -> String {
 }
 
 fn diagnostics(text: &str) -> Vec<String> {
-    match parse_plan(text, &[]) {
+    match parse_plan(text, &[], &files_of(text, &fixtures())) {
         Ok(_) => Vec::new(),
         Err(found) => found.iter().map(ToString::to_string).collect(),
     }

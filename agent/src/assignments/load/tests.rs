@@ -3,7 +3,7 @@ use super::*;
 const SCENARIO: &str = include_str!("../../../../scenarios/quickstart.yaml");
 
 fn wanted() -> v1::Assignment {
-    let plan = shoal_domain::check::parse_plan(SCENARIO, &[]).unwrap();
+    let plan = shoal_domain::check::parse_plan(SCENARIO, &[], &Files::none()).unwrap();
     let end = plan.groups[0].devices;
     v1::Assignment {
         run_id: shoal_domain::ids::RunId::from_parts(1, 2).to_string(),
@@ -17,12 +17,13 @@ fn wanted() -> v1::Assignment {
 }
 
 fn refused(wanted: &v1::Assignment) -> Refusal {
-    read(wanted, TargetGuard::any(), None, 2).map(|_| ()).unwrap_err()
+    read(wanted, &Files::none(), TargetGuard::any(), None, 2).map(|_| ()).unwrap_err()
 }
 
 #[test]
 fn an_assignment_becomes_a_job() {
-    let job = read(&wanted(), TargetGuard::any(), None, 2).map_err(|r| r.why).unwrap();
+    let job =
+        read(&wanted(), &Files::none(), TargetGuard::any(), None, 2).map_err(|r| r.why).unwrap();
     assert_eq!(job.shard.devices(), job.plan.groups[0].devices);
     assert!((1..=2).contains(&job.cores));
 }

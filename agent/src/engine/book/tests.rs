@@ -48,7 +48,8 @@ groups:
       seldom: { every: 70ms, publish: { topic: b, qos: 1, text: x } }
 load: [ { ramp: { to: 100%, over: 1s } }, { hold: { for: 60s } } ]
 ";
-    parse_plan(text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    parse_plan(text, &[], &shoal_domain::files::Files::none())
+        .unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 
 #[derive(Default)]

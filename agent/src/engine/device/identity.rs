@@ -12,7 +12,16 @@ pub(in crate::engine) fn scope<'a>(
     group: usize,
     secrets: &'a BTreeMap<String, String>,
 ) -> DeviceScope<'a> {
-    DeviceScope { seed, run, group: group as u32, index: 0, device: "", lets: &[], secrets }
+    DeviceScope {
+        seed,
+        run,
+        group: group as u32,
+        index: 0,
+        device: "",
+        lets: &[],
+        rows: None,
+        secrets,
+    }
 }
 
 #[derive(Debug)]
@@ -31,7 +40,7 @@ impl Identity {
         scope: &DeviceScope<'_>,
         index: u64,
     ) -> Result<Self, MissingSecret> {
-        let scope = DeviceScope { index, ..*scope };
+        let scope = DeviceScope { index, rows: group.rows.as_ref(), ..*scope };
         let id = text(&group.id, &scope)?;
         let mut lets: Vec<String> = Vec::with_capacity(group.lets.len());
         for binding in &group.lets {
@@ -49,7 +58,8 @@ impl Identity {
         scope: &DeviceScope<'_>,
         index: u64,
     ) -> Result<Login, MissingSecret> {
-        let scope = DeviceScope { index, device: &self.id, lets: &self.lets, ..*scope };
+        let (device, lets, rows) = (&*self.id, &*self.lets, group.rows.as_ref());
+        let scope = DeviceScope { index, device, lets, rows, ..*scope };
         let render = |template: &Option<Template>| {
             template.as_ref().map(|template| text(template, &scope)).transpose()
         };

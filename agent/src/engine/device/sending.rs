@@ -88,6 +88,7 @@ impl Device {
             index: self.index,
             device: &self.identity.id,
             lets: &self.identity.lets,
+            rows: group.rows.as_ref(),
             secrets: &core.secrets,
         };
         let mut room = group.max_in_flight.saturating_sub(self.session.n_live());

@@ -62,6 +62,7 @@ impl Trial {
             target: 0,
             load: 0,
             devices: 1,
+            rows: None,
             id: Template::literal(&format!("device-{i}")),
             lets: vec![],
             credentials: None,
@@ -90,11 +91,13 @@ impl Trial {
             name: "trial".into(),
             vars: BTreeMap::new(),
             seed: Some(1),
+            files: vec![],
             targets: vec![Target {
                 name: "broker".into(),
                 kind: TargetKind::Mqtt(MqttTarget {
                     endpoint: Endpoint::Builtin,
                     keep_alive_us: ms(60_000),
+                    ca: None,
                 }),
             }],
             groups: (0..devices).map(group).collect(),

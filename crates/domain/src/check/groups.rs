@@ -1,7 +1,7 @@
 //! Groups and their series.
 
 use super::Check;
-use super::text::{Scope, Value, ValueKind};
+use super::text::{Columns, Scope, Value, ValueKind};
 use crate::diagnostics::{Place, suggest};
 use crate::ids::SeriesId;
 use crate::outcome::Operation;
@@ -94,12 +94,20 @@ impl Check<'_> {
 
         let target = written.target.as_ref().and_then(|target| self.target_of(target, targets));
         let devices = written.devices.as_ref().and_then(|devices| self.device_count(devices));
-        let id = self.device_id(written, devices);
-        let (lets, known) = self.lets(written);
+        let rows = written.rows.as_ref().map(|rows| self.rows(rows, devices));
+        // What a table that cannot be read has is not known, which is no second mistake.
+        let columns = match &rows {
+            None => Columns::None,
+            Some(None) => Columns::Unknown,
+            Some(Some(rows)) => Columns::Of(rows),
+        };
+        let id = self.device_id(written, devices, columns);
+        let (lets, known) = self.lets(written, columns);
         let scope = Scope {
             level: Level::Device,
             lets: &known,
             captures: &written.captures,
+            columns,
             ..Scope::plan()
         };
         let secret_scope = Scope { secrets: true, ..scope.clone() };
@@ -124,13 +132,14 @@ impl Check<'_> {
         for peer in &written.peers {
             self.known_group(peer);
         }
-        self.later_texts(&written.later, &known, &written.captures);
+        self.later_texts(&written.later, &known, &written.captures, columns);
         let (username, password) = (username?, password?);
         Some(Group {
             name: name.clone(),
             target: target?,
             load: 0,
             devices: devices?,
+            rows: rows.map_or(Some(None), |rows| rows.map(Some))?,
             id: id?,
             lets: lets?,
             credentials: written.has_credentials.then_some(Credentials { username, password }),
@@ -176,16 +185,22 @@ impl Check<'_> {
         None
     }
 
-    fn device_id(&self, written: &scenario::Group, devices: Option<u64>) -> Option<Template> {
+    fn device_id(
+        &self,
+        written: &scenario::Group,
+        devices: Option<u64>,
+        columns: Columns<'_>,
+    ) -> Option<Template> {
         let Some(id) = &written.id else {
             let mut template = Template::literal(&format!("{}-", written.name));
             template.push_value(Generator::Index);
             return Some(template);
         };
-        let scope = Scope { level: Level::Device, is_id: true, ..Scope::plan() };
+        let scope = Scope { level: Level::Device, is_id: true, columns, ..Scope::plan() };
         let template = self.template(id, &scope)?;
         let tells_apart = template.parts().iter().any(|part| match part {
             Part::Literal(_) => false,
+            Part::Value(Generator::Row(column)) => self.is_unique(*column, columns, devices, id),
             Part::Value(generator) => generator.tells_devices_apart(),
         });
         if !tells_apart && devices.is_some_and(|devices| devices > 1) {
@@ -197,12 +212,38 @@ impl Check<'_> {
         Some(template)
     }
 
+    /// Whether this column alone makes an id. Where it does not, it says which rows are alike and
+    /// is content, so that one mistake is one line.
+    fn is_unique(
+        &self,
+        column: usize,
+        columns: Columns<'_>,
+        devices: Option<u64>,
+        id: &Written,
+    ) -> bool {
+        if let (Columns::Of(rows), Some(devices)) = (columns, devices)
+            && let Some((first, second)) = rows.twice(column, devices)
+        {
+            let name = &rows.columns()[column];
+            let text = rows.cell(first, column).unwrap_or_default();
+            let message = format!(
+                "devices {first} and {second} would share this id: both have `{text}` in `row.{name}`"
+            );
+            self.out.report(id.place, &id.path, message, None);
+        }
+        true
+    }
+
     /// Each may use those before it.
-    fn lets(&self, written: &scenario::Group) -> (Option<Vec<Let>>, Vec<(String, ValueKind)>) {
+    fn lets(
+        &self,
+        written: &scenario::Group,
+        columns: Columns<'_>,
+    ) -> (Option<Vec<Let>>, Vec<(String, ValueKind)>) {
         let mut lets = Some(Vec::new());
         let mut known: Vec<(String, ValueKind)> = Vec::new();
         for value in &written.lets {
-            let scope = Scope { level: Level::Device, lets: &known, ..Scope::plan() };
+            let scope = Scope { level: Level::Device, lets: &known, columns, ..Scope::plan() };
             let pieces = self.pieces(value, &scope);
             let kind = match pieces.as_deref() {
                 Some([Value { generator: Generator::Text(text), kind }]) => match kind {
@@ -263,6 +304,7 @@ impl Check<'_> {
         texts: &[LaterText],
         lets: &[(String, ValueKind)],
         captures: &[String],
+        columns: Columns<'_>,
     ) {
         for later in texts {
             let scope = Scope {
@@ -270,6 +312,7 @@ impl Check<'_> {
                 secrets: later.secrets,
                 lets,
                 captures,
+                columns,
                 ..Scope::plan()
             };
             if later.level != Level::Plan {

@@ -3,6 +3,7 @@
 //! Reading the platform's output is not in this release; its grammar is checked all the same.
 
 use super::Check;
+use super::text::Columns;
 use super::thresholds::{Named, shape};
 use crate::diagnostics::suggest;
 use crate::scenario::{Observer, Written};
@@ -20,7 +21,7 @@ impl Check<'_> {
                 );
                 self.out.report(observer.place, &observer.path, message, None);
             }
-            self.later_texts(&observer.later, &[], &[]);
+            self.later_texts(&observer.later, &[], &[], Columns::None);
             let Some(of) = &observer.of else { continue };
             let known: Vec<String> =
                 self.file.groups.iter().flat_map(|group| self.series_of(group)).collect();

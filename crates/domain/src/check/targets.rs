@@ -1,6 +1,7 @@
 //! Targets: everything a file may put load on.
 
 use super::Check;
+use super::text::Columns;
 use crate::plan::{Endpoint, MqttTarget, Target, TargetKind};
 use crate::scenario::{self, Written};
 
@@ -13,11 +14,13 @@ impl Check<'_> {
     pub(super) fn targets(&self) -> Option<Vec<Target>> {
         let mut targets = Some(Vec::new());
         for target in &self.file.targets {
-            self.later_texts(&target.later, &[], &[]);
+            self.later_texts(&target.later, &[], &[], Columns::None);
             let checked = target.mqtt.as_ref().and_then(|mqtt| {
                 let name = target.name.clone();
                 let (endpoint, keep_alive_us) = self.mqtt(mqtt);
-                let mqtt = MqttTarget { endpoint: endpoint?, keep_alive_us: keep_alive_us? };
+                let ca = self.authorities(mqtt.ca.as_ref());
+                let mqtt =
+                    MqttTarget { endpoint: endpoint?, keep_alive_us: keep_alive_us?, ca: ca? };
                 Some(Target { name, kind: TargetKind::Mqtt(mqtt) })
             });
             match (checked, &mut targets) {

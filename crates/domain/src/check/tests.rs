@@ -11,7 +11,7 @@ const NODES: &str = include_str!("../../tests/fixtures/2-http-nodes.yaml");
 
 fn with(text: &str, left: &str, right: &str) -> Vec<String> {
     assert!(text.contains(left), "{left}");
-    match parse_plan(&text.replacen(left, right, 1), &[]) {
+    match parse_plan(&text.replacen(left, right, 1), &[], &Files::none()) {
         Ok(_) => Vec::new(),
         Err(found) => found.iter().map(ToString::to_string).collect(),
     }
@@ -20,7 +20,7 @@ fn with(text: &str, left: &str, right: &str) -> Vec<String> {
 fn plan(text: &str, overrides: &[(&str, &str)]) -> Plan {
     let overrides: Vec<_> =
         overrides.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    parse_plan(text, &overrides).unwrap_or_else(|found| panic!("{found:#?}"))
+    parse_plan(text, &overrides, &Files::none()).unwrap_or_else(|found| panic!("{found:#?}"))
 }
 
 #[test]
@@ -60,8 +60,11 @@ fn equal_texts_are_equal_plans() {
 fn an_override_is_a_mistake_where_it_is_used() {
     let overrides =
         [("devices".to_owned(), "6k".to_owned()), ("devces".to_owned(), "1".to_owned())];
-    let found: Vec<String> =
-        parse_plan(TELEMETRY, &overrides).unwrap_err().iter().map(ToString::to_string).collect();
+    let found: Vec<String> = parse_plan(TELEMETRY, &overrides, &Files::none())
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(
         found,
         [
@@ -130,7 +133,7 @@ fn one_mistake_gets_one_line() {
         ("walk(15, 35, 0.2)", "walk(35, 15, 0.2)", "goes from 35 up to 15"),
         ("walk(15, 35, 0.2)", "walk(35, 15)", "`walk(low, high, step)` expected"),
         ("int(20, 100)", "int(20.5, 100)", "whole numbers"),
-        ("${stamp}", "${row.x}", "`row.x` is not in this release"),
+        ("${stamp}", "${row.x}", "`row.x` needs a table of rows"),
         ("url: \"${vars.broker}\"", "url: \"mqtt://\"", "mqtt://host[:port] or builtin"),
         ("keep_alive: 60s", "keep_alive: 100h", "from 1s to 65535s"),
     ];
@@ -153,7 +156,7 @@ fn later_stages_of_a_kind_are_numbered() {
 #[test]
 fn nothing_at_all_is_an_error() {
     for text in ["", "[]", "x", "version: 1", "load: []", "groups: {}", "{}"] {
-        assert!(parse_plan(text, &[]).is_err(), "{text}");
+        assert!(parse_plan(text, &[], &Files::none()).is_err(), "{text}");
     }
 }
 
@@ -162,7 +165,7 @@ proptest! {
 
     #[test]
     fn no_text_makes_it_panic(text in "[\\PC\n]{0,300}") {
-        prop_assert!(parse_plan(&text, &[]).is_err());
+        prop_assert!(parse_plan(&text, &[], &Files::none()).is_err());
     }
 
     #[test]
@@ -175,7 +178,7 @@ proptest! {
         let end = (at + n).min(chars.len());
         let damaged: String =
             chars[..at].iter().copied().chain(put.chars()).chain(chars[end..].iter().copied()).collect();
-        if let Err(found) = parse_plan(&damaged, &[]) {
+        if let Err(found) = parse_plan(&damaged, &[], &Files::none()) {
             prop_assert!(!found.is_empty());
             prop_assert!(found.iter().all(|one| one.line >= 1 && !one.to_string().contains('\n')), "{:?}", found);
         }

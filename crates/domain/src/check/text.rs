@@ -6,6 +6,7 @@
 use super::Check;
 use crate::diagnostics::suggest;
 use crate::expression::{self, Expression, Piece};
+use crate::files::Rows;
 use crate::scenario::{Level, Written};
 use crate::template::{Generator, Template};
 use crate::yaml::Style;
@@ -36,8 +37,18 @@ pub(super) struct Scope<'a> {
     pub(super) is_id: bool,
     pub(super) lets: &'a [(String, ValueKind)],
     pub(super) captures: &'a [String],
+    pub(super) columns: Columns<'a>,
     /// Of the series whose slots count time, for `sine`.
     pub(super) period_ns: Option<u64>,
+}
+
+/// What `row.` names may be of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Columns<'a> {
+    None,
+    /// The table could not be read, which was reported.
+    Unknown,
+    Of(&'a Rows),
 }
 
 impl Scope<'_> {
@@ -48,6 +59,7 @@ impl Scope<'_> {
             is_id: false,
             lets: &[],
             captures: &[],
+            columns: Columns::None,
             period_ns: None,
         }
     }
@@ -182,7 +194,23 @@ impl Check<'_> {
             "captured" if !scope.captures.iter().any(|known| known == short) => {
                 not_defined(&mut scope.captures.iter().map(String::as_str))
             }
-            "captured" | "row" | "message" | "to" => {
+            "row" => match scope.columns {
+                Columns::Unknown => None,
+                Columns::None => {
+                    let help = Some("give the group `rows: table.csv`".to_owned());
+                    refuse(format!("`{name}` needs a table of rows"), help)
+                }
+                Columns::Of(_) if scope.level == Level::Plan => {
+                    self.too_early(name, "known once per device", scope, written, offset)
+                }
+                Columns::Of(rows) => match rows.columns().iter().position(|known| known == short) {
+                    Some(column) => {
+                        Some(Value { generator: Generator::Row(column), kind: ValueKind::Text })
+                    }
+                    None => not_defined(&mut rows.columns().iter().map(String::as_str)),
+                },
+            },
+            "captured" | "message" | "to" => {
                 let what = format!("`{name}`");
                 self.out.later(written.at(offset), &written.path, &what);
                 None

@@ -17,6 +17,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         place: field.key_place,
         target: fields.required_text("target"),
         devices: fields.required_text("devices"),
+        rows: fields.text("rows"),
         id: fields.text("id"),
         lets: Vec::new(),
         has_credentials: false,
@@ -52,10 +53,8 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
             group.sends.extend(read_send(name, &field, &mut group.peers, &mut later, out));
         }
     }
-    for key in ["rows", "place"] {
-        let field = fields.later(key);
-        keep_all(field, Level::Plan, false, &mut later);
-    }
+    let place = fields.later("place");
+    keep_all(place, Level::Plan, false, &mut later);
     if let Some(field) = fields.later("will")
         && let Some(mut will) = Fields::open(field.node, &field.path, out)
     {

@@ -14,6 +14,7 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         target: 0,
         load: 0,
         devices: *n,
+        rows: None,
         id: Template::literal("d"),
         lets: vec![],
         credentials: None,
@@ -41,11 +42,13 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         name: "test".into(),
         vars: BTreeMap::new(),
         seed: Some(1),
+        files: vec![],
         targets: vec![Target {
             name: "broker".into(),
             kind: TargetKind::Mqtt(MqttTarget {
                 endpoint: Endpoint::Builtin,
                 keep_alive_us: 60_000_000,
+                ca: None,
             }),
         }],
         groups: devices.iter().enumerate().map(group).collect(),

@@ -28,6 +28,8 @@ pub(crate) enum Generator {
     NowIso,
     /// Index into the group's `let` values.
     Let(usize),
+    /// Column of the group's table.
+    Row(usize),
     Secret(String),
     Int {
         field: u64,
@@ -114,6 +116,10 @@ impl Generator {
                 if let Some(value) = device.lets.get(*index) {
                     out.extend_from_slice(value.as_bytes());
                 }
+            }
+            Self::Row(column) => {
+                let cell = device.rows.and_then(|rows| rows.cell(device.index, *column));
+                out.extend_from_slice(cell.unwrap_or_default().as_bytes());
             }
             Self::Secret(name) => match device.secrets.get(name) {
                 Some(secret) => out.extend_from_slice(secret.as_bytes()),
@@ -227,7 +233,7 @@ impl Generator {
     /// Whether what this renders may stand in a JSON string as it is.
     pub(crate) fn is_json_safe(&self) -> bool {
         match self {
-            Self::Device | Self::Let(_) | Self::Secret(_) => false,
+            Self::Device | Self::Let(_) | Self::Row(_) | Self::Secret(_) => false,
             Self::Text(text) => text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\'),
             Self::Choice { options, .. } => options.iter().all(Self::is_json_safe),
             Self::Pad { inner, .. } | Self::Lower(inner) | Self::Upper(inner) => {
@@ -240,7 +246,7 @@ impl Generator {
     /// Whether two devices never or hardly ever render the same.
     pub(crate) fn tells_devices_apart(&self) -> bool {
         match self {
-            Self::Index | Self::Device | Self::Uuid { .. } => true,
+            Self::Index | Self::Device | Self::Row(_) | Self::Uuid { .. } => true,
             Self::Bytes { n, .. } => *n >= 8,
             Self::Pad { inner, .. }
             | Self::Hex(inner)

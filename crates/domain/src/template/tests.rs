@@ -4,13 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::check::parse_plan;
+use crate::files::Files;
 use crate::plan::Plan;
 
 fn plan(group: &str, payload: &str) -> Plan {
     let text = format!(
         "version: 1\nname: t\nvars: {{ word: 'a\"b', n: 5, quoted: '5' }}\ntargets: {{ t: {{ mqtt: {{ url: builtin }} }} }}\ngroups:\n  g:\n    target: t\n    devices: 10\n{group}    send:\n      s:\n        every: 1s\n        publish:\n          topic: a/${{device}}\n          qos: 1\n{payload}load: [ {{ ramp: {{ to: 100%, over: 1s }} }} ]\n"
     );
-    parse_plan(&text, &[]).unwrap_or_else(|found| panic!("{text}\n{found:#?}"))
+    parse_plan(&text, &[], &Files::none()).unwrap_or_else(|found| panic!("{text}\n{found:#?}"))
 }
 
 fn json(payload: &str) -> Plan {
@@ -36,6 +37,7 @@ impl Device {
             index: 7,
             device: &self.id,
             lets: &self.lets,
+            rows: None,
             secrets: &self.secrets,
         }
     }
