@@ -5,7 +5,7 @@
 //! the one before, because the one before still needs it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::assignments::Assignments;
 use crate::assignments::load::EngineLoader;
 use crate::beat::Beats;
 use crate::connection::{BadServer, Dialer};
+use crate::engine::{NotLocal, SourceAddresses};
 use crate::healthz::Healthz;
 use crate::identity::{Identity, IdentityError};
 use crate::leases::Leases;
@@ -47,6 +48,8 @@ pub struct Config {
     /// What it may put load on; empty: everything.
     pub allow_target: Vec<String>,
     pub secrets_dir: Option<PathBuf>,
+    /// Local addresses that devices connect from, in turn; empty: the kernel chooses.
+    pub sources: Vec<IpAddr>,
     /// Where `/healthz` is served.
     pub health_listen: Option<SocketAddr>,
 }
@@ -62,6 +65,8 @@ pub enum StartError {
     AllowTarget { why: String },
     #[error("secrets directory {} is no directory: give the right one in --secrets-dir", dir.display())]
     SecretsDir { dir: PathBuf },
+    #[error(transparent)]
+    Source(#[from] NotLocal),
     #[error("/healthz cannot be served on {listen}: {source}; give another --health-listen")]
     Health { listen: SocketAddr, source: std::io::Error },
     #[error("the session's thread cannot be started: {source}")]
@@ -71,7 +76,10 @@ pub enum StartError {
 impl StartError {
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Server(_) | Self::AllowTarget { .. } | Self::SecretsDir { .. } => "SH0602",
+            Self::Server(_)
+            | Self::AllowTarget { .. }
+            | Self::SecretsDir { .. }
+            | Self::Source(_) => "SH0602",
             Self::Health { .. } => "SH0409",
             Self::Identity(IdentityError::Locked { .. }) => "SH0407",
             Self::Identity(IdentityError::Unusable { .. }) => "SH0503",
@@ -95,9 +103,10 @@ pub async fn start_watched(
     if let Some(dir) = config.secrets_dir.as_ref().filter(|dir| !dir.is_dir()) {
         return Err(StartError::SecretsDir { dir: dir.clone() });
     }
+    let sources = SourceAddresses::new(config.sources.clone())?;
     let identity = Identity::take(&config.data_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let hello = hello(&config, &identity);
+    let hello = hello(&config, &identity, &sources);
 
     let since_boot_us = clock.boot_us();
     let not_yet = SessionState::Detached { since_boot_us, why: "not connected yet".to_owned() };
@@ -141,7 +150,7 @@ pub async fn start_watched(
     let cores = engine_cores();
     let secrets_dir = config.secrets_dir;
     let assignments = Assignments {
-        loader: Arc::new(EngineLoader { guard, secrets_dir, cores }),
+        loader: Arc::new(EngineLoader { guard, sources, secrets_dir, cores }),
         leases,
         uplink,
         clock,
@@ -174,20 +183,20 @@ fn guard(allow_target: &[String]) -> Result<TargetGuard, StartError> {
     Ok(TargetGuard::allowing(allow_target.iter().map(parse).collect::<Result<_, _>>()?))
 }
 
-fn hello(config: &Config, identity: &Identity) -> v1::Hello {
+fn hello(config: &Config, identity: &Identity, sources: &SourceAddresses) -> v1::Hello {
     v1::Hello {
         protocol: shoal_proto::PROTOCOL,
         agent_id: config.id.to_string(),
         incarnation: identity.incarnation.clone(),
         build: env!("CARGO_PKG_VERSION").to_owned(),
         labels: config.labels.clone().into_iter().collect(),
-        capacity: Some(capacity(config.capacity)),
+        capacity: Some(capacity(config.capacity, sources)),
         inventory: Vec::new(),
         predecessor: identity.predecessor.clone(),
     }
 }
 
-fn capacity(weight: Option<f64>) -> v1::Capacity {
+fn capacity(weight: Option<f64>, sources: &SourceAddresses) -> v1::Capacity {
     let limit = limits::raise_descriptor_limit();
     let cores = limits::cpu_quota_cores();
     // 0: not readable, and so no bound.
@@ -208,7 +217,7 @@ fn capacity(weight: Option<f64>) -> v1::Capacity {
     v1::Capacity {
         cores,
         descriptors: limit.now,
-        ports: u64::from(limits::ephemeral_ports()),
+        ports: sources.ports(),
         memory_bytes,
         weight: weight.unwrap_or(cores),
         max_devices,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -41,6 +41,10 @@ pub struct Flags {
     /// [env: SHOAL_ALLOW_TARGET, separated by commas]
     #[arg(long, value_name = "TARGET")]
     pub allow_target: Vec<String>,
+    /// A local address that devices connect from; several are taken in turn; none: the kernel's
+    /// choice [env: SHOAL_SOURCE, separated by commas]
+    #[arg(long, value_name = "ADDRESS")]
+    pub source: Vec<String>,
     /// Directory with one file per secret [env: SHOAL_SECRETS_DIR]
     #[arg(long)]
     pub secrets_dir: Option<String>,
@@ -79,7 +83,7 @@ impl ConfigError {
 }
 
 /// Keys of the file, with the variable that stands above each.
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 11] = [
     ("server", "SHOAL_SERVER"),
     ("token", "SHOAL_TOKEN"),
     ("id", "SHOAL_AGENT_ID"),
@@ -87,6 +91,7 @@ const KEYS: [(&str, &str); 10] = [
     ("label", "SHOAL_LABELS"),
     ("capacity", "SHOAL_CAPACITY"),
     ("allow-target", "SHOAL_ALLOW_TARGET"),
+    ("source", "SHOAL_SOURCE"),
     ("secrets-dir", "SHOAL_SECRETS_DIR"),
     ("health-listen", "SHOAL_HEALTH_LISTEN"),
     ("log-format", "SHOAL_LOG_FORMAT"),
@@ -143,6 +148,7 @@ pub fn resolve(
         capacity: sources.capacity()?,
         allow_target: sources.list("allow-target").map(|found| found.values).unwrap_or_default(),
         secrets_dir: sources.text("secrets-dir").map(|found| found.values[0].clone().into()),
+        sources: sources.addresses()?,
         health_listen: sources.parsed::<SocketAddr>("health-listen")?,
     };
     Ok((config, sources.parsed::<LogFormat>("log-format")?.unwrap_or_default()))
@@ -156,7 +162,9 @@ impl Sources<'_> {
         let variable = KEYS.iter().find(|(name, _)| *name == key).map_or("", |(_, env)| env);
         if let Some(text) = (self.env)(variable).filter(|text| !text.is_empty()) {
             let values = match key {
-                "label" | "allow-target" => text.split(',').map(|v| v.trim().to_owned()).collect(),
+                "label" | "allow-target" | "source" => {
+                    text.split(',').map(|v| v.trim().to_owned()).collect()
+                }
                 _ => vec![text],
             };
             return Some(Found { source: variable.to_owned(), values });
@@ -186,6 +194,11 @@ impl Sources<'_> {
         }
         let found = self.text("capacity").map(|found| found.source).unwrap_or_default();
         Err(bad(&found, &capacity.to_string(), "a number above 0 is expected"))
+    }
+
+    fn addresses(&self) -> Result<Vec<IpAddr>, ConfigError> {
+        let Some(found) = self.list("source") else { return Ok(Vec::new()) };
+        found.values.iter().map(|text| parse(&found.source, text)).collect()
     }
 
     fn labels(&self) -> Result<BTreeMap<String, String>, ConfigError> {
@@ -219,6 +232,7 @@ fn by_key(flags: &Flags) -> BTreeMap<&'static str, Vec<String>> {
         ("label", flags.label.clone()),
         ("capacity", one(&flags.capacity)),
         ("allow-target", flags.allow_target.clone()),
+        ("source", flags.source.clone()),
         ("secrets-dir", one(&flags.secrets_dir)),
         ("health-listen", one(&flags.health_listen)),
         ("log-format", one(&flags.log_format)),

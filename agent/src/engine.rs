@@ -13,6 +13,7 @@ mod core;
 mod device;
 mod dial;
 mod gate;
+mod ports;
 mod prepare;
 mod stalls;
 mod start;
@@ -28,6 +29,7 @@ use shoal_domain::shard::Shard;
 use shoal_service_kit::TargetGuard;
 
 pub use self::control::Control;
+pub use self::ports::{NotLocal, SourceAddresses};
 pub use self::prepare::{PrepareError, Prepared, prepare};
 pub use self::start::Running;
 
@@ -43,6 +45,7 @@ pub struct Job {
     /// What the agent's owner provided, by name.
     pub secrets: Arc<BTreeMap<String, String>>,
     pub guard: TargetGuard,
+    pub sources: SourceAddresses,
     /// Where the target `builtin` listens; only a run inside the CLI has one.
     pub builtin: Option<SocketAddr>,
     pub cores: usize,

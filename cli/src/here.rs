@@ -88,6 +88,7 @@ impl Here {
             capacity: None,
             allow_target: wish.allow_target.clone(),
             secrets_dir: wish.secrets_dir.clone(),
+            sources: Vec::new(),
             health_listen: None,
         };
         start_agent(config, &self.agents).await

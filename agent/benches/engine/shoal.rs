@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use shoal_agent::engine::{Control, CoreReport, Job, prepare};
+use shoal_agent::engine::{Control, CoreReport, Job, SourceAddresses, prepare};
 use shoal_domain::ids::RunId;
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::Plan;
@@ -62,6 +62,7 @@ fn start(addr: SocketAddr, text: &str) -> Arc<AtomicU64> {
         run: RunId::from_parts(0, 1),
         incarnation: 0,
         secrets: Arc::default(),
+        sources: SourceAddresses::default(),
         guard: TargetGuard::any(),
         builtin: Some(addr),
         cores: 1,

@@ -18,7 +18,7 @@ use shoal_proto::v1;
 use shoal_service_kit::TargetGuard;
 use tokio::sync::mpsc;
 
-use crate::engine::{self, Control, CoreReport, Job, Prepared};
+use crate::engine::{self, Control, CoreReport, Job, Prepared, SourceAddresses};
 
 /// Below the control plane's barrier of 60 s, so that it hears why.
 const PREPARE_LIMIT: Duration = Duration::from_secs(50);
@@ -61,17 +61,19 @@ pub(crate) trait Ready: Send {
 /// Prepares shards with the engine of this machine.
 pub(crate) struct EngineLoader {
     pub(crate) guard: TargetGuard,
+    pub(crate) sources: SourceAddresses,
     pub(crate) secrets_dir: Option<PathBuf>,
     pub(crate) cores: usize,
 }
 
 impl Loader for EngineLoader {
     fn prepare(&self, wanted: v1::Assignment) -> BoxFuture<'static, Loaded> {
-        let (guard, dir, cores) = (self.guard.clone(), self.secrets_dir.clone(), self.cores);
+        let (dir, cores) = (self.secrets_dir.clone(), self.cores);
+        let ways = (self.guard.clone(), self.sources.clone());
         let prepared = async move {
             // Parsing and hashing a large scenario is work, and so are files.
             let read = tokio::task::spawn_blocking(move || {
-                read(&wanted, &Files::none(), guard, dir, cores)
+                read(&wanted, &Files::none(), ways, dir, cores)
             })
             .await;
             let job =
@@ -116,7 +118,7 @@ impl Ready for ReadyShard {
 fn read(
     wanted: &v1::Assignment,
     files: &Files,
-    guard: TargetGuard,
+    (guard, sources): (TargetGuard, SourceAddresses),
     secrets_dir: Option<PathBuf>,
     cores: usize,
 ) -> Result<Job, Refusal> {
@@ -155,6 +157,7 @@ fn read(
         incarnation: wanted.incarnation,
         secrets: Arc::new(secrets),
         guard,
+        sources,
         builtin,
         cores,
         spawn_rate: wanted.spawn_rate,

@@ -4,9 +4,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use shoal_domain::outcome::ErrorClass;
 use shoal_service_kit::Permit;
 use tokio::net::{TcpSocket, TcpStream};
+
+use super::ports::Path;
 
 /// Beyond this many connections from one address to one destination, `connect()` searches for a
 /// free port and costs ten times as much.
@@ -15,16 +18,22 @@ const MAX_PER_SOURCE: u64 = 14_000;
 /// How the devices of this agent reach one target.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
-    /// At least one; devices take them in turn.
+    /// At least one, all of one family; devices take them in turn.
     pub(super) permits: Vec<Permit>,
+    /// Local addresses that devices take in turn; empty: the kernel's choice.
+    pub(super) sources: Vec<IpAddr>,
 }
 
 impl Route {
-    /// Where the `ordinal`-th device of this agent connects to and from. Only loopback has spare
-    /// source addresses that exist everywhere.
-    pub(super) fn path(&self, ordinal: u64) -> (SocketAddr, Option<IpAddr>) {
+    /// Where the `ordinal`-th device of this agent connects to and from. Without addresses to choose
+    /// from, loopback still has spare ones, which exist everywhere.
+    pub(super) fn path(&self, ordinal: u64) -> Path {
         let n = self.permits.len() as u64;
         let addr = self.permits[(ordinal % n) as usize].addr();
+        if !self.sources.is_empty() {
+            let source = ordinal / n % self.sources.len() as u64;
+            return (addr, Some(self.sources[source as usize]));
+        }
         let block = ordinal / n / MAX_PER_SOURCE;
         let spare = addr.is_ipv4() && addr.ip().is_loopback() && block > 0;
         let source = Ipv4Addr::new(127, 0, (block / 200) as u8, 1 + (block % 200) as u8);
@@ -36,6 +45,8 @@ impl Route {
 pub(super) async fn tcp(addr: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(source) = source {
+        // The port is chosen at the connect, so each destination has all of them.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(SocketAddr::new(source, 0))?;
     }
     socket.set_nodelay(true)?;
@@ -61,9 +72,20 @@ mod tests {
     fn more_devices_than_one_source_carries_are_spread_over_loopback() {
         let addr = "127.0.0.1:1883".parse().unwrap();
         let permit = TargetGuard::any().authorize("localhost", addr).unwrap();
-        let route = Route { permits: vec![permit] };
+        let route = Route { permits: vec![permit], sources: vec![] };
         assert_eq!(route.path(13_999), (addr, None));
         assert_eq!(route.path(14_000).1, Some("127.0.0.2".parse().unwrap()));
         assert_eq!(route.path(28_000).1, Some("127.0.0.3".parse().unwrap()));
+    }
+
+    #[test]
+    fn devices_take_destinations_and_then_sources_in_turn() {
+        let guard = TargetGuard::any();
+        let to = |text: &str| guard.authorize("broker", text.parse().unwrap()).unwrap();
+        let sources = vec!["10.0.0.8".parse().unwrap(), "10.0.0.9".parse().unwrap()];
+        let route = Route { permits: vec![to("10.0.0.1:1883"), to("10.0.0.2:1883")], sources };
+        let paths: std::collections::BTreeSet<_> = (0..4).map(|n| route.path(n)).collect();
+        assert_eq!(paths.len(), 4, "{paths:?}");
+        assert_eq!(route.path(4), route.path(0));
     }
 }

@@ -16,6 +16,7 @@ use shoal_service_kit::{Permit, Refused, limits};
 use tokio::sync::mpsc;
 
 use super::dial::{self, Route};
+use super::ports::{Exhausted, Reservation};
 use super::start::{self, Running};
 use super::{Control, CoreReport, Job, device::Identity};
 
@@ -49,15 +50,22 @@ pub enum PrepareError {
     )]
     Descriptors { devices: u64, needed: u64, limit: u64 },
     #[error(
-        "{devices} devices of target {target} need as many local ports, but this host has {ports} \
-         per destination address: widen net.ipv4.ip_local_port_range or use more hosts"
+        "{} devices of target {target} need a local port each towards {}, but {} has {} and {} are \
+         promised to other runs: widen net.ipv4.ip_local_port_range, give the agent more \
+         --source addresses or use more hosts",
+        exhausted.needed, exhausted.destination, source_name(exhausted), exhausted.ports,
+        exhausted.promised
     )]
-    Ports { target: String, devices: u64, ports: u64 },
+    Ports { target: String, exhausted: Exhausted },
     #[error(
         "{devices} devices need about {needed_mib} MiB, but this process may use {limit_mib} MiB: \
          raise its memory limit or use more agents"
     )]
     Memory { devices: u64, needed_mib: u64, limit_mib: u64 },
+}
+
+fn source_name(exhausted: &Exhausted) -> String {
+    exhausted.source.map_or("this host".to_owned(), |source| source.to_string())
 }
 
 impl PrepareError {
@@ -78,6 +86,8 @@ pub struct Prepared {
     pub(super) job: Job,
     /// By target; those that no device of the shard uses are not there.
     pub(super) routes: Arc<BTreeMap<usize, Route>>,
+    /// Given back when the run is over.
+    pub(super) ports: Vec<Reservation>,
 }
 
 impl Prepared {
@@ -99,16 +109,17 @@ pub async fn prepare(job: Job) -> Result<Prepared, PrepareError> {
     check_limits(&job)?;
     let groups: BTreeSet<usize> = job.shard.blocks.iter().map(|block| block.group).collect();
     check_identities(&job)?;
-    let mut routes = BTreeMap::new();
+    let (mut routes, mut ports) = (BTreeMap::new(), Vec::new());
     for target in groups.iter().map(|group| job.plan.groups[*group].target) {
         if let Entry::Vacant(entry) = routes.entry(target) {
             let mut route = resolve(&job, &job.plan.targets[target]).await?;
             probe(&job.plan.targets[target], &mut route).await?;
-            check_ports(&job, target, &route)?;
+            route.sources = job.sources.towards(route.permits[0].addr());
+            ports.push(reserve_ports(&job, target, &route)?);
             entry.insert(route);
         }
     }
-    Ok(Prepared { job, routes: Arc::new(routes) })
+    Ok(Prepared { job, routes: Arc::new(routes), ports })
 }
 
 fn check_limits(job: &Job) -> Result<(), PrepareError> {
@@ -162,7 +173,7 @@ async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
     };
     let permits: Result<Vec<_>, Refused> =
         addrs.into_iter().map(|addr| job.guard.authorize(host, addr)).collect();
-    Ok(Route { permits: permits? })
+    Ok(Route { permits: permits?, sources: Vec::new() })
 }
 
 /// One connect per target and, where a name has addresses of both families, per family: a name
@@ -188,15 +199,11 @@ async fn probe(target: &Target, route: &mut Route) -> Result<(), PrepareError> {
     refused.map_or(Ok(()), Err)
 }
 
-fn check_ports(job: &Job, target: usize, route: &Route) -> Result<(), PrepareError> {
+fn reserve_ports(job: &Job, target: usize, route: &Route) -> Result<Reservation, PrepareError> {
     let of_target = |group: usize| job.plan.groups[group].target == target;
     let blocks = job.shard.blocks.iter().filter(|block| of_target(block.group));
     let devices: u64 = blocks.map(shoal_domain::shard::Block::len).sum();
-    let ports = u64::from(limits::ephemeral_ports());
-    let spread = route.path(u64::MAX / 2).1.is_some();
-    if !spread && devices.div_ceil(route.permits.len() as u64) > ports {
-        let target = job.plan.targets[target].name.clone();
-        return Err(PrepareError::Ports { target, devices, ports });
-    }
-    Ok(())
+    job.sources.reserve((0..devices).map(|ordinal| route.path(ordinal))).map_err(|exhausted| {
+        PrepareError::Ports { target: job.plan.targets[target].name.clone(), exhausted }
+    })
 }

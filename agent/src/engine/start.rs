@@ -10,6 +10,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::core::{self, Core, CoreLoop};
 use super::gate::ConnectGate;
+use super::ports::Reservation;
 use super::prepare::Prepared;
 use super::{Closed, Control, CoreReport, Job};
 use crate::recorder::Recorder;
@@ -27,6 +28,8 @@ pub(super) struct Seat {
 /// The threads of a run.
 pub struct Running {
     threads: Vec<JoinHandle<()>>,
+    /// Dropped with it, when no thread has a connection any more.
+    _ports: Vec<Reservation>,
 }
 
 impl Running {
@@ -41,7 +44,7 @@ impl Running {
 }
 
 pub(super) fn start(
-    prepared: Prepared,
+    mut prepared: Prepared,
     t0_boot_us: u64,
     control: &Arc<Control>,
     reports: &mpsc::Sender<CoreReport>,
@@ -50,6 +53,7 @@ pub(super) fn start(
     let plan = &prepared.job.plan;
     let end_us = plan.end_us().min(plan.max_duration_us.unwrap_or(u64::MAX));
     control.arm(t0_boot_us, end_us, cores);
+    let ports = std::mem::take(&mut prepared.ports);
     let prepared = Arc::new(prepared);
     let start_one = |(number, seats): (usize, Vec<Seat>)| {
         let (prepared, control) = (Arc::clone(&prepared), Arc::clone(control));
@@ -62,7 +66,8 @@ pub(super) fn start(
         thread.ok()
     };
     let seats = deal(&prepared.job, cores);
-    Running { threads: seats.into_iter().enumerate().filter_map(start_one).collect() }
+    let threads = seats.into_iter().enumerate().filter_map(start_one).collect();
+    Running { threads, _ports: ports }
 }
 
 /// A core that never ran has classed nothing, so it closed at 0.

@@ -72,6 +72,7 @@ impl Cluster {
             capacity: None,
             allow_target: vec![],
             secrets_dir: None,
+            sources: Vec::new(),
             health_listen: None,
         }
     }

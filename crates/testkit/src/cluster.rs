@@ -66,6 +66,7 @@ impl Cluster {
             capacity: Some(1.0),
             allow_target: vec![],
             secrets_dir: None,
+            sources: Vec::new(),
             health_listen: None,
         };
         let state = shoal_agent::app::start_watched(config, &lifecycle).await;

@@ -17,13 +17,17 @@ fn wanted() -> v1::Assignment {
 }
 
 fn refused(wanted: &v1::Assignment) -> Refusal {
-    read(wanted, &Files::none(), TargetGuard::any(), None, 2).map(|_| ()).unwrap_err()
+    read(wanted, &Files::none(), (TargetGuard::any(), SourceAddresses::default()), None, 2)
+        .map(|_| ())
+        .unwrap_err()
 }
 
 #[test]
 fn an_assignment_becomes_a_job() {
     let job =
-        read(&wanted(), &Files::none(), TargetGuard::any(), None, 2).map_err(|r| r.why).unwrap();
+        read(&wanted(), &Files::none(), (TargetGuard::any(), SourceAddresses::default()), None, 2)
+            .map_err(|r| r.why)
+            .unwrap();
     assert_eq!(job.shard.devices(), job.plan.groups[0].devices);
     assert!((1..=2).contains(&job.cores));
 }

@@ -15,7 +15,7 @@ use shoal_domain::shard::{Block, Shard};
 use shoal_domain::template::Template;
 use shoal_service_kit::{Clock, SystemClock, TargetGuard};
 
-use crate::engine::{Control, Job, prepare};
+use crate::engine::{Control, Job, SourceAddresses, prepare};
 
 pub(super) const fn ms(ms: u64) -> u64 {
     ms * 1_000
@@ -193,6 +193,7 @@ impl Trial {
             run: RunId::from_parts(0, 1),
             incarnation: 0,
             secrets: Arc::default(),
+            sources: SourceAddresses::default(),
             guard: TargetGuard::any(),
             builtin: None,
             cores: self.cores,
