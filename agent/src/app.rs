@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use shoal_domain::capacity::Limits;
 use shoal_domain::ids::AgentId;
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, Lifecycle, Rule, SystemClock, TargetGuard, limits};
@@ -27,11 +28,6 @@ use crate::session::{Desired, Session, thread};
 use crate::uplink;
 
 pub use crate::session::SessionState;
-
-/// Descriptors that are not for devices: runtimes, connections, logs.
-const SPARE_DESCRIPTORS: u64 = 64;
-/// What a device may cost, with its share of everything else.
-const BYTES_PER_DEVICE: u64 = 32 * 1024;
 
 /// Everything an agent is told at start.
 #[derive(Debug, Clone)]
@@ -204,14 +200,16 @@ fn capacity(weight: Option<f64>, sources: &SourceAddresses) -> v1::Capacity {
         0 => u64::MAX,
         bytes => bytes,
     };
-    let max_devices =
-        limit.now.saturating_sub(SPARE_DESCRIPTORS).min(memory_bytes / BYTES_PER_DEVICE);
+    // Ports are counted per destination, once a run names some.
+    let limits = Limits { descriptors: limit.now, ports: u64::MAX, memory_bytes };
+    let (max_devices, bound_by) = limits.room();
     tracing::info!(
         descriptors = limit.now,
         raised_from = limit.before,
         cores,
         memory_bytes,
         max_devices,
+        bound_by = bound_by.word(),
         "what this agent can carry"
     );
     v1::Capacity {

@@ -213,6 +213,9 @@ Example:
         /// Give a variable of the scenario another value; repeatable
         #[arg(long = "set", value_name = "NAME=VALUE")]
         set: Vec<String>,
+        /// Count the agents that hold at most so many devices each (default: like this machine)
+        #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u64).range(1..))]
+        per_agent: Option<u64>,
         /// Show this device (its index in its group): id, start, first messages
         #[arg(long, value_name = "INDEX")]
         device: Option<u64>,

@@ -44,8 +44,8 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
         Command::Scenario(command) => match command {
             ScenarioCommand::Init { file } => scenario::init(global, &file),
             ScenarioCommand::Check { file, set } => scenario::check(global, &file, &set),
-            ScenarioCommand::Plan { file, set, device, group } => {
-                scenario::plan(global, &file, &set, device, group.as_deref())
+            ScenarioCommand::Plan { file, set, per_agent, device, group } => {
+                scenario::plan(global, &file, &set, per_agent, device, group.as_deref())
             }
             ScenarioCommand::Try { file, set, secrets_dir } => {
                 try_out::perform(global, &file, &set, secrets_dir.as_deref()).await

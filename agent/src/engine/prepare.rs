@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_domain::capacity::{BYTES_PER_DEVICE, SPARE_DESCRIPTORS};
 use shoal_domain::plan::{Endpoint, Target};
 use shoal_domain::template::MissingSecret;
 use shoal_service_kit::{Permit, Refused, limits};
@@ -21,10 +22,6 @@ use super::start::{self, Running};
 use super::{Control, CoreReport, Job, device::Identity};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Descriptors this process needs beside its devices: runtimes, uplink, logs.
-const SPARE_DESCRIPTORS: u64 = 64;
-/// Per connection, our memory and the kernel's, with room for its buffers in use.
-const BYTES_PER_DEVICE: u64 = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {

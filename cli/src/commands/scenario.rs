@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
+use shoal_domain::capacity::Limits;
 use shoal_service_kit::{Clock as _, SystemClock, limits};
 
 use super::DONE;
@@ -46,6 +47,7 @@ pub(super) fn plan(
     global: &Global,
     file: &Path,
     set: &[String],
+    per_agent: Option<u64>,
     device: Option<u64>,
     group: Option<&str>,
 ) -> Result<u8, Error> {
@@ -53,15 +55,27 @@ pub(super) fn plan(
     let text = match device {
         Some(index) => one_device(&scenario, index, group, global.output)?,
         None => {
-            let descriptors = limits::raise_descriptor_limit().now;
+            let fleet = per_agent.map_or_else(like_this_machine, view::Fleet::Each);
             match global.output {
-                Output::Table => view::whole(&scenario, descriptors),
-                output => json::document(&view::whole_document(&scenario, descriptors), output),
+                Output::Table => view::whole(&scenario, fleet),
+                output => json::document(&view::whole_document(&scenario, fleet), output),
             }
         }
     };
     render::data(&text)?;
     Ok(DONE)
+}
+
+fn like_this_machine() -> view::Fleet {
+    let memory_bytes = match limits::memory_limit_bytes() {
+        0 => u64::MAX,
+        bytes => bytes,
+    };
+    view::Fleet::LikeThisMachine(Limits {
+        descriptors: limits::raise_descriptor_limit().now,
+        ports: u64::from(limits::ephemeral_ports()),
+        memory_bytes,
+    })
 }
 
 fn one_device(

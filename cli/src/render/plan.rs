@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use shoal_domain::capacity::{Limits, SPARE_DESCRIPTORS, agents_for};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Qos, StageKind};
 use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
@@ -17,9 +18,6 @@ use super::clean;
 use super::columns::Columns;
 use super::numbers::{count, rate, seconds};
 use crate::scenario::Scenario;
-
-/// Beside its devices' sockets an agent keeps a few files open.
-const DESCRIPTORS_BESIDE: u64 = 64;
 
 /// Slots shown of one device and series.
 const SHOWN_SLOTS: u64 = 3;
@@ -58,7 +56,7 @@ pub(crate) fn summary_document(scenario: &Scenario) -> Value {
         "groups": plan.groups.len(),
         "messages_per_s": messages_per_s(plan),
         "duration_s": s(plan.end_us()),
-        "descriptors": plan.devices() + DESCRIPTORS_BESIDE,
+        "descriptors": plan.devices() + SPARE_DESCRIPTORS,
     })
 }
 
@@ -83,7 +81,7 @@ fn planned(plan: &Plan) -> Vec<(String, Vec<u64>)> {
     rows
 }
 
-pub(crate) fn whole(scenario: &Scenario, descriptors: u64) -> String {
+pub(crate) fn whole(scenario: &Scenario, fleet: Fleet) -> String {
     let plan = &scenario.plan;
     let mut text = summary(scenario);
     let seed = plan.seed.map_or("drawn for every run".into(), |seed| seed.to_string());
@@ -116,28 +114,53 @@ pub(crate) fn whole(scenario: &Scenario, descriptors: u64) -> String {
         let _ = writeln!(text, "  {}{origin}", clean(&threshold.text));
     }
 
-    let needed = plan.devices() + DESCRIPTORS_BESIDE;
-    let fits = if needed <= descriptors {
-        format!("one agent on this machine may have {}", count(descriptors))
-    } else {
-        format!(
-            "one agent on this machine may have only {}: raise `ulimit -n` or use more agents",
-            count(descriptors)
-        )
-    };
-    let _ = writeln!(
-        text,
-        "\ndescriptors: {} needed in all (one per device, {DESCRIPTORS_BESIDE} per agent); {fits}",
-        count(needed)
-    );
+    text.push_str(&agents(plan.devices(), fleet));
     text
 }
 
-pub(crate) fn whole_document(scenario: &Scenario, descriptors: u64) -> Value {
+/// How many agents it takes, before anything is started.
+fn agents(devices: u64, fleet: Fleet) -> String {
+    let n = |per_agent| plural(agents_for(devices, per_agent) as usize, "agent");
+    match fleet {
+        Fleet::Each(most) => {
+            format!("\nagents: {} of at most {} devices each\n", n(most), count(most))
+        }
+        Fleet::LikeThisMachine(limits) => {
+            let (most, binding) = limits.room();
+            format!(
+                "\nagents: {} like this machine, which has {} for {} devices ({} descriptors)\n",
+                n(most),
+                binding.word(),
+                count(most),
+                count(limits.descriptors)
+            )
+        }
+    }
+}
+
+/// What one agent is assumed to hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fleet {
+    /// As a person said it.
+    Each(u64),
+    LikeThisMachine(Limits),
+}
+
+impl Fleet {
+    fn per_agent(self) -> u64 {
+        match self {
+            Self::Each(most) => most,
+            Self::LikeThisMachine(limits) => limits.room().0,
+        }
+    }
+}
+
+pub(crate) fn whole_document(scenario: &Scenario, fleet: Fleet) -> Value {
     let plan = &scenario.plan;
     let mut document = summary_document(scenario);
     document["seed"] = json!(plan.seed);
-    document["descriptors_here"] = json!(descriptors);
+    document["agents"] = json!(agents_for(plan.devices(), fleet.per_agent()));
+    document["devices_per_agent"] = json!(fleet.per_agent());
     document["stages"] = plan
         .stages
         .iter()
@@ -354,6 +377,9 @@ mod tests {
     use super::*;
     use crate::render::golden;
 
+    const HERE: Fleet =
+        Fleet::LikeThisMachine(Limits { descriptors: 1_024, ports: 28_232, memory_bytes: 1 << 40 });
+
     fn quickstart() -> Scenario {
         let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scenarios/quickstart.yaml");
         let mut scenario = Scenario::load(&file, &[]).unwrap();
@@ -363,8 +389,14 @@ mod tests {
 
     #[test]
     fn the_plan_of_the_quickstart() {
-        golden::assert("plan.txt", &whole(&quickstart(), 1_024));
-        assert!(whole(&quickstart(), 100).contains("may have only 100: raise `ulimit -n`"));
+        golden::assert("plan.txt", &whole(&quickstart(), HERE));
+    }
+
+    #[test]
+    fn the_agents_are_counted_before_anything_starts() {
+        let text = whole(&quickstart(), Fleet::Each(30));
+        assert!(text.ends_with("\nagents: 4 agents of at most 30 devices each\n"), "{text}");
+        assert_eq!(whole_document(&quickstart(), Fleet::Each(300))["agents"], 1);
     }
 
     #[test]
@@ -375,7 +407,7 @@ mod tests {
 
     #[test]
     fn what_the_table_adds_up_is_what_the_stages_have() {
-        let document = whole_document(&quickstart(), 1_024);
+        let document = whole_document(&quickstart(), HERE);
         let series = &document["series"][0];
         let stages = series["stages"].as_object().unwrap();
         let sum: u64 = stages.values().map(|n| n.as_u64().unwrap()).sum();

@@ -16,6 +16,7 @@
 //! | phase, cause, validity, thresholds | [`verdict::outcome`] | verdict and exit code |
 
 pub mod account;
+pub mod capacity;
 pub mod check;
 pub mod delta;
 pub mod diagnostics;
