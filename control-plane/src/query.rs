@@ -267,7 +267,7 @@ fn series_row(plan: &Plan, facts: &Facts, id: SeriesId, stage: Option<StageId>) 
         group: group.name.clone(),
         name: series.name.clone(),
         operation: series.operation,
-        model: "open".into(),
+        model: if plan.is_closed(id) { "closed" } else { "open" }.into(),
         stage: stage.map_or("all".into(), |stage| plan.stages[stage.index()].name.clone()),
         slots: send.map(|_| SlotReport {
             planned: slots.planned,

@@ -30,6 +30,8 @@ pub enum PrepareError {
          give it a url like mqtt://host:1883"
     )]
     NoBuiltin { target: String },
+    #[error("target {target} speaks http, which is not in this release")]
+    Http { target: String },
     #[error("target {target}: host {host} has no address: check the name in the scenario's url")]
     Unresolved { target: String, host: String, source: Option<io::Error> },
     #[error(transparent)]
@@ -73,7 +75,7 @@ impl PrepareError {
             Self::Refused(_) => "SH0302",
             Self::Secret { .. } => "SH0303",
             Self::Descriptors { .. } | Self::Ports { .. } | Self::Memory { .. } => "SH0304",
-            Self::Unresolved { .. } | Self::NoBuiltin { .. } => "SH0305",
+            Self::Unresolved { .. } | Self::NoBuiltin { .. } | Self::Http { .. } => "SH0305",
         }
     }
 }
@@ -151,6 +153,9 @@ fn check_identities(job: &Job) -> Result<(), PrepareError> {
 
 async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
     let name = || target.name.clone();
+    if target.http().is_some() {
+        return Err(PrepareError::Http { target: name() });
+    }
     let (host, addrs) = match target.endpoint() {
         Endpoint::Builtin => {
             let addr = job.builtin.ok_or_else(|| PrepareError::NoBuiltin { target: name() })?;

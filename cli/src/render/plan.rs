@@ -237,6 +237,7 @@ pub(crate) fn device(
         device: "",
         lets: &[],
         rows: group.rows.as_ref(),
+        captured: &[],
         secrets,
     };
     let missing = RefCell::new(BTreeSet::new());

@@ -9,10 +9,13 @@ mod files;
 mod fleet;
 mod functions;
 mod groups;
+mod http;
 mod json;
 mod load;
 mod observers;
 mod sends;
+mod steps;
+mod tags;
 mod targets;
 mod text;
 mod thresholds;
@@ -21,6 +24,7 @@ mod vars;
 use std::collections::BTreeSet;
 
 use self::files::Shipping;
+pub use self::tags::{EXCLUDE_TAGS, TAGS};
 use self::vars::Vars;
 use crate::diagnostics::{Collector, Diagnostic, Place};
 use crate::files::Files;
@@ -28,7 +32,8 @@ use crate::plan::{Load, Plan};
 use crate::scenario::{self, ScenarioFile};
 use crate::yaml;
 
-/// Reads a scenario. `overrides` are (name, text) of `--set`, each read as a YAML scalar; `files`
+/// Reads a scenario. `overrides` are (name, text) of `--set`, each read as a YAML scalar, or of
+/// [`TAGS`] and [`EXCLUDE_TAGS`]; `files`
 /// has what [`files_named`] asked for.
 ///
 /// All mistakes at once, sorted by place.
@@ -39,9 +44,12 @@ pub fn parse_plan(
 ) -> Result<Plan, Vec<Diagnostic>> {
     let out = Collector::default();
     let shipping = Shipping::new(files);
-    let plan = yaml::parse(text, &out)
-        .and_then(|root| scenario::read(&root, &out))
-        .and_then(|file| build(&file, overrides, shipping, &out));
+    let plan = yaml::parse(text, &out).and_then(|root| scenario::read(&root, &out)).and_then(
+        |mut file| {
+            tags::apply(&mut file, overrides, &out);
+            build(&file, overrides, shipping, &out)
+        },
+    );
     match plan {
         Some(plan) if out.is_empty() => Ok(plan),
         None if out.is_empty() => {

@@ -95,6 +95,35 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
+/// What may stand in a path and query as it is: unreserved characters, delimiters, escapes.
+const fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+        && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#')
+}
+
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+fn push_percent(out: &mut Vec<u8>, byte: u8) {
+    let [high, low] = hex_pair(byte);
+    out.extend_from_slice(&[b'%', high.to_ascii_uppercase(), low.to_ascii_uppercase()]);
+}
+
+/// Appends a path with its query; only what may not stand there is escaped.
+pub(crate) fn push_path(out: &mut Vec<u8>, text: &[u8]) {
+    for byte in text {
+        if is_path_byte(*byte) { out.push(*byte) } else { push_percent(out, *byte) }
+    }
+}
+
+/// Appends one name or value of a query or form: everything but unreserved characters is escaped.
+pub(crate) fn push_component(out: &mut Vec<u8>, text: &[u8]) {
+    for byte in text {
+        if is_unreserved(*byte) { out.push(*byte) } else { push_percent(out, *byte) }
+    }
+}
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 pub(crate) const fn hex_pair(byte: u8) -> [u8; 2] {

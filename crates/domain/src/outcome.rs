@@ -63,7 +63,7 @@ pub enum ErrorClass {
     NotAuthorized,
     /// The peer refused the connection for another reason that it named.
     Refused,
-    /// The peer sent us to another server (MQTT 5 Server Reference).
+    /// The peer sent us to another server (MQTT 5 Server Reference, HTTP redirect).
     Redirected,
     /// The peer cannot do what the scenario asks for (its highest QoS, retained messages).
     Unsupported,
@@ -91,6 +91,20 @@ pub enum ErrorClass {
     ConnectionLost,
     /// No acknowledgement within `ack_timeout`.
     AckTimeout,
+    /// No complete HTTP reply within `timeout`.
+    RequestTimeout,
+    /// The HTTP status was not an expected one.
+    HttpStatus,
+    /// Body or headers of the HTTP reply were not what `expect` says.
+    BodyMismatch,
+    /// The HTTP reply did not hold a value that a later step needs.
+    CaptureFailed,
+    /// More HTTP redirects than are followed.
+    TooManyRedirects,
+    /// The body of the HTTP reply was longer than `max_body`.
+    BodyTooLarge,
+    /// The request was never sent: a value that it needs was not captured or cannot stand in it.
+    Unsendable,
     /// No matching reply to a command within its `timeout`.
     ReplyTimeout,
     /// Still open when the run ended (a lower bound was recorded).
@@ -102,7 +116,7 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 33] = [
         Self::Unreachable,
         Self::ConnectTimeout,
         Self::UnacceptableProtocolVersion,
@@ -125,6 +139,13 @@ impl ErrorClass {
         Self::Disconnected,
         Self::ConnectionLost,
         Self::AckTimeout,
+        Self::RequestTimeout,
+        Self::HttpStatus,
+        Self::BodyMismatch,
+        Self::CaptureFailed,
+        Self::TooManyRedirects,
+        Self::BodyTooLarge,
+        Self::Unsendable,
         Self::ReplyTimeout,
         Self::OpenAtEnd,
         Self::GeneratorDescriptors,
@@ -155,6 +176,13 @@ impl ErrorClass {
             Self::Disconnected => "disconnected",
             Self::ConnectionLost => "connection_lost",
             Self::AckTimeout => "ack_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::HttpStatus => "http_status",
+            Self::BodyMismatch => "body_mismatch",
+            Self::CaptureFailed => "capture_failed",
+            Self::TooManyRedirects => "too_many_redirects",
+            Self::BodyTooLarge => "body_too_large",
+            Self::Unsendable => "unsendable",
             Self::ReplyTimeout => "reply_timeout",
             Self::OpenAtEnd => "open_at_end",
             Self::GeneratorDescriptors => "generator_descriptors",

@@ -5,11 +5,17 @@
 //! drift. A plan is a value: two processes that parse the same text with the same variables hold
 //! equal plans, which [`Plan::hash`] proves before the first send.
 
+mod http;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
+pub use self::http::{
+    Body, BodyCheck, Capture, CaptureFrom, Expect, HttpRequest, HttpTarget, Loop, Method,
+    StatusRange, Step, Task, Wait,
+};
 use crate::files::{File, FileId, Rows};
 use crate::ids::{SeriesId, StageId};
 use crate::outcome::Operation;
@@ -69,12 +75,6 @@ pub enum FileRef {
     OnAgent(String),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpTarget {
-    /// Never [`Endpoint::Builtin`].
-    pub endpoint: Endpoint,
-}
-
 /// Where a target listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
@@ -106,6 +106,13 @@ pub struct Group {
     pub connect_within_us: u64,
     /// The series of this group's connection attempts.
     pub connect: SeriesId,
+    /// Names of the values that steps capture from replies; a template knows them by index.
+    pub captures: Vec<String>,
+    /// Once per device, after it is connected and before anything else; a step that fails makes the
+    /// device a failed one.
+    pub on_start: Vec<Step>,
+    /// Once per device that was started, when its load ends.
+    pub on_stop: Vec<Step>,
     pub behaviour: Behaviour,
 }
 
@@ -118,10 +125,6 @@ pub enum Behaviour {
     Closed(Loop),
 }
 
-/// The closed model: one task after the other, each after a wait.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Loop {}
-
 #[derive(Debug, Clone, PartialEq)]
 pub struct Let {
     pub name: String,
@@ -132,6 +135,8 @@ pub struct Let {
 pub struct Credentials {
     pub username: Option<Template>,
     pub password: Option<Template>,
+    /// HTTP only, and then without the others.
+    pub bearer: Option<Template>,
 }
 
 /// Back-off between connection attempts: doubles from `first` to `max`, with jitter.
@@ -160,7 +165,7 @@ pub struct Pace {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     Publish(Publish),
-    Http(HttpRequest),
+    Http(Box<HttpRequest>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -171,9 +176,6 @@ pub struct Publish {
     pub payload: Template,
     pub ack_timeout_us: u64,
 }
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct HttpRequest {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Qos {
@@ -326,6 +328,13 @@ impl Target {
         }
     }
 
+    pub fn http(&self) -> Option<&HttpTarget> {
+        match &self.kind {
+            TargetKind::Http(http) => Some(http),
+            TargetKind::Mqtt(_) => None,
+        }
+    }
+
     pub fn mqtt(&self) -> Option<&MqttTarget> {
         match &self.kind {
             TargetKind::Mqtt(mqtt) => Some(mqtt),
@@ -342,6 +351,19 @@ impl Group {
             Behaviour::Closed(_) => &[],
         }
     }
+
+    pub fn tasks(&self) -> &[Task] {
+        match &self.behaviour {
+            Behaviour::Open(_) => &[],
+            Behaviour::Closed(closed) => &closed.tasks,
+        }
+    }
+
+    /// Everything that waits for replies: all steps, in the order in which a device meets them.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        let tasks = self.tasks().iter().flat_map(|task| &task.steps);
+        self.on_start.iter().chain(tasks).chain(&self.on_stop)
+    }
 }
 
 impl Send {
@@ -350,6 +372,18 @@ impl Send {
             Action::Publish(publish) => Some(publish),
             Action::Http(_) => None,
         }
+    }
+
+    pub fn http(&self) -> Option<&HttpRequest> {
+        match &self.action {
+            Action::Http(request) => Some(request),
+            Action::Publish(_) => None,
+        }
+    }
+
+    /// Whether the target acknowledges it, so that it has a response time.
+    pub fn is_acknowledged(&self) -> bool {
+        self.publish().is_none_or(Publish::is_acknowledged)
     }
 }
 
@@ -382,6 +416,12 @@ impl Plan {
     pub fn series_path(&self, id: SeriesId) -> String {
         let series = &self.series[id.index()];
         format!("{}.{}", self.groups[series.group].name, series.name)
+    }
+
+    /// Whether a series waits for replies (steps) instead of keeping a schedule.
+    pub fn is_closed(&self, id: SeriesId) -> bool {
+        let group = &self.groups[self.series[id.index()].group];
+        group.steps().any(|step| step.series == id)
     }
 
     /// What all processes of a run must agree on: every fact of the plan, hashed.

@@ -6,7 +6,7 @@
 
 mod fields;
 mod groups;
-mod http;
+pub(crate) mod http;
 mod load;
 mod observers;
 
@@ -41,6 +41,7 @@ pub(crate) struct Target {
     pub(crate) name: String,
     /// `None`: of a kind that is not in this release.
     pub(crate) mqtt: Option<MqttTarget>,
+    pub(crate) http: Option<http::HttpTarget>,
     pub(crate) later: Vec<LaterText>,
 }
 
@@ -66,13 +67,18 @@ pub(crate) struct Group {
     pub(crate) has_credentials: bool,
     pub(crate) username: Option<Written>,
     pub(crate) password: Option<Written>,
+    pub(crate) bearer: Option<Written>,
     pub(crate) reconnect_first: Option<Written>,
     pub(crate) reconnect_max: Option<Written>,
     pub(crate) max_in_flight: Option<Written>,
     pub(crate) connect_within: Option<Written>,
     pub(crate) sends: Vec<Send>,
-    /// Series beside the sends, none of them in this release.
-    pub(crate) closed: Vec<String>,
+    pub(crate) on_start: Vec<http::Step>,
+    pub(crate) on_stop: Vec<http::Step>,
+    pub(crate) closed_loop: Option<http::Loop>,
+    /// Series that tags have taken out.
+    pub(crate) filtered: Vec<String>,
+    /// Names of all captured values, each once.
     pub(crate) captures: Vec<String>,
     /// Other groups that this one's commands go to.
     pub(crate) peers: Vec<Written>,
@@ -87,6 +93,8 @@ pub(crate) struct Send {
     pub(crate) pace: Option<Pace>,
     /// `None`: of a kind that is not in this release.
     pub(crate) publish: Option<Publish>,
+    pub(crate) request: Option<http::Request>,
+    pub(crate) tags: Vec<Written>,
 }
 
 #[derive(Debug)]
@@ -108,6 +116,14 @@ pub(crate) struct Publish {
 pub(crate) enum Payload {
     Json { path: String, node: Node },
     Text(Written),
+}
+
+impl Group {
+    /// All steps, in the order in which a device meets them.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &http::Step> {
+        let tasks = self.closed_loop.iter().flat_map(|closed| &closed.tasks);
+        self.on_start.iter().chain(tasks.flat_map(|task| &task.steps)).chain(&self.on_stop)
+    }
 }
 
 /// When the text of a part that is not built yet is evaluated; its names are checked already.
@@ -200,7 +216,11 @@ fn target(name: String, node: &Node, path: &str, out: &Collector) -> Option<Targ
     let (kind, field) = kind?;
     let mut inner = Fields::open(field.node, &field.path, out)?;
     let mut later = Vec::new();
-    let mqtt = if kind == "mqtt" {
+    if kind == "http" {
+        let http = Some(http::target(inner, out));
+        return Some(Target { name, mqtt: None, http, later: Vec::new() });
+    }
+    let mqtt = {
         let mqtt = MqttTarget {
             url: inner.required_text("url"),
             protocol: inner.text("protocol"),
@@ -212,18 +232,9 @@ fn target(name: String, node: &Node, path: &str, out: &Collector) -> Option<Targ
             keep_text(field, Level::Plan, false, &mut later, out);
         }
         Some(mqtt)
-    } else {
-        out.later(field.key_place, &field.path, "an `http` target");
-        let url = inner.required("url");
-        keep_text(url, Level::Plan, false, &mut later, out);
-        for key in ["timeout", "ca", "headers", "http2"] {
-            let field = inner.find(key);
-            keep_all(field, Level::Plan, false, &mut later);
-        }
-        None
     };
     inner.close();
-    Some(Target { name, mqtt, later })
+    Some(Target { name, mqtt, http: None, later })
 }
 
 fn keep_text(

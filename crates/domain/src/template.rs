@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 pub(crate) use self::generator::Generator;
 use crate::files::Rows;
 use crate::ids::SeriesId;
+use crate::reply::Captured;
 pub use crate::values::Walks;
 
 /// Compiled text; renders into a reused buffer without allocating.
@@ -45,6 +46,8 @@ pub struct DeviceScope<'a> {
     pub lets: &'a [String],
     /// The group's table.
     pub rows: Option<&'a Rows>,
+    /// What steps have captured so far, by the index of [`crate::plan::Group::captures`].
+    pub captured: &'a [Option<Captured>],
     /// What the agent's owner provided (`--secrets-dir`), by name.
     pub secrets: &'a BTreeMap<String, String>,
 }
@@ -101,12 +104,42 @@ impl Template {
         walks: &mut Walks,
         out: &mut Vec<u8>,
     ) {
+        self.render_request(device, message, walks, out)
+            .expect("check refuses secrets in messages");
+    }
+
+    /// Renders an expression of message level where a secret may stand (the body and the headers
+    /// of `on_start` steps). A value that was not captured renders as nothing.
+    pub fn render_request(
+        &self,
+        device: &DeviceScope<'_>,
+        message: &MessageScope,
+        walks: &mut Walks,
+        out: &mut Vec<u8>,
+    ) -> Result<(), MissingSecret> {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Value(generator) => generator
-                    .render(device, Some(message), walks, out)
-                    .expect("check refuses secrets in messages"),
+                Part::Value(generator) => generator.render(device, Some(message), walks, out)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The text, if it is the same for every device and message.
+    pub fn constant(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The captured values that it renders, by index.
+    pub fn captures(&self, into: &mut Vec<usize>) {
+        for part in &self.parts {
+            if let Part::Value(generator) = part {
+                generator.captures(into);
             }
         }
     }

@@ -20,6 +20,7 @@ pub(in crate::engine) fn scope<'a>(
         device: "",
         lets: &[],
         rows: None,
+        captured: &[],
         secrets,
     }
 }

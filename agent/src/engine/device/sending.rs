@@ -89,6 +89,7 @@ impl Device {
             device: &self.identity.id,
             lets: &self.identity.lets,
             rows: group.rows.as_ref(),
+            captured: &[],
             secrets: &core.secrets,
         };
         let mut room = group.max_in_flight.saturating_sub(self.session.n_live());

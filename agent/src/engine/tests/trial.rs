@@ -70,6 +70,9 @@ impl Trial {
             max_in_flight: 10,
             connect_within_us: ms(60_000),
             connect: SeriesId(2 * i as u32),
+            captures: vec![],
+            on_start: vec![],
+            on_stop: vec![],
             behaviour: Behaviour::Open(vec![Send {
                 series: SeriesId(2 * i as u32 + 1),
                 pace: Pace { period_ns: ms(100) * 1_000 },

@@ -20,10 +20,12 @@ pub(super) fn defaults(groups: &[Group], series: &[Series]) -> Vec<Threshold> {
             is_default: true,
         });
     };
-    if series.iter().any(|series| series.operation == Operation::Publish) {
-        let subject = Subject::All(Operation::Publish);
-        let path = "all.publish.sent".to_owned();
-        add(path, subject, Metric::Sent, Comparison::Greater, ">", Limit::Count(0.0), "0");
+    for operation in [Operation::Publish, Operation::Http] {
+        if series.iter().any(|series| series.operation == operation) {
+            let subject = Subject::All(operation);
+            let path = format!("all.{}.sent", operation.word());
+            add(path, subject, Metric::Sent, Comparison::Greater, ">", Limit::Count(0.0), "0");
+        }
     }
     for (index, group) in groups.iter().enumerate() {
         let path = format!("{}.devices.failed", group.name);

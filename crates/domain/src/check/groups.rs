@@ -66,7 +66,7 @@ impl Check<'_> {
         }
     }
 
-    fn reserved(&self, name: &str, place: Place, path: &str) {
+    pub(super) fn reserved(&self, name: &str, place: Place, path: &str) {
         if RESERVED.contains(&name) {
             let help = Some(format!("reserved: {}", RESERVED.join(", ")));
             self.out.report(place, path, format!("`{name}` is a reserved name"), help);
@@ -90,6 +90,18 @@ impl Check<'_> {
         for send in &written.sends {
             let (operation, name) = (send.operation, send.name.clone());
             series.push(Series { operation, name, group: index });
+        }
+        self.step_series(written, index, series);
+        let series_of = |name: &str| {
+            let ours = series[next.index()..].iter().position(|known| known.name == name)?;
+            Some(SeriesId(next.0 + ours as u32))
+        };
+        let its_target = written
+            .target
+            .as_ref()
+            .and_then(|target| self.file.targets.iter().find(|known| known.name == target.text));
+        if let Some(target) = its_target {
+            self.fits_target(written, target);
         }
 
         let target = written.target.as_ref().and_then(|target| self.target_of(target, targets));
@@ -117,14 +129,20 @@ impl Check<'_> {
             let message = "a password needs a username beside it (MQTT 3.1.1)";
             self.out.report(password.place, &password.path, message, None);
         }
+        let bearer = self.optional(written.bearer.as_ref(), &secret_scope);
+        if let (Some(bearer), Some(_)) = (&written.bearer, &written.username) {
+            let message = "exactly one of bearer and username is expected";
+            self.out.report(bearer.place, &bearer.path, message, None);
+        }
         let reconnect = self.reconnect(written);
         let max_in_flight =
             written.max_in_flight.as_ref().map_or(Some(10), |most| self.whole(most, 1, 65_535));
         let connect_within_us = self.micros_or(written.connect_within.as_ref(), 60_000_000);
+        let timeout_us = target.and_then(|index| Some(targets?[index].http()?.timeout_us));
         let mut sends = Some(Vec::new());
         for (i, send) in written.sends.iter().enumerate() {
             let id = SeriesId(next.0 + 1 + i as u32);
-            match (self.send(send, id, devices, &scope), &mut sends) {
+            match (self.send(send, id, devices, &scope, timeout_us), &mut sends) {
                 (Some(send), Some(sends)) => sends.push(send),
                 _ => sends = None,
             }
@@ -133,7 +151,15 @@ impl Check<'_> {
             self.known_group(peer);
         }
         self.later_texts(&written.later, &known, &written.captures, columns);
-        let (username, password) = (username?, password?);
+        let on_start = self.steps(&written.on_start, &series_of, &scope, timeout_us);
+        let on_stop = self.steps(&written.on_stop, &series_of, &scope, timeout_us);
+        let behaviour = match &written.closed_loop {
+            Some(closed) => {
+                self.closed_loop(closed, &series_of, &scope, timeout_us).map(Behaviour::Closed)
+            }
+            None => sends.map(Behaviour::Open),
+        };
+        let (username, password, bearer) = (username?, password?, bearer?);
         Some(Group {
             name: name.clone(),
             target: target?,
@@ -142,12 +168,19 @@ impl Check<'_> {
             rows: rows.map_or(Some(None), |rows| rows.map(Some))?,
             id: id?,
             lets: lets?,
-            credentials: written.has_credentials.then_some(Credentials { username, password }),
+            credentials: written.has_credentials.then_some(Credentials {
+                username,
+                password,
+                bearer,
+            }),
             reconnect: reconnect?,
             max_in_flight: max_in_flight? as u32,
             connect_within_us: connect_within_us?,
             connect: next,
-            behaviour: Behaviour::Open(sends?),
+            captures: written.captures.clone(),
+            on_start: on_start?,
+            on_stop: on_stop?,
+            behaviour: behaviour?,
         })
     }
 

@@ -72,6 +72,10 @@ impl Check<'_> {
                     into.push_value(generator);
                     return Some(());
                 }
+                Value { generator: Generator::Captured(index), kind: ValueKind::Captured } => {
+                    into.push_value(Generator::CapturedJson(index));
+                    return Some(());
+                }
                 value => values.push(value),
             }
         }

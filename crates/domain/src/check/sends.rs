@@ -17,14 +17,20 @@ impl Check<'_> {
         series: SeriesId,
         devices: Option<u64>,
         scope: &Scope<'_>,
+        timeout_us: Option<u64>,
     ) -> Option<Send> {
         let period_ns = match written.pace.as_ref() {
             Some(scenario::Pace::Every(every)) => self.nanos(every),
             Some(scenario::Pace::Rate(rate)) => self.period_of(rate, devices),
             None => None,
         };
-        let publish = written.publish.as_ref()?;
         let scope = Scope { level: Level::Message, period_ns, ..scope.clone() };
+        if let Some(request) = &written.request {
+            let request = self.request(request, &scope, timeout_us)?;
+            let pace = Pace { period_ns: period_ns? };
+            return Some(Send { series, pace, action: Action::Http(Box::new(request)) });
+        }
+        let publish = written.publish.as_ref()?;
         let topic = publish.topic.as_ref().and_then(|topic| self.topic(topic, &scope));
         let qos = publish.qos.as_ref().map_or(Some(Qos::AtMostOnce), |qos| self.qos(qos));
         let retain = self.flag(publish.retain.as_ref());

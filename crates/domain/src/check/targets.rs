@@ -15,7 +15,10 @@ impl Check<'_> {
         let mut targets = Some(Vec::new());
         for target in &self.file.targets {
             self.later_texts(&target.later, &[], &[], Columns::None);
-            let checked = target.mqtt.as_ref().and_then(|mqtt| {
+            let http = target.http.as_ref().and_then(|http| self.http_target(http));
+            let http =
+                http.map(|http| Target { name: target.name.clone(), kind: TargetKind::Http(http) });
+            let mqtt = target.mqtt.as_ref().and_then(|mqtt| {
                 let name = target.name.clone();
                 let (endpoint, keep_alive_us) = self.mqtt(mqtt);
                 let ca = self.authorities(mqtt.ca.as_ref());
@@ -23,7 +26,7 @@ impl Check<'_> {
                     MqttTarget { endpoint: endpoint?, keep_alive_us: keep_alive_us?, ca: ca? };
                 Some(Target { name, kind: TargetKind::Mqtt(mqtt) })
             });
-            match (checked, &mut targets) {
+            match (mqtt.or(http), &mut targets) {
                 (Some(target), Some(targets)) => targets.push(target),
                 _ => targets = None,
             }
@@ -74,7 +77,7 @@ impl Check<'_> {
                 return None;
             }
         }
-        match host_and_port(rest) {
+        match host_and_port(rest, DEFAULT_PORT) {
             Some((host, port)) => Some(Endpoint::Tcp { host, port }),
             None => {
                 self.misread(url, &resolved, expected);
@@ -85,7 +88,7 @@ impl Check<'_> {
 }
 
 /// Host without the brackets of an IPv6 address.
-fn host_and_port(text: &str) -> Option<(String, u16)> {
+pub(super) fn host_and_port(text: &str, default_port: u16) -> Option<(String, u16)> {
     let text = text.strip_suffix('/').unwrap_or(text);
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let (host, after) = bracketed.split_once(']')?;
@@ -101,7 +104,7 @@ fn host_and_port(text: &str) -> Option<(String, u16)> {
         (host, port)
     };
     let port = match port {
-        "" => DEFAULT_PORT,
+        "" => default_port,
         port => port.parse().ok().filter(|port| *port != 0)?,
     };
     Some((host.to_owned(), port))

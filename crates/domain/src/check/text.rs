@@ -20,6 +20,8 @@ pub(super) enum ValueKind {
     Bytes,
     /// A YAML scalar without quotes, whose text decides.
     Scalar,
+    /// Out of a reply, which decides.
+    Captured,
 }
 
 #[derive(Debug, Clone)]
@@ -210,7 +212,11 @@ impl Check<'_> {
                     None => not_defined(&mut rows.columns().iter().map(String::as_str)),
                 },
             },
-            "captured" | "message" | "to" => {
+            "captured" => {
+                let known = scope.captures.iter().position(|known| known == short)?;
+                Some(Value { generator: Generator::Captured(known), kind: ValueKind::Captured })
+            }
+            "message" | "to" => {
                 let what = format!("`{name}`");
                 self.out.later(written.at(offset), &written.path, &what);
                 None

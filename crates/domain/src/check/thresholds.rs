@@ -18,6 +18,8 @@ pub(super) enum Named {
     Plan(Subject, Metric),
     /// Part of a section that is not in this release, which was said there.
     Later,
+    /// A series that tags have taken out: nothing can be asked of it in this run.
+    Filtered,
 }
 
 struct Found<'c> {
@@ -37,7 +39,7 @@ impl Check<'_> {
         let mut thresholds = Some(Vec::new());
         for line in &self.file.thresholds {
             match (self.threshold(line, &found), &mut thresholds) {
-                (Some(threshold), Some(thresholds)) => thresholds.push(threshold),
+                (Some(threshold), Some(thresholds)) => thresholds.extend(threshold),
                 _ => thresholds = None,
             }
         }
@@ -55,7 +57,7 @@ impl Check<'_> {
         Some(thresholds)
     }
 
-    fn threshold(&self, written: &ThresholdLine, found: &Found<'_>) -> Option<Threshold> {
+    fn threshold(&self, written: &ThresholdLine, found: &Found<'_>) -> Option<Option<Threshold>> {
         let stage = self.stage_of(written.stage.as_ref(), found.stages);
         let abort_after_us = written
             .abort_after
@@ -66,8 +68,10 @@ impl Check<'_> {
             Ok(line) => line,
             Err(message) => return self.refuse(&written.line, message, None),
         };
-        let Named::Plan(subject, metric) = self.named(&line, &written.line, found)? else {
-            return None;
+        let (subject, metric) = match self.named(&line, &written.line, found)? {
+            Named::Plan(subject, metric) => (subject, metric),
+            Named::Later => return None,
+            Named::Filtered => return Some(None),
         };
         if let Some(needs) = misfit(metric, line.limit) {
             return self.refuse(
@@ -77,7 +81,7 @@ impl Check<'_> {
             );
         }
         let (comparison, limit) = (line.comparison, line.limit);
-        Some(Threshold {
+        Some(Some(Threshold {
             text: text.clone(),
             subject,
             metric,
@@ -86,7 +90,7 @@ impl Check<'_> {
             stage: stage?,
             abort_after_us: abort_after_us?,
             is_default: false,
-        })
+        }))
     }
 
     fn stage_of(&self, written: Option<&Written>, stages: &[String]) -> Option<Option<StageId>> {
@@ -166,9 +170,7 @@ impl Check<'_> {
             return self.refuse(written, format!("`{word}` is no operation"), help);
         };
         let metric = self.metric(rest, line.path, written)?;
-        let is_closed_http = operation == Operation::Http
-            && self.file.groups.iter().any(|group| !group.closed.is_empty());
-        if !is_closed_http && !found.series.iter().any(|series| series.operation == operation) {
+        if !found.series.iter().any(|series| series.operation == operation) {
             let message = format!("no series of this file does `{word}`");
             return self.refuse(written, message, None);
         }
@@ -196,10 +198,13 @@ impl Check<'_> {
     ) -> Option<Named> {
         let group = &self.file.groups[index];
         let path = format!("{}.{name}", group.name);
-        let is_closed = group.closed.iter().any(|closed| closed == name);
+        if group.filtered.iter().any(|filtered| filtered == name) {
+            return Some(Named::Filtered);
+        }
+        let is_closed = group.steps().any(|step| step.name == name);
         let position =
             found.series.iter().position(|series| series.group == index && series.name == name);
-        if !is_closed && position.is_none() {
+        if position.is_none() {
             let names: Vec<String> = self.series_of(group).collect();
             let help = suggest(&path, names.iter().map(String::as_str));
             return self.refuse(written, format!("no series `{path}`"), help);
@@ -211,7 +216,11 @@ impl Check<'_> {
                     format!("`{path}` runs in a loop (closed model): it has no response_time");
                 return self.refuse(written, message, Some("use service_time".to_owned()));
             }
-            return Some(Named::Later);
+            if matches!(metric, Metric::SendLag(_)) {
+                let message = format!("`{path}` keeps no schedule: it has no send_lag");
+                return self.refuse(written, message, Some("use service_time".to_owned()));
+            }
+            self.has_slots(metric, &path, written)?;
         }
         let position = position?;
         if found.series[position].operation == Operation::Connect {
@@ -300,7 +309,7 @@ impl Check<'_> {
     ) -> impl Iterator<Item = String> + 'g {
         std::iter::once("connect")
             .chain(group.sends.iter().map(|send| send.name.as_str()))
-            .chain(group.closed.iter().map(String::as_str))
+            .chain(group.steps().map(|step| step.name.as_str()))
             .map(|name| format!("{}.{name}", group.name))
     }
 }

@@ -49,7 +49,7 @@ impl Vars {
             values.insert(var.key().to_owned(), value);
         }
         let start = written.first().map_or(Place { line: 1, column: 1 }, |var| var.place);
-        for (name, text) in overrides {
+        for (name, text) in overrides.iter().filter(|(name, _)| !super::tags::is_option(name)) {
             let path = format!("vars.{name}");
             if !values.contains_key(name) {
                 let message = format!("`--set {name}` names no variable of this file");

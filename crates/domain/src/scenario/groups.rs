@@ -23,12 +23,16 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         has_credentials: false,
         username: None,
         password: None,
+        bearer: None,
         reconnect_first: None,
         reconnect_max: None,
         max_in_flight: fields.text("max_in_flight"),
         connect_within: fields.text("connect_within"),
         sends: Vec::new(),
-        closed: Vec::new(),
+        on_start: Vec::new(),
+        on_stop: Vec::new(),
+        closed_loop: None,
+        filtered: Vec::new(),
         captures: Vec::new(),
         peers: Vec::new(),
         later: Vec::new(),
@@ -64,20 +68,30 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
     if let Some(field) = fields.later("load") {
         super::load::stages(field.node, &field.path, out);
     }
-    let mut steps = http::Found::default();
-    if let Some(field) = fields.later("on_start") {
-        http::steps(field.node, &field.path, true, &mut steps, out);
+    if let Some(field) = fields.find("on_start") {
+        group.on_start = http::steps(field.node, &field.path, true, out);
     }
-    if let Some(field) = fields.later("loop") {
-        http::read_loop(&field, &mut steps, out);
+    if let Some(field) = fields.find("on_stop") {
+        group.on_stop = http::steps(field.node, &field.path, false, out);
+    }
+    if let Some(field) = fields.find("loop") {
+        group.closed_loop = http::read_loop(&field, out);
         if !group.sends.is_empty() {
             let text = "exactly one of send (open model) and loop (closed model) is expected";
             out.report(field.key_place, &fields.path, text, None);
         }
     }
-    group.closed = steps.series;
-    group.captures = steps.captures;
-    later.extend(steps.later);
+    let mut captures = Vec::new();
+    let requests = group.steps().filter_map(|step| step.request.as_ref());
+    for capture in requests
+        .chain(group.sends.iter().filter_map(|send| send.request.as_ref()))
+        .flat_map(|request| &request.captures)
+    {
+        if !captures.contains(&capture.name) {
+            captures.push(capture.name.clone());
+        }
+    }
+    group.captures = captures;
     if let Some(field) = fields.later("on_message") {
         for (_, field) in named(field.node, &field.path, out) {
             on_message(&field, &mut later, out);
@@ -96,8 +110,7 @@ fn read_credentials(
 ) {
     group.username = fields.text("username");
     group.password = fields.text("password");
-    let bearer = fields.later("bearer");
-    keep_text(bearer, Level::Device, true, later, out);
+    group.bearer = fields.text("bearer");
     if let Some(field) = fields.later("certificate")
         && let Some(mut certificate) = Fields::open(field.node, &field.path, out)
     {
@@ -138,19 +151,25 @@ fn read_send(
     {
         super::word(&text, &["skip", "buffer", "fail"], out);
     }
+    let tags = http::words(fields.find("tags"), out);
     let kind = fields.exactly_one(&["publish", "http", "command"]);
     fields.close();
     let place = field.key_place;
     let (kind, field) = kind?;
-    let mut send = Send { name, place, operation: Operation::Publish, pace, publish: None };
+    let mut send = Send {
+        name,
+        place,
+        operation: Operation::Publish,
+        pace,
+        publish: None,
+        request: None,
+        tags,
+    };
     match kind {
         "publish" => send.publish = read_publish(&field, out),
         "http" => {
             send.operation = Operation::Http;
-            out.later(field.key_place, &field.path, "an `http` request");
-            let mut found = http::Found::default();
-            http::request(&field, false, &mut found, out);
-            later.extend(found.later);
+            send.request = http::request(&field, false, out);
         }
         _ => {
             send.operation = Operation::Command;

@@ -22,6 +22,9 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         max_in_flight: 10,
         connect_within_us: 60_000_000,
         connect: SeriesId(2 * i as u32),
+        captures: vec![],
+        on_start: vec![],
+        on_stop: vec![],
         behaviour: Behaviour::Open(vec![Send {
             series: SeriesId(2 * i as u32 + 1),
             pace: Pace { period_ns: period_us * 1_000 },

@@ -31,6 +31,10 @@ pub(crate) enum Generator {
     /// Column of the group's table.
     Row(usize),
     Secret(String),
+    /// Index into the group's captured values.
+    Captured(usize),
+    /// The same as JSON: quoted unless it was captured as a number, `true` or the like.
+    CapturedJson(usize),
     Int {
         field: u64,
         low: i64,
@@ -124,6 +128,23 @@ impl Generator {
             Self::Secret(name) => match device.secrets.get(name) {
                 Some(secret) => out.extend_from_slice(secret.as_bytes()),
                 None => return Err(MissingSecret { name: name.clone() }),
+            },
+            Self::Captured(index) => {
+                if let Some(Some(captured)) = device.captured.get(*index) {
+                    out.extend_from_slice(captured.text.as_bytes());
+                }
+            }
+            Self::CapturedJson(index) => match device.captured.get(*index) {
+                Some(Some(captured)) if captured.is_json => {
+                    out.extend_from_slice(captured.text.as_bytes());
+                }
+                Some(Some(captured)) => {
+                    out.push(b'"');
+                    out.extend_from_slice(captured.text.as_bytes());
+                    digits::escape_json_in_place(out, start + 1);
+                    out.push(b'"');
+                }
+                _ => out.extend_from_slice(b"null"),
             },
             Self::Seq
             | Self::Stamp
@@ -233,13 +254,38 @@ impl Generator {
     /// Whether what this renders may stand in a JSON string as it is.
     pub(crate) fn is_json_safe(&self) -> bool {
         match self {
-            Self::Device | Self::Let(_) | Self::Row(_) | Self::Secret(_) => false,
+            Self::Device | Self::Let(_) | Self::Row(_) | Self::Secret(_) | Self::Captured(_) => {
+                false
+            }
             Self::Text(text) => text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\'),
             Self::Choice { options, .. } => options.iter().all(Self::is_json_safe),
             Self::Pad { inner, .. } | Self::Lower(inner) | Self::Upper(inner) => {
                 inner.is_json_safe()
             }
             _ => true,
+        }
+    }
+
+    /// Adds the captured values that it renders, by index.
+    pub(super) fn captures(&self, into: &mut Vec<usize>) {
+        match self {
+            Self::Captured(index) | Self::CapturedJson(index) => into.push(*index),
+            Self::Choice { options, .. } => {
+                for option in options {
+                    option.captures(into);
+                }
+            }
+            Self::Pad { inner, .. }
+            | Self::Hex(inner)
+            | Self::Base64(inner)
+            | Self::Lower(inner)
+            | Self::Upper(inner)
+            | Self::JsonText(inner) => inner.captures(into),
+            Self::HmacSha256 { key, message } => {
+                key.captures(into);
+                message.captures(into);
+            }
+            _ => {}
         }
     }
 

@@ -38,6 +38,7 @@ impl Device {
             device: &self.id,
             lets: &self.lets,
             rows: None,
+            captured: &[],
             secrets: &self.secrets,
         }
     }
