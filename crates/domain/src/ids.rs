@@ -120,3 +120,13 @@ impl StageId {
         self.0 as usize
     }
 }
+
+/// Index of an observer in [`crate::plan::Plan::observers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObserverId(pub u32);
+
+impl ObserverId {
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}

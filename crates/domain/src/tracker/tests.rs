@@ -1,0 +1,233 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{ObserverId, SeriesId};
+use crate::receipts::{Collected, Runs};
+
+const SERIES: SeriesId = SeriesId(1);
+const OBSERVER: ObserverId = ObserverId(0);
+
+fn receipts(mark: Mark, runs: &[Run]) -> Vec<Receipt> {
+    let mut collected = Collected::default();
+    runs.iter().for_each(|run| collected.push(*run));
+    let mut out = Vec::new();
+    collected.take(mark, &mut out);
+    out
+}
+
+fn add(tracker: &mut Tracker, mark: Mark, runs: &[Run]) {
+    receipts(mark, runs).iter().for_each(|receipt| tracker.add(receipt));
+}
+
+fn run(device: u32, first: u32, count: u32) -> Run {
+    Run { device, incarnation: 0, first, count }
+}
+
+/// The same by brute force: every number on its own.
+#[derive(Default)]
+struct Model {
+    sent: BTreeSet<(u32, u32, u32)>,
+    acked: BTreeSet<(u32, u32, u32)>,
+    received: BTreeMap<(u32, u32, u32), u32>,
+    repeats: BTreeMap<(u32, u32, u32), u32>,
+    newest: BTreeMap<(u32, u32), u32>,
+    /// Where each device stood when the observer was blind and has not been heard since.
+    blind_at: BTreeMap<(u32, u32), u32>,
+    has_been_blind: bool,
+    possible: BTreeSet<(u32, u32, u32)>,
+    out_of_order: u64,
+    late: u64,
+}
+
+impl Model {
+    fn arrive(&mut self, device: u32, incarnation: u32, n: u32) {
+        let (line, key) = ((device, incarnation), (device, incarnation, n));
+        let beyond = self.newest.get(&line).map_or(0, |newest| newest + 1);
+        if n >= beyond {
+            self.newest.insert(line, n);
+            if self.is_blind(line) {
+                self.possible.extend((beyond..n).map(|n| (device, incarnation, n)));
+            }
+            self.blind_at.insert(line, u32::MAX);
+        } else if !self.received.contains_key(&key) {
+            self.out_of_order += 1;
+            self.late += u64::from(beyond - n > REORDER_WINDOW);
+        }
+        *self.received.entry(key).or_default() += 1;
+    }
+
+    fn is_blind(&self, line: (u32, u32)) -> bool {
+        self.has_been_blind && self.blind_at.get(&line) != Some(&u32::MAX)
+    }
+
+    fn blind(&mut self) {
+        self.has_been_blind = true;
+        self.blind_at.clear();
+        for (line, newest) in &self.newest {
+            let from = (newest + 1).saturating_sub(REORDER_WINDOW);
+            for n in from..*newest {
+                let key = (line.0, line.1, n);
+                if !self.received.contains_key(&key) {
+                    self.possible.insert(key);
+                }
+            }
+        }
+    }
+
+    fn totals(&self, is_confirmed: bool) -> Totals {
+        let mut totals =
+            Totals { out_of_order: self.out_of_order, late_events: self.late, ..Totals::default() };
+        let mut all: BTreeSet<(u32, u32, u32)> = &self.sent | &self.acked;
+        all.extend(self.received.keys());
+        for key in all {
+            totals.sent += 1;
+            let acked = self.acked.contains(&key);
+            totals.acked += u64::from(acked);
+            let Some(arrivals) = self.received.get(&key) else {
+                let line = (key.0, key.1);
+                let beyond = self.newest.get(&line).map_or(0, |newest| newest + 1);
+                let is_possible =
+                    self.possible.contains(&key) || (key.2 >= beyond && self.is_blind(line));
+                match (is_possible, acked, is_confirmed) {
+                    (true, ..) | (_, false, false) => totals.lost_possible += 1,
+                    (_, true, _) => totals.lost += 1,
+                    _ => totals.undelivered += 1,
+                }
+                continue;
+            };
+            totals.unique += 1;
+            totals.received += u64::from(*arrivals);
+            totals.unconfirmed += u64::from(!acked && is_confirmed);
+            let ours = self.repeats.get(&key).copied().unwrap_or(0).min(arrivals - 1);
+            totals.resent += u64::from(ours);
+            totals.duplicated += u64::from(arrivals - 1 - ours);
+        }
+        totals
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Sent(Run),
+    Acked(Run),
+    Resent(Run),
+    Received(Run),
+    Blind,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let run = (0u32..3, 0u32..3, 0u32..200, 1u32..90)
+        .prop_map(|(device, incarnation, first, count)| Run { device, incarnation, first, count });
+    (0u32..12, run).prop_map(|(kind, run)| match kind {
+        0..=2 => Step::Sent(run),
+        3..=5 => Step::Acked(run),
+        6 => Step::Resent(Run { count: 1, ..run }),
+        7 => Step::Blind,
+        _ => Step::Received(run),
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_totals_are_those_of_every_number_on_its_own(
+        steps in proptest::collection::vec(step(), 0..40), is_confirmed in any::<bool>(), cut in 0usize..40,
+    ) {
+        let mut tracker = Tracker::new(3, is_confirmed);
+        let mut model = Model::default();
+        for (at, step) in steps.iter().enumerate() {
+            if at == cut {
+                let blocks = tracker.take_touched();
+                let mut restored = Tracker::new(3, is_confirmed);
+                for (number, bytes) in &blocks {
+                    restored.restore(*number, bytes).unwrap();
+                }
+                prop_assert_eq!(&restored.blocks, &tracker.blocks);
+                tracker = restored;
+            }
+            let numbers = |run: &Run| {
+                run.numbers().map(|n| (run.device, run.incarnation, n as u32)).collect::<Vec<_>>()
+            };
+            match step {
+                Step::Sent(run) => {
+                    add(&mut tracker, Mark::Sent(SERIES), &[*run]);
+                    model.sent.extend(numbers(run));
+                }
+                Step::Acked(run) => {
+                    add(&mut tracker, Mark::Acked(SERIES), &[*run]);
+                    model.acked.extend(numbers(run));
+                }
+                Step::Resent(run) => {
+                    add(&mut tracker, Mark::Resent(SERIES), &[*run]);
+                    for key in numbers(run) {
+                        *model.repeats.entry(key).or_default() += 1;
+                    }
+                }
+                Step::Received(run) => {
+                    add(&mut tracker, Mark::Received(OBSERVER), &[*run]);
+                    for (device, incarnation, n) in numbers(run) {
+                        model.arrive(device, incarnation, n);
+                    }
+                }
+                Step::Blind => {
+                    tracker.add(&Receipt { mark: Mark::Blind(OBSERVER), runs: Runs::default() });
+                    model.blind();
+                }
+            }
+        }
+        prop_assert_eq!(tracker.totals(Horizon::Closed), model.totals(is_confirmed));
+        let lost: u64 = tracker.lossy(Horizon::Closed, 9).iter().map(|lossy| lossy.lost).sum();
+        prop_assert_eq!(lost, model.totals(is_confirmed).lost);
+    }
+
+    #[test]
+    fn garbage_is_no_block(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut tracker = Tracker::new(20, true);
+        let _ = tracker.restore(0, &bytes);
+        let _ = tracker.totals(Horizon::Closed);
+    }
+}
+
+#[test]
+fn a_loss_and_a_duplicate_do_not_cancel_out() {
+    let mut tracker = Tracker::new(1, true);
+    add(&mut tracker, Mark::Sent(SERIES), &[run(0, 0, 100)]);
+    add(&mut tracker, Mark::Acked(SERIES), &[run(0, 0, 100)]);
+    add(&mut tracker, Mark::Received(OBSERVER), &[run(0, 0, 50), run(0, 49, 1), run(0, 51, 49)]);
+    let totals = tracker.totals(Horizon::Closed);
+    assert_eq!((totals.sent, totals.received), (100, 100));
+    assert_eq!((totals.lost, totals.duplicated), (1, 1));
+    assert_eq!(tracker.lossy(Horizon::Closed, 5), [Lossy { device: 0, lost: 1 }]);
+}
+
+#[test]
+fn what_is_on_its_way_is_not_lost_yet() {
+    let mut tracker = Tracker::new(1, true);
+    add(&mut tracker, Mark::Sent(SERIES), &[run(0, 0, 10)]);
+    add(&mut tracker, Mark::Acked(SERIES), &[run(0, 0, 10)]);
+    add(&mut tracker, Mark::Received(OBSERVER), &[run(0, 0, 3), run(0, 4, 2)]);
+    let totals = tracker.totals(Horizon::Open);
+    assert_eq!((totals.lost, totals.pending), (1, 4));
+    assert_eq!(tracker.totals(Horizon::Closed).lost, 5);
+}
+
+#[test]
+fn a_takeover_is_never_a_gap_or_a_duplicate() {
+    let mut tracker = Tracker::new(1, true);
+    for incarnation in 0..2 {
+        let numbers = [Run { device: 0, incarnation, first: 0, count: 20 }];
+        for mark in [Mark::Sent(SERIES), Mark::Acked(SERIES), Mark::Received(OBSERVER)] {
+            add(&mut tracker, mark, &numbers);
+        }
+    }
+    let totals = tracker.totals(Horizon::Closed);
+    let expected = Totals { sent: 40, acked: 40, received: 40, unique: 40, ..Totals::default() };
+    assert_eq!(totals, expected);
+}
+
+#[test]
+fn a_million_devices_take_less_than_forty_megabytes() {
+    let tracker = Tracker::new(1_000_000, true);
+    assert!(tracker.approximate_bytes() <= 40_000_000, "{}", tracker.approximate_bytes());
+}
