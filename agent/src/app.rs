@@ -137,7 +137,7 @@ pub async fn start_watched(
     let ended =
         thread::start(session, lifecycle.hard()).map_err(|source| StartError::Thread { source })?;
 
-    let (uplink, actor) = uplink::new(dialer);
+    let (uplink, actor) = uplink::new(dialer.clone());
     let is_drained = drained.clone();
     lifecycle.spawn("uplink", async move {
         actor.run().await;
@@ -146,7 +146,7 @@ pub async fn start_watched(
     let cores = engine_cores();
     let secrets_dir = config.secrets_dir;
     let assignments = Assignments {
-        loader: Arc::new(EngineLoader { guard, sources, secrets_dir, cores }),
+        loader: Arc::new(EngineLoader { dialer, guard, sources, secrets_dir, cores }),
         leases,
         uplink,
         clock,

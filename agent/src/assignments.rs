@@ -23,6 +23,7 @@ use crate::uplink::queue::Key;
 
 use self::load::{Loaded, Loader, Ready, Refusal};
 
+mod files;
 pub(crate) mod load;
 
 /// Reports of preparing and following tasks; each has at most one open, so this is never full.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use shoal_proto::v1::control_service_client::ControlServiceClient;
-use shoal_proto::{CODE_KEY, HELP_KEY, MAX_MESSAGE};
+use shoal_proto::{CODE_KEY, HELP_KEY, MAX_MESSAGE, MAX_START};
 use tonic::metadata::Ascii;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
@@ -55,7 +55,7 @@ pub(crate) async fn connect(server: &str, token: Option<&str>) -> Result<Client,
         .transpose()?;
     Ok(ControlServiceClient::with_interceptor(channel, Token(token))
         .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE))
+        .max_encoding_message_size(MAX_START))
 }
 
 fn unreachable(server: &str, why: &str) -> Error {

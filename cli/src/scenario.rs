@@ -1,9 +1,10 @@
 //! A scenario file, read and checked before anybody else sees it, by the same code as everywhere.
 
+mod shipped;
+
 use std::path::{Path, PathBuf};
 
-use shoal_domain::check::parse_plan;
-use shoal_domain::files::Files;
+use shoal_domain::check::{files_named, parse_plan};
 use shoal_domain::plan::{Endpoint, Plan};
 
 use crate::error::Error;
@@ -25,7 +26,9 @@ impl Scenario {
         let overrides = overrides(set)?;
         let text =
             read(file).map_err(|why| Error::ScenarioUnreadable { path: file.into(), why })?;
-        match parse_plan(&text, &overrides, &Files::none()) {
+        let dir = file.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
+        let files = shipped::read(dir, files_named(&text, &overrides));
+        match parse_plan(&text, &overrides, &files) {
             Ok(plan) => Ok(Self { file: file.into(), text, overrides, plan }),
             Err(mistakes) => {
                 let rendered = diagnostics::render(file, &text, &mistakes);

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shoal_proto::MAX_MESSAGE;
 use shoal_proto::v1::agent_service_server::AgentServiceServer;
 use shoal_proto::v1::control_service_server::ControlServiceServer;
+use shoal_proto::{MAX_MESSAGE, MAX_START};
 use shoal_service_kit::{Lifecycle, random};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -104,6 +104,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
     let server = format!("http://{addr}");
     let agents = AgentApi {
         fleet: fleet.clone(),
+        runs: runs.clone(),
         store: store.clone(),
         deltas,
         lifecycle: lifecycle.clone(),
@@ -112,7 +113,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
     let operators = ControlApi { runs, fleet, store, lifecycle: lifecycle.clone(), server };
     let token = TokenCheck::new(config.token.as_deref());
     let agents = AgentServiceServer::new(agents).max_decoding_message_size(MAX_MESSAGE);
-    let operators = ControlServiceServer::new(operators).max_decoding_message_size(MAX_MESSAGE);
+    let operators = ControlServiceServer::new(operators).max_decoding_message_size(MAX_START);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
 

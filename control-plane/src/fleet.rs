@@ -192,6 +192,13 @@ impl Fleet {
         }
     }
 
+    /// An assignment that somebody should hold.
+    pub fn wanted(&self, assignment: &str, epoch: u64) -> Option<v1::Assignment> {
+        let state = self.lock();
+        let mut wanted = state.agents.values().filter_map(|agent| agent.desired.get(assignment));
+        wanted.find(|wanted| wanted.epoch == epoch).cloned()
+    }
+
     /// Whether a connected agent is the one that holds an assignment; `None` while it is away.
     pub fn holds(&self, id: &AgentId, assignment: &str) -> Option<bool> {
         let state = self.lock();

@@ -16,10 +16,11 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use shoal_domain::check::parse_plan;
 use shoal_domain::delta::Delta;
-use shoal_domain::files::Files;
+use shoal_domain::files::File;
 use shoal_domain::ids::RunId;
 use shoal_domain::plan::{Endpoint, Plan};
 use shoal_domain::run::{Phase, RunState};
+use shoal_proto::files::files_from_wire;
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, Lifecycle, SystemClock, random};
 use tokio::sync::{mpsc, watch};
@@ -28,7 +29,7 @@ use crate::fleet::Fleet;
 use crate::live::LiveRuns;
 use crate::record::{Record, plan_of};
 use crate::refusal::{Kind, Refusal};
-use crate::store::{NewRun, RunRow, SeriesRow, Store, StoreError};
+use crate::store::{NewRun, RunFile, RunRow, SeriesRow, Store, StoreError};
 
 /// Wishes to one run that may wait; a full queue refuses the caller.
 const WISHES: usize = 64;
@@ -118,11 +119,12 @@ impl Runs {
     ) -> Result<v1::StartRunResponse, Refusal> {
         let overrides: Vec<(String, String)> =
             request.overrides.into_iter().map(|o| (o.name, o.value)).collect();
-        let plan =
-            parse_plan(&request.scenario, &overrides, &Files::none()).map_err(|diagnostics| {
-                let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-                Refusal::new(Kind::Invalid, "SH0101", lines.join("\n"))
-            })?;
+        let files = files_from_wire(request.files)
+            .map_err(|error| Refusal::new(Kind::Invalid, "SH0101", error.to_string()))?;
+        let plan = parse_plan(&request.scenario, &overrides, &files).map_err(|diagnostics| {
+            let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+            Refusal::new(Kind::Invalid, "SH0101", lines.join("\n"))
+        })?;
         let is_builtin =
             |target: &shoal_domain::plan::Target| *target.endpoint() == Endpoint::Builtin;
         if plan.targets.iter().any(is_builtin)
@@ -154,6 +156,7 @@ impl Runs {
             scenario_name: plan.name.clone(),
             scenario_sha256: hash_token(&request.scenario),
             scenario_text: request.scenario,
+            files: plan.files.iter().map(run_file).collect(),
             vars_json: serde_json::to_string(&overrides).expect("pairs of strings"),
             seed: plan.seed.unwrap_or_else(random::u64),
             planned_devices: plan.devices() as i64,
@@ -217,7 +220,7 @@ impl Runs {
                 Err(error) => return Err(error.into()),
             }
             tracing::info!(run = %row.run_id, phase = row.phase.word(), "resumed");
-            let plan = Arc::new(plan_of(&row)?);
+            let plan = Arc::new(plan_of(&self.store, &row).await?);
             let record = Record::of(&row)?;
             self.drive(row, plan, record, now_us).await?;
         }
@@ -277,6 +280,15 @@ impl Runs {
         let unfinished = self.store.unfinished_runs().await?;
         let foreign = |row: &RunRow| row.owner != *self.owner && self.active(row.run_id).is_none();
         if unfinished.iter().any(foreign) { self.resume().await } else { Ok(()) }
+    }
+}
+
+/// What was accepted is whole.
+fn run_file(file: &File) -> RunFile {
+    RunFile {
+        path: file.path.clone(),
+        sha256: file.sha256_hex(),
+        body: file.bytes().unwrap_or_default().to_vec(),
     }
 }
 

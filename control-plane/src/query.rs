@@ -6,12 +6,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use shoal_domain::account::{Holding, Until, account, residual};
 use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failure, merge_cells};
+use shoal_domain::files::File;
 use shoal_domain::ids::{AgentId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Publish, Send};
 use shoal_domain::report::{
-    AgentReport, DeviceTotals, FailureReport, RunReport, SCHEMA, ScenarioReport, SeriesReport,
-    SlotReport, ThresholdReport, ThresholdResult, TimeReport, ValidityReason,
+    AgentReport, DeviceTotals, FailureReport, FileReport, RunReport, SCHEMA, ScenarioReport,
+    SeriesReport, SlotReport, ThresholdReport, ThresholdResult, TimeReport, ValidityReason,
 };
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::shard::Shard;
@@ -43,9 +44,20 @@ struct Share {
     totals_proved: Option<bool>,
 }
 
+fn files(plan: &Plan) -> Vec<FileReport> {
+    let report = |file: &File| FileReport {
+        path: file.path.clone(),
+        sha256: file.sha256_hex(),
+        bytes: file.n_bytes,
+    };
+    let mut files: Vec<FileReport> = plan.files.iter().map(report).collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files
+}
+
 /// A run's document as of now.
 pub async fn report(store: &Store, row: &RunRow, server: &str) -> Result<RunReport, Refusal> {
-    let plan = plan_of(row)?;
+    let plan = plan_of(store, row).await?;
     let record = Record::of(row)?;
     build(store, row, &plan, &record, server).await
 }
@@ -156,6 +168,7 @@ async fn build(
             name: row.scenario_name.clone(),
             sha256: hex(&Sha256::digest(row.scenario_text.as_bytes())),
             vars: plan.vars.clone(),
+            files: files(plan),
         },
         seed: row.seed,
         phase,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shoal_domain::check::parse_plan;
-use shoal_domain::files::Files;
+use shoal_domain::files::{File, Files};
 use shoal_domain::ids::AgentId;
 use shoal_domain::plan::Plan;
 use shoal_domain::run::RunState;
@@ -13,7 +13,7 @@ use shoal_domain::shard::Shard;
 use shoal_proto::{assignment, v1};
 
 use crate::refusal::{Kind, Refusal};
-use crate::store::{AssignmentRow, RunRow};
+use crate::store::{AssignmentRow, RunRow, Store};
 use prost::Message;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,9 +53,11 @@ pub fn overrides_of(row: &RunRow) -> Result<Vec<(String, String)>, Refusal> {
     })
 }
 
-/// The plan of a stored run: the same text and variables give the same plan.
-pub fn plan_of(row: &RunRow) -> Result<Plan, Refusal> {
-    parse_plan(&row.scenario_text, &overrides_of(row)?, &Files::none()).map_err(|diagnostics| {
+/// The plan of a stored run: the same text, variables and files give the same plan.
+pub async fn plan_of(store: &Store, row: &RunRow) -> Result<Plan, Refusal> {
+    let files = store.run_files(row.run_id).await?;
+    let files: Files = files.into_iter().map(|file| File::new(file.path, file.body)).collect();
+    parse_plan(&row.scenario_text, &overrides_of(row)?, &files).map_err(|diagnostics| {
         let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
         internal(format!("the stored scenario of {} is no plan any more: {first}", row.run_id))
     })

@@ -10,6 +10,7 @@ pub mod v1 {
 }
 
 pub mod assignment;
+pub mod files;
 pub mod metrics;
 
 /// Raised whenever agents and control planes of two builds could misunderstand each other.
@@ -17,6 +18,9 @@ pub const PROTOCOL: u32 = 1;
 
 /// Largest message that either side decodes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// Largest request of an operator: a scenario with its files.
+pub const MAX_START: usize = shoal_domain::files::MAX_TOTAL_BYTES as usize + MAX_MESSAGE;
 
 /// The metadata keys of an error that a person should see.
 pub const CODE_KEY: &str = "shoal-code";

@@ -18,6 +18,8 @@ use shoal_proto::v1;
 use shoal_service_kit::TargetGuard;
 use tokio::sync::mpsc;
 
+use super::files::fetch;
+use crate::connection::Dialer;
 use crate::engine::{self, Control, CoreReport, Job, Prepared, SourceAddresses};
 
 /// Below the control plane's barrier of 60 s, so that it hears why.
@@ -33,7 +35,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    fn new(code: &'static str, why: impl Into<String>) -> Self {
+    pub(super) fn new(code: &'static str, why: impl Into<String>) -> Self {
         Self { code, why: why.into() }
     }
 }
@@ -60,6 +62,7 @@ pub(crate) trait Ready: Send {
 
 /// Prepares shards with the engine of this machine.
 pub(crate) struct EngineLoader {
+    pub(crate) dialer: Dialer,
     pub(crate) guard: TargetGuard,
     pub(crate) sources: SourceAddresses,
     pub(crate) secrets_dir: Option<PathBuf>,
@@ -70,12 +73,15 @@ impl Loader for EngineLoader {
     fn prepare(&self, wanted: v1::Assignment) -> BoxFuture<'static, Loaded> {
         let (dir, cores) = (self.secrets_dir.clone(), self.cores);
         let ways = (self.guard.clone(), self.sources.clone());
+        let dialer = self.dialer.clone();
         let prepared = async move {
+            let files = match wanted.has_files {
+                true => fetch(&dialer, &wanted).await?,
+                false => Files::none(),
+            };
             // Parsing and hashing a large scenario is work, and so are files.
-            let read = tokio::task::spawn_blocking(move || {
-                read(&wanted, &Files::none(), ways, dir, cores)
-            })
-            .await;
+            let read = move || read(&wanted, &files, ways, dir, cores);
+            let read = tokio::task::spawn_blocking(read).await;
             let job =
                 read.map_err(|_| Refusal::new("SH0209", "the scenario could not be read"))??;
             let hash = job.plan.hash();
@@ -86,7 +92,8 @@ impl Loader for EngineLoader {
             Ok((hash, Box::new(ReadyShard { prepared, n_cores }) as Box<dyn Ready>))
         };
         async move {
-            let late = Refusal::new("SH0301", "the targets could not be checked within 50 s");
+            let late = "files and targets could not be checked within 50 s";
+            let late = Refusal::new("SH0301", late);
             tokio::time::timeout(PREPARE_LIMIT, prepared).await.unwrap_or(Err(late))
         }
         .boxed()

@@ -66,6 +66,7 @@ struct Scripted {
 impl AgentService for Scripted {
     type SessionStream = ReceiverStream<Result<v1::ControlMessage, Status>>;
     type UploadStream = ReceiverStream<Result<v1::UploadAck, Status>>;
+    type FetchFilesStream = ReceiverStream<Result<v1::FileChunk, Status>>;
 
     async fn session(
         &self,
@@ -86,6 +87,13 @@ impl AgentService for Scripted {
         &self,
         _: Request<Streaming<v1::UploadDelta>>,
     ) -> Result<Response<Self::UploadStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn fetch_files(
+        &self,
+        _: Request<v1::FetchFilesRequest>,
+    ) -> Result<Response<Self::FetchFilesStream>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 }

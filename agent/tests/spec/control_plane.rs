@@ -152,6 +152,7 @@ type Out<T> = mpsc::Sender<Result<T, Status>>;
 impl AgentService for Scripted {
     type SessionStream = ReceiverStream<Result<v1::ControlMessage, Status>>;
     type UploadStream = ReceiverStream<Result<v1::UploadAck, Status>>;
+    type FetchFilesStream = ReceiverStream<Result<v1::FileChunk, Status>>;
 
     async fn session(
         &self,
@@ -170,6 +171,13 @@ impl AgentService for Scripted {
         let (out, receiver) = mpsc::channel(64);
         self.lifecycle.spawn("upload", store(request.into_inner(), out, self.state.clone()));
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn fetch_files(
+        &self,
+        _request: Request<v1::FetchFilesRequest>,
+    ) -> Result<Response<Self::FetchFilesStream>, Status> {
+        Err(Status::not_found("the scripted runs have no files"))
     }
 }
 

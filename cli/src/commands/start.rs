@@ -1,6 +1,7 @@
 //! `shoal start`: hands a run over and returns; nobody owns it afterwards.
 
-use shoal_proto::v1::{Override, StartRunRequest, StartRunResponse};
+use shoal_domain::files::File;
+use shoal_proto::v1::{Override, ShippedFile, StartRunRequest, StartRunResponse};
 
 use super::DONE;
 use crate::args::{Global, Output, StartArgs};
@@ -85,8 +86,14 @@ pub(super) fn request(
         agents: args.agents.unwrap_or(0),
         agents_timeout_us: u64::try_from(args.agents_timeout.as_micros()).unwrap_or(u64::MAX),
         owned,
+        files: scenario.plan.files.iter().filter_map(shipped).collect(),
         builtin: builtin.map(|addr| addr.to_string()).unwrap_or_default(),
     }
+}
+
+/// What was read here is whole.
+fn shipped(file: &File) -> Option<ShippedFile> {
+    Some(ShippedFile { path: file.path.clone(), body: file.bytes()?.to_vec() })
 }
 
 pub(super) async fn begin(

@@ -6,7 +6,7 @@ use shoal_domain::ids::{AgentId, NotAnAgentId};
 use shoal_proto::v1::agent_message::Message as Up;
 use shoal_proto::v1::agent_service_server::AgentService;
 use shoal_proto::v1::control_message::Message as Down;
-use shoal_proto::{PROTOCOL, v1};
+use shoal_proto::{PROTOCOL, assignment, files, v1};
 use shoal_service_kit::{Clock, Lifecycle, SystemClock};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -15,17 +15,21 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Fleet, SessionSender};
 use crate::ingest::Arrival;
+use crate::orchestrator::Runs;
 use crate::refusal::{Kind, Refusal};
 use crate::store::{AgentRow, Store};
 
 /// Acks that may wait in one upload stream. An ack that finds it full is dropped: the agent sends
 /// that delta again and gets another.
 const ACKS: usize = 256;
+/// Chunks of files on their way to one agent; the next one waits until there is room.
+const FILE_CHUNKS: usize = 2;
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 pub struct AgentApi {
     pub fleet: Fleet,
+    pub runs: Runs,
     pub store: Store,
     pub deltas: mpsc::Sender<Arrival>,
     pub lifecycle: Lifecycle,
@@ -36,6 +40,7 @@ pub struct AgentApi {
 impl AgentService for AgentApi {
     type SessionStream = Out<v1::ControlMessage>;
     type UploadStream = Out<v1::UploadAck>;
+    type FetchFilesStream = Out<v1::FileChunk>;
 
     async fn session(
         &self,
@@ -103,6 +108,31 @@ impl AgentService for AgentApi {
                 let Ok(Some(delta)) = delta else { break };
                 // Waits while the database does: then this agent keeps its deltas.
                 if deltas.send(Arrival { delta, acks: acks.clone() }).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
+    }
+
+    async fn fetch_files(
+        &self,
+        request: Request<v1::FetchFilesRequest>,
+    ) -> Result<Response<Self::FetchFilesStream>, Status> {
+        let request = request.into_inner();
+        let unknown = || Status::not_found("no such assignment is wanted");
+        let wanted =
+            self.fleet.wanted(&request.assignment_id, request.epoch).ok_or_else(unknown)?;
+        let run = wanted.run_id.parse().ok().and_then(|run| self.runs.active(run));
+        let plan = run.ok_or_else(unknown)?.plan;
+        let shard = assignment::shard_from_wire(&plan, &wanted.blocks)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let (chunks, out) = mpsc::channel(FILE_CHUNKS);
+        self.lifecycle.spawn("agent files", async move {
+            // Cutting a large table is work.
+            let cut = tokio::task::spawn_blocking(move || shard.files(&plan)).await;
+            for chunk in cut.iter().flatten().flat_map(files::chunks) {
+                if chunks.send(Ok(chunk)).await.is_err() {
                     break;
                 }
             }

@@ -303,6 +303,7 @@ impl Driver {
             abort: false,
             spawn_rate: self.plan.spawn_rate() * share,
             builtin: self.record.builtin.clone(),
+            has_files: !self.plan.files.is_empty(),
             not_after_us: self.plan.max_duration_us.unwrap_or(u64::MAX).min(self.plan.end_us()),
         })
     }

@@ -5,7 +5,7 @@ use shoal_domain::run::Phase;
 
 use super::error::{unavailable, unless_taken};
 use super::run_row::{RawListing, RawRun, RunListing, RunRow};
-use super::{Store, StoreError, on_db};
+use super::{RunFile, Store, StoreError, files, in_tx, on_db};
 
 /// A run as it is accepted; its owner holds epoch 1, its version is 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub struct NewRun {
     pub scenario_name: String,
     pub scenario_text: String,
     pub scenario_sha256: String,
+    pub files: Vec<RunFile>,
     pub vars_json: String,
     pub seed: u64,
     pub planned_devices: i64,
@@ -30,13 +31,14 @@ pub struct NewRun {
 const AFTER_EVERY_RUN: &str = "run_8";
 
 impl Store {
-    /// A name that another run has is a [`StoreError::Conflict`].
+    /// With its files. A name that another run has is a [`StoreError::Conflict`].
     pub async fn insert_run(&self, run: &NewRun) -> Result<(), StoreError> {
         const INSERT: &str = "INSERT INTO runs (run_id, name, scenario_name, scenario_text, \
              scenario_sha256, vars_json, seed, planned_devices, created_at_us, owner, \
              owner_epoch, owner_seen_us, owner_token_hash, version, n_events, phase, state_json) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1, $9, $11, 1, 0, $12, $13)";
-        on_db!(self, write, |p| sqlx::query(INSERT)
+        let mut tx = self.begin("accept a run").await?;
+        in_tx!(tx, |c| sqlx::query(INSERT)
             .bind(run.run_id.to_string())
             .bind(&run.name)
             .bind(&run.scenario_name)
@@ -50,12 +52,14 @@ impl Store {
             .bind(&run.owner_token_hash)
             .bind(run.phase.word())
             .bind(&run.state_json)
-            .execute(p)
+            .execute(c)
             .await
             .map(drop))
         .map_err(unless_taken("accept a run", || {
             format!("a run named `{}` exists; give this one another name", run.name)
-        }))
+        }))?;
+        files::insert(&mut tx, run.run_id, &run.files).await?;
+        tx.commit("accept a run").await
     }
 
     pub async fn run(&self, run_id: RunId) -> Result<Option<RunRow>, StoreError> {

@@ -21,6 +21,7 @@ pub(crate) fn new_run(run_id: RunId, name: &str) -> NewRun {
         scenario_name: "telemetry".to_owned(),
         scenario_text: "scenario: telemetry\n".to_owned(),
         scenario_sha256: "ab".repeat(32),
+        files: vec![],
         vars_json: r#"{"rate":10}"#.to_owned(),
         seed: u64::MAX,
         planned_devices: 6_000,

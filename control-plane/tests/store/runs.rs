@@ -1,6 +1,6 @@
 //! Runs: accepted once, found by what people type, paged, moved by compare-and-set.
 
-use shoal_control_plane::store::{Found, NewEvent, RunChange, Store, StoreError};
+use shoal_control_plane::store::{Found, NewEvent, NewRun, RunChange, RunFile, Store, StoreError};
 use shoal_domain::ids::RunId;
 use shoal_domain::run::{Phase, Validity, Verdict};
 
@@ -8,6 +8,7 @@ use crate::fixtures::{NOW_US, change, delta, grant, ingest, new_run, run_id};
 
 crate::on_both_databases!(
     a_run_reads_back_as_it_was_accepted,
+    the_files_of_a_run_live_and_go_with_it,
     a_name_belongs_to_one_run,
     a_run_is_found_by_id_name_beginning_and_last,
     a_beginning_of_several_ids_is_ambiguous,
@@ -40,6 +41,27 @@ async fn a_run_reads_back_as_it_was_accepted(store: &Store) {
     assert_eq!((run.validity, run.verdict, run.exit_code), (None, None, None));
     assert_eq!((run.t0_us, run.ended_at_us), (None, None));
     assert_eq!(store.unfinished_runs().await.unwrap(), [run]);
+}
+
+async fn the_files_of_a_run_live_and_go_with_it(store: &Store) {
+    let file = |path: &str, body: Vec<u8>| RunFile {
+        path: path.to_owned(),
+        sha256: "ef".repeat(32),
+        body,
+    };
+    let files = vec![file("certs/ca.pem", vec![0, 255, 10]), file("users.csv", vec![7; 2 << 20])];
+    let new = NewRun { files: files.clone(), ..new_run(run_id(1), "steady-heron") };
+    store.insert_run(&new).await.unwrap();
+    assert_eq!(store.run_files(new.run_id).await.unwrap(), files);
+    assert_eq!(store.run_files(run_id(2)).await.unwrap(), []);
+
+    let taken = NewRun { run_id: run_id(2), ..new.clone() };
+    assert!(store.insert_run(&taken).await.is_err());
+    assert_eq!(store.run_files(run_id(2)).await.unwrap(), [], "refused with all that hangs on it");
+
+    store.change_run(&change(new.run_id, Phase::Finished), &[]).await.unwrap();
+    assert!(store.delete_run(new.run_id).await.unwrap());
+    assert_eq!(store.run_files(new.run_id).await.unwrap(), []);
 }
 
 async fn a_name_belongs_to_one_run(store: &Store) {

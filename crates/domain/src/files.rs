@@ -81,6 +81,14 @@ impl File {
         }
     }
 
+    /// `None` for a whole file.
+    pub fn slice(&self) -> Option<&Slice> {
+        match &self.content {
+            Content::Whole(_) => None,
+            Content::Slice(slice) => Some(slice),
+        }
+    }
+
     /// Sixty-four hexadecimal digits.
     pub fn sha256_hex(&self) -> String {
         self.sha256.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -123,8 +131,9 @@ impl FromIterator<File> for Files {
     }
 }
 
-/// A path as it is shipped: below the scenario's directory, in one spelling.
-pub(crate) fn relative(text: &str) -> Result<String, &'static str> {
+/// A path as it is shipped: below the scenario's directory, in one spelling. Otherwise what is
+/// expected of one.
+pub fn relative(text: &str) -> Result<String, &'static str> {
     if text.is_empty() {
         return Err("the path of a file");
     }

@@ -49,6 +49,16 @@ pub struct ScenarioReport {
     pub name: String,
     pub sha256: String,
     pub vars: BTreeMap<String, String>,
+    /// What went with the run, by path.
+    #[serde(default)]
+    pub files: Vec<FileReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReport {
+    pub path: String,
+    pub sha256: String,
+    pub bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use crate::plan::Plan;
+use crate::files::File;
+use crate::plan::{Group, Plan};
 
 /// Neighbouring devices of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,25 @@ pub struct Shard {
 impl Shard {
     pub fn devices(&self) -> u64 {
         self.blocks.iter().map(Block::len).sum()
+    }
+
+    /// The files that an agent needs for these devices: of a table only their rows.
+    pub fn files(&self, plan: &Plan) -> Vec<File> {
+        let rows_of = |file: &File| {
+            let rows = |group: &Group| group.rows.clone().filter(|rows| rows.path() == file.path);
+            plan.groups.iter().find_map(rows)
+        };
+        let part = |file: &File| {
+            let Some(rows) = rows_of(file) else { return file.clone() };
+            let is_read = |block: &&Block| {
+                let rows = plan.groups[block.group].rows.as_ref();
+                rows.is_some_and(|rows| rows.path() == file.path)
+            };
+            let blocks = self.blocks.iter().filter(is_read);
+            let ranges: Vec<Range<u64>> = blocks.map(|block| block.devices.clone()).collect();
+            File::sliced(&file.path, file.sha256, file.n_bytes, rows.slice(&ranges))
+        };
+        plan.files.iter().map(part).collect()
     }
 
     /// Every device as (group, index).

@@ -87,6 +87,7 @@ mod tests {
             device: "",
             lets: &[],
             rows: None,
+            captured: &[],
             secrets: &secrets,
         };
         let message = MessageScope {

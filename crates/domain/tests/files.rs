@@ -3,6 +3,7 @@
 use shoal_domain::check::{files_named, parse_plan};
 use shoal_domain::files::{File, FileId, Files, Slice};
 use shoal_domain::plan::{FileRef, Plan, TargetKind};
+use shoal_domain::shard::{Block, Shard};
 
 const SCENARIO: &str = "version: 1
 name: files
@@ -76,6 +77,17 @@ fn a_slice_gives_the_plan_of_the_whole_table() {
 }
 
 #[test]
+fn an_agent_gets_the_rows_of_its_devices_and_every_other_file() {
+    let whole = plan(SCENARIO, &files(USERS)).unwrap();
+    let shard = Shard { blocks: vec![Block { group: 0, devices: 1..2 }] };
+    let part = plan(SCENARIO, &shard.files(&whole).into_iter().collect()).unwrap();
+    assert_eq!(part.hash(), whole.hash());
+    assert_eq!(part.file(FileId(0)).bytes(), Some(CA));
+    let rows = part.groups[0].rows.as_ref().unwrap();
+    assert_eq!((rows.cell(0, 0), rows.cell(1, 0), rows.cell(2, 0)), (None, Some("bert"), None));
+}
+
+#[test]
 fn every_mistake_with_a_file_is_said_at_its_place() {
     let wrong = |left: &str, right: &str| {
         assert!(SCENARIO.contains(left), "{left}");
@@ -90,6 +102,7 @@ fn every_mistake_with_a_file_is_said_at_its_place() {
     assert!(wrong("certs/ca.pem", "/etc/ca.pem").contains("agent:/... for a file of the agent"));
     assert!(wrong("certs/ca.pem", "agent:ca.pem").contains("an absolute path on the agent"));
     assert!(wrong("certs/ca.pem", "users.csv").contains("`users.csv` holds no certificate"));
+    assert!(wrong("certs/ca.pem", "users.csv").contains("a table of rows and as something else"));
     assert!(wrong("certs/ca.pem", "ca.pem").contains("`ca.pem` is not among the files"));
     assert!(wrong("users.csv", "agent:/users.csv").contains("a file beside the scenario"));
     assert_eq!(

@@ -12,7 +12,7 @@ use shoal_control_plane::app as control_plane;
 use shoal_demo_broker::{BrokerThread, Script};
 use shoal_domain::report::{RunReport, SeriesReport};
 use shoal_proto::v1::control_service_client::ControlServiceClient;
-use shoal_proto::v1::{GetReportRequest, Override, StartRunRequest, StopRunRequest};
+use shoal_proto::v1::{GetReportRequest, Override, ShippedFile, StartRunRequest, StopRunRequest};
 use shoal_service_kit::Lifecycle;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -100,6 +100,16 @@ impl Cluster {
 
     /// `builtin` targets are this cluster's broker.
     pub async fn run(&self, scenario: &str, overrides: &[(&str, &str)]) -> Run {
+        self.run_with(scenario, overrides, Vec::new()).await
+    }
+
+    /// With the files that the scenario names.
+    pub async fn run_with(
+        &self,
+        scenario: &str,
+        overrides: &[(&str, &str)],
+        files: Vec<ShippedFile>,
+    ) -> Run {
         let request = StartRunRequest {
             scenario: scenario.to_owned(),
             overrides: overrides
@@ -110,6 +120,7 @@ impl Cluster {
             agents_timeout_us: 30_000_000,
             owned: false,
             builtin: self.broker.addr().to_string(),
+            files,
         };
         let started = self.client.clone().start_run(request).await;
         let id = started.expect("the control plane accepts the run").into_inner().run_id;

@@ -76,6 +76,7 @@ pub(crate) fn passed() -> RunReport {
             name: "quickstart".into(),
             sha256: "ab".repeat(32),
             vars: [("broker".to_owned(), "builtin".to_owned())].into(),
+            files: vec![],
         },
         seed: 42,
         phase: Phase::Finished,

@@ -14,13 +14,21 @@ const NO_SECRETS: &str = "keys and passwords are not shipped with a run: sign ce
      test CA (signed_by), derive passwords with hmac_sha256(secret.x, device), or keep the file on \
      the agent (agent:/...)";
 
+/// What a file is used as. Agents get whole files, but of a table only their rows, so a file has
+/// one use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Whole,
+    Rows,
+}
+
 /// What was asked for and what goes with the run.
 #[derive(Debug)]
 pub(super) struct Shipping<'f> {
     found: &'f Files,
     asked: Rc<RefCell<BTreeSet<String>>>,
     /// In the order of their first use.
-    taken: RefCell<Vec<File>>,
+    taken: RefCell<Vec<(File, Use)>>,
 }
 
 impl<'f> Shipping<'f> {
@@ -35,7 +43,8 @@ impl<'f> Shipping<'f> {
     /// `None` where one is missing, which was reported.
     pub(super) fn files(&self) -> Option<Vec<File>> {
         let taken = self.taken.borrow();
-        (taken.len() == self.asked.borrow().len()).then(|| taken.clone())
+        let files = || taken.iter().map(|(file, _)| file.clone()).collect();
+        (taken.len() == self.asked.borrow().len()).then(files)
     }
 }
 
@@ -56,6 +65,10 @@ impl Check<'_> {
 
     /// A file that goes with the run.
     pub(super) fn shipped(&self, written: &Written) -> Option<FileId> {
+        self.shipped_as(written, Use::Whole)
+    }
+
+    fn shipped_as(&self, written: &Written, used: Use) -> Option<FileId> {
         let resolved = self.resolve(written)?;
         if resolved.text.starts_with(AGENT) {
             self.misread(written, &resolved, "a file beside the scenario");
@@ -74,7 +87,11 @@ impl Check<'_> {
         };
         let is_new = self.shipping.asked.borrow_mut().insert(path.clone());
         let taken = &self.shipping.taken;
-        if let Some(known) = taken.borrow().iter().position(|file| file.path == path) {
+        if let Some(known) = taken.borrow().iter().position(|(file, _)| file.path == path) {
+            if taken.borrow()[known].1 != used {
+                let message = format!("`{path}` is used as a table of rows and as something else");
+                return refuse(message, Some("give each use its own file".to_owned()));
+            }
             return Some(FileId(known as u32));
         }
         let file = match self.shipping.found.get(&path) {
@@ -82,7 +99,7 @@ impl Check<'_> {
             Some(Err(why)) => return refuse(format!("`{path}` cannot be read: {why}"), None),
             None => return refuse(format!("`{path}` is not among the files of this run"), None),
         };
-        let total = taken.borrow().iter().map(|file| file.n_bytes).sum::<u64>() + file.n_bytes;
+        let total = taken.borrow().iter().map(|(file, _)| file.n_bytes).sum::<u64>() + file.n_bytes;
         if is_new && total > MAX_TOTAL_BYTES {
             let most = MAX_TOTAL_BYTES >> 20;
             return refuse(
@@ -98,7 +115,7 @@ impl Check<'_> {
         if file.bytes().is_some_and(files::holds_private_key) {
             return refuse(format!("`{path}` holds a private key"), Some(NO_SECRETS.to_owned()));
         }
-        taken.borrow_mut().push(file.clone());
+        taken.borrow_mut().push((file.clone(), used));
         Some(FileId(taken.borrow().len() as u32 - 1))
     }
 
@@ -115,7 +132,7 @@ impl Check<'_> {
         let file = self.file_ref_or_none(written)?;
         if let (Some(FileRef::Shipped(id)), Some(written)) = (&file, written) {
             let taken = self.shipping.taken.borrow();
-            let file = &taken[id.index()];
+            let (file, _) = &taken[id.index()];
             let bytes = file.bytes().unwrap_or_default();
             let mark = b"-----BEGIN CERTIFICATE-----";
             if !bytes.windows(mark.len()).any(|window| window == mark) {
@@ -129,8 +146,8 @@ impl Check<'_> {
 
     /// A table whose row i is device i's.
     pub(super) fn rows(&self, written: &Written, devices: Option<u64>) -> Option<Rows> {
-        let id = self.shipped(written)?;
-        let file = self.shipping.taken.borrow()[id.index()].clone();
+        let id = self.shipped_as(written, Use::Rows)?;
+        let (file, _) = self.shipping.taken.borrow()[id.index()].clone();
         let path = &file.path;
         let rows = match Rows::read(&file) {
             Ok(rows) => rows,

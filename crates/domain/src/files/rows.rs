@@ -32,6 +32,7 @@ pub struct Rows(Arc<Table>);
 
 #[derive(PartialEq)]
 struct Table {
+    path: String,
     columns: Vec<String>,
     /// Of the whole table.
     n_rows: u64,
@@ -42,7 +43,7 @@ struct Table {
 
 impl fmt::Debug for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rows({:?}, {})", self.0.columns, self.0.n_rows)
+        write!(f, "Rows({:?}, {:?}, {})", self.0.path, self.0.columns, self.0.n_rows)
     }
 }
 
@@ -71,13 +72,14 @@ impl Rows {
                 let (columns, cells) = table(bytes)?;
                 let n_rows = (cells.len() / columns.len()) as u64;
                 let ranges = vec![(0..n_rows, 0)];
-                Ok(Self(Arc::new(Table { columns, n_rows, ranges, cells })))
+                let path = file.path.clone();
+                Ok(Self(Arc::new(Table { path, columns, n_rows, ranges, cells })))
             }
-            Content::Slice(slice) => Self::read_slice(slice),
+            Content::Slice(slice) => Self::read_slice(&file.path, slice),
         }
     }
 
-    fn read_slice(slice: &Slice) -> Result<Self, Vec<Mistake>> {
+    fn read_slice(path: &str, slice: &Slice) -> Result<Self, Vec<Mistake>> {
         let (columns, cells) = table(&slice.csv)?;
         let mut ranges = Vec::new();
         let (mut before, mut end) = (0, 0);
@@ -93,7 +95,12 @@ impl Rows {
         if before != (cells.len() / columns.len()) as u64 {
             return Err(vec![mistake(None, "its slices miss rows")]);
         }
-        Ok(Self(Arc::new(Table { columns, n_rows: slice.n_rows, ranges, cells })))
+        let (path, n_rows) = (path.to_owned(), slice.n_rows);
+        Ok(Self(Arc::new(Table { path, columns, n_rows, ranges, cells })))
+    }
+
+    pub fn path(&self) -> &str {
+        &self.0.path
     }
 
     pub fn columns(&self) -> &[String] {

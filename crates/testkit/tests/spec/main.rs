@@ -4,6 +4,7 @@
 
 mod agents;
 mod counting;
+mod files;
 mod shipped;
 mod target;
 

@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
+use shoal_domain::check::files_named;
 use shoal_domain::run::{Phase, Validity};
+use shoal_proto::v1::ShippedFile;
 use shoal_testkit::cluster::{Cluster, series};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shipped_scenario_runs() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
     let mut names: Vec<_> =
-        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     names.sort();
     assert!(names.len() >= 3, "{names:?}");
     for file in names {
@@ -24,7 +27,12 @@ async fn every_shipped_scenario_runs() {
         }
         let overrides: Vec<_> =
             overrides.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let run = cluster.run(&text, &overrides).await;
+        let named = files_named(&text, &[]).into_iter();
+        let files = named.map(|path| {
+            let body = std::fs::read(dir.join(&path)).unwrap();
+            ShippedFile { path, body }
+        });
+        let run = cluster.run_with(&text, &overrides, files.collect()).await;
         run.has_sent(50).await;
         run.stop().await;
         let report = run.over().await;
