@@ -1,6 +1,7 @@
 //! The read side: every number of every face is made here, from the store, by one function.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
@@ -15,6 +16,7 @@ use shoal_domain::report::{
     SeriesReport, SlotReport, ThresholdReport, ThresholdResult, TimeReport, ValidityReason,
 };
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
+use shoal_domain::schedule::Timetable;
 use shoal_domain::shard::Shard;
 use shoal_domain::validity::{AgentHealth, FleetHealth, assess};
 use shoal_domain::verdict::{self, Facts};
@@ -138,7 +140,7 @@ async fn build(
 ) -> Result<RunReport, Refusal> {
     let phase = record.state.phase();
     let shares = shares(store, row, plan).await?;
-    let facts = facts(plan, record, &shares);
+    let facts = facts(row, plan, record, &shares);
     let has_run = record.state.t0_us().is_some();
     let (validity, reasons) = trust(plan, record, &shares, &facts);
     let thresholds = if has_run { thresholds(plan, record, &facts) } else { Vec::new() };
@@ -186,7 +188,8 @@ async fn build(
     })
 }
 
-fn facts(plan: &Plan, record: &Record, shares: &[Share]) -> Facts {
+fn facts(row: &RunRow, plan: &Plan, record: &Record, shares: &[Share]) -> Facts {
+    let timetable = Timetable::new(Arc::new(plan.clone()), row.seed, &[]);
     let mut cells = Cells::new();
     for share in shares {
         merge_cells(&mut cells, &share.total.cells);
@@ -195,6 +198,7 @@ fn facts(plan: &Plan, record: &Record, shares: &[Share]) -> Facts {
         .iter()
         .map(|share| Holding {
             shard: &share.shard,
+            timetable: &timetable,
             progress: &share.total.progress,
             closed_at_us: share.row.closing.as_ref().map(|closing| closing.closed_at_us as u64),
         })

@@ -32,7 +32,8 @@ pub(super) struct Due {
 #[derive(Debug)]
 struct Cursor {
     slots: Slots,
-    next: u64,
+    /// The next slot that is not due yet and its intended time; `None` after the last.
+    next: Option<(u64, u64)>,
     /// Slots before this one have waited at least once already.
     fresh_from: u64,
     /// Ascending and apart; empty (and without memory) while the target keeps up.
@@ -47,7 +48,10 @@ pub(super) struct SlotBook {
 impl SlotBook {
     /// One schedule per series of the group, in the plan's order.
     pub(super) fn new(schedules: impl Iterator<Item = Slots>) -> Self {
-        let cursor = |slots| Cursor { slots, next: 0, fresh_from: 0, waiting: VecDeque::new() };
+        let cursor = |slots: Slots| {
+            let next = slots.first_from(0);
+            Cursor { slots, next, fresh_from: 0, waiting: VecDeque::new() }
+        };
         Self { cursors: schedules.map(cursor).collect() }
     }
 
@@ -58,20 +62,18 @@ impl SlotBook {
 
     /// Intended time of the earliest slot that is not due yet; `u64::MAX` without series.
     pub(super) fn next_us(&self) -> u64 {
-        let next = |cursor: &Cursor| cursor.slots.intended_us(cursor.next);
-        self.cursors.iter().map(next).min().unwrap_or(u64::MAX)
+        let next = |cursor: &Cursor| cursor.next.map(|(_, intended_us)| intended_us);
+        self.cursors.iter().filter_map(next).min().unwrap_or(u64::MAX)
     }
 
     /// Moves past all slots intended before `until_us`; `judge` says for each (series, intended
     /// time) whether it waits.
     pub(super) fn fall_due(&mut self, until_us: u64, mut judge: impl FnMut(usize, u64) -> Fate) {
         for (send, cursor) in self.cursors.iter_mut().enumerate() {
-            loop {
-                let (slot, intended_us) = (cursor.next, cursor.slots.intended_us(cursor.next));
-                if intended_us >= until_us {
-                    break;
-                }
-                cursor.next += 1;
+            while let Some((slot, intended_us)) = cursor.next
+                && intended_us < until_us
+            {
+                cursor.next = cursor.slots.after(slot);
                 if judge(send, intended_us) == Fate::Classed {
                     continue;
                 }
@@ -117,7 +119,7 @@ impl SlotBook {
     /// From now on, whatever still waits is held by the target.
     pub(super) fn settle(&mut self) {
         for cursor in &mut self.cursors {
-            cursor.fresh_from = cursor.next;
+            cursor.fresh_from = cursor.next.map_or(u64::MAX, |(slot, _)| slot);
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use shoal_domain::delta::{Delta, WINDOW_US};
 use shoal_domain::plan::Plan;
+use shoal_domain::schedule::Timetable;
 use shoal_service_kit::{Clock, SystemClock};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -30,6 +31,8 @@ const READ_BUFFER: usize = 4 * 1024;
 
 pub(super) struct Core {
     pub(super) plan: Arc<Plan>,
+    /// Of the plan, as the load was revised so far.
+    pub(super) timetable: RefCell<Rc<Timetable>>,
     pub(super) seed: u64,
     pub(super) mark: String,
     pub(super) incarnation: u32,
@@ -160,7 +163,7 @@ impl CoreLoop {
     }
 
     fn swap(&self, next_window: u64, through_us: u64) -> Delta {
-        let plan = &self.core.plan;
+        let (plan, timetable) = (&self.core.plan, self.core.timetable.borrow());
         let n_stages = plan.stages.len();
         let mut due = self.core.recorder.borrow().no_slots();
         for device in &self.devices {
@@ -168,7 +171,8 @@ impl CoreLoop {
             let sends = plan.groups[device.group].sends();
             for (send, slots) in sends.iter().zip(device.book.schedules()) {
                 let first = send.series.index() * n_stages;
-                plan.count_slots(slots, 0, through_us, &mut due[first..first + n_stages]);
+                let due = &mut due[first..first + n_stages];
+                timetable.count_slots(device.group, slots, 0, through_us, due);
             }
         }
         let health = self.core.stalls.take_health();

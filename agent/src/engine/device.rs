@@ -76,10 +76,12 @@ impl Device {
         let group = &core.plan.groups[seat.group];
         let scope = scope(core.seed, &core.mark, seat.group, &core.secrets);
         let identity = Identity::render(group, &scope, seat.index).ok()?;
-        let slots = |send| core.plan.slots(seat.group, seat.index, send);
+        let timetable = core.timetable.borrow();
+        let calendar = timetable.calendar(seat.group, seat.index)?;
+        let slots = |send| timetable.slots_on(&calendar, seat.group, seat.index, send);
         Some(Self {
             group: seat.group,
-            book: SlotBook::new(group.sends().iter().filter_map(slots)),
+            book: SlotBook::new(group.sends().iter().map(slots)),
             index: seat.index,
             ordinal: seat.ordinal,
             start_us: seat.start_us,

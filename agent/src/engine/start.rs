@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use shoal_domain::schedule::Timetable;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -65,7 +66,8 @@ pub(super) fn start(
         }
         thread.ok()
     };
-    let seats = deal(&prepared.job, cores);
+    let timetable = Timetable::new(Arc::clone(&prepared.job.plan), prepared.job.seed, &[]);
+    let seats = deal(&prepared.job, &timetable, cores);
     let threads = seats.into_iter().enumerate().filter_map(start_one).collect();
     Running { threads, _ports: ports }
 }
@@ -81,14 +83,14 @@ fn failed(core: usize, error: String, reports: &mpsc::Sender<CoreReport>) {
 
 /// Deals the shard's devices to cores in turn, group after group: the counts of all devices and of
 /// each group's differ by at most one. Each core's seats have the next one to start last.
-pub(super) fn deal(job: &Job, cores: usize) -> Vec<Vec<Seat>> {
+pub(super) fn deal(job: &Job, timetable: &Timetable, cores: usize) -> Vec<Vec<Seat>> {
     let mut devices: Vec<(usize, u64)> = job.shard.each().collect();
     devices.sort_unstable();
     let mut ordinals = vec![0; job.plan.targets.len()];
     let mut seats = vec![Vec::with_capacity(devices.len() / cores + 1); cores];
     for (turn, (group, index)) in devices.into_iter().enumerate() {
         let ordinal = &mut ordinals[job.plan.groups[group].target];
-        if let Some(start_us) = job.plan.start_us(group, index) {
+        if let Some(start_us) = timetable.start_us(group, index) {
             seats[turn % cores].push(Seat { start_us, group, index, ordinal: *ordinal });
         }
         *ordinal += 1;
@@ -120,6 +122,7 @@ fn run_core(
     let job = &prepared.job;
     let core = Core {
         plan: Arc::clone(&job.plan),
+        timetable: RefCell::new(Rc::new(Timetable::new(Arc::clone(&job.plan), job.seed, &[]))),
         seed: job.seed,
         mark: job.run.mark(),
         incarnation: job.incarnation,

@@ -3,11 +3,13 @@
 
 mod trial;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_domain::delta::Tally;
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::Qos;
+use shoal_domain::schedule::Timetable;
 
 use self::trial::{Trial, ms};
 
@@ -223,8 +225,9 @@ fn what_is_wrong_before_the_start_is_said_in_one_sentence() {
 
 #[test]
 fn devices_are_dealt_evenly_to_cores_in_total_and_per_group() {
-    let trial = Trial::new(7).cores(3);
-    let seats = super::start::deal(&trial.job(), 3);
+    let job = Trial::new(7).cores(3).job();
+    let timetable = Timetable::new(Arc::clone(&job.plan), job.seed, &[]);
+    let seats = super::start::deal(&job, &timetable, 3);
     let counts: Vec<usize> = seats.iter().map(Vec::len).collect();
     assert_eq!(counts.iter().sum::<usize>(), 7);
     assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);

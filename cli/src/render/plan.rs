@@ -7,11 +7,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use shoal_domain::capacity::{Limits, SPARE_DESCRIPTORS, agents_for};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Qos, StageKind};
+use shoal_domain::schedule::Timetable;
 use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 
 use super::clean;
@@ -20,7 +22,8 @@ use super::numbers::{count, rate, seconds};
 use crate::scenario::Scenario;
 
 /// Slots shown of one device and series.
-const SHOWN_SLOTS: u64 = 3;
+const SHOWN_SLOTS: usize = 3;
+const EXAMPLE_SEED: u64 = 1;
 
 fn messages_per_s(plan: &Plan) -> f64 {
     let groups = plan.groups.iter();
@@ -64,15 +67,21 @@ fn plural(n: usize, word: &str) -> String {
     if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
 }
 
+/// With the seed of an example where the file pins none: it moves slots, hardly their number.
+fn timetable(plan: &Plan) -> Timetable {
+    Timetable::new(Arc::new(plan.clone()), plan.seed.unwrap_or(EXAMPLE_SEED), &[])
+}
+
 /// Planned slots of every sending series, by stage.
 fn planned(plan: &Plan) -> Vec<(String, Vec<u64>)> {
+    let timetable = timetable(plan);
     let mut rows = Vec::new();
     for (index, group) in plan.groups.iter().enumerate() {
         for send in group.sends() {
             let mut per_stage = vec![0; plan.stages.len()];
             for device in 0..group.devices {
-                if let Some(slots) = plan.slots(index, device, send) {
-                    plan.count_slots(&slots, 0, plan.end_us(), &mut per_stage);
+                if let Some(slots) = timetable.slots(index, device, send) {
+                    timetable.count_slots(index, &slots, 0, plan.end_us(), &mut per_stage);
                 }
             }
             rows.push((plan.series_path(send.series), per_stage));
@@ -88,10 +97,14 @@ pub(crate) fn whole(scenario: &Scenario, fleet: Fleet) -> String {
     let _ = writeln!(text, "scenario {}, seed {seed}", clean(&plan.name));
 
     let mut stages = Columns::new(&["stage", ">from", ">to", "devices"]);
-    for stage in &plan.stages {
+    for (stage, level) in plan.stages.iter().zip(plan.levels()) {
         let devices = match stage.kind {
             StageKind::Ramp { from, to } => format!("{} to {}", count(from), count(to)),
-            StageKind::Hold => count(plan.started_by(stage.start_us)),
+            StageKind::Hold => count(level),
+            StageKind::Storm(storm) => format!("{} less {}", count(level), count(storm.devices)),
+            StageKind::Arrive { arrivals, .. } => {
+                format!("{} and {} in turn", count(level), count(arrivals))
+            }
         };
         let (from, to) = (seconds(s(stage.start_us)), seconds(s(stage.end_us)));
         stages.row(vec![stage.name.clone(), from, to, devices]);
@@ -228,7 +241,7 @@ pub(crate) fn device(
 ) -> Device {
     let plan = &scenario.plan;
     let group = &plan.groups[group_index];
-    let seed = plan.seed.unwrap_or(1);
+    let seed = plan.seed.unwrap_or(EXAMPLE_SEED);
     let mut scope = DeviceScope {
         seed,
         run: EXAMPLE_RUN,
@@ -266,17 +279,19 @@ pub(crate) fn device(
     let username = credential(credentials.and_then(|both| both.username.as_ref()));
     let password = credential(credentials.and_then(|both| both.password.as_ref()));
 
+    let timetable = timetable(plan);
     let mut messages = Vec::new();
     for send in group.sends() {
-        let Some(slots) = plan.slots(group_index, index, send) else { continue };
+        let Some(slots) = timetable.slots(group_index, index, send) else { continue };
         let mut walks = Walks::default();
-        for slot in 0..SHOWN_SLOTS.min(slots.due_before(plan.end_us())) {
+        let first = std::iter::successors(slots.first_from(0), |(slot, _)| slots.after(*slot));
+        for (n, (slot, intended_us)) in first.take(SHOWN_SLOTS).enumerate() {
             let message = MessageScope {
                 series: send.series,
                 slot,
                 incarnation: 0,
-                n: slot as u32,
-                now_us: now_us + slots.intended_us(slot),
+                n: n as u32,
+                now_us: now_us + intended_us,
             };
             let mut render = |template: &Template| {
                 let mut out = Vec::new();
@@ -287,7 +302,7 @@ pub(crate) fn device(
             messages.push(Message {
                 series: plan.series_path(send.series),
                 slot,
-                intended_us: slots.intended_us(slot),
+                intended_us,
                 qos: publish.qos,
                 retain: publish.retain,
                 topic: render(&publish.topic),
@@ -298,7 +313,7 @@ pub(crate) fn device(
     Device {
         group: group.name.clone(),
         index,
-        start_us: plan.start_us(group_index, index),
+        start_us: timetable.start_us(group_index, index),
         seed,
         seed_is_pinned: plan.seed.is_some(),
         username,

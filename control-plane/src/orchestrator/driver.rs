@@ -11,6 +11,7 @@ use shoal_domain::lease::{GRACE_US, Liveness, Presence};
 use shoal_domain::plan::{OnAgentLoss, Plan};
 use shoal_domain::report::ThresholdResult;
 use shoal_domain::run::{Limits, Phase, RunCommand, RunEvent, RunState, apply};
+use shoal_domain::schedule::Timetable;
 use shoal_domain::shard::Shard;
 use shoal_domain::verdict;
 use shoal_proto::{assignment, v1};
@@ -49,6 +50,7 @@ pub(super) struct Driver {
     runs: Runs,
     row: RunRow,
     plan: Arc<Plan>,
+    timetable: Timetable,
     record: Record,
     limits: Limits,
     parts: BTreeMap<AgentId, Part>,
@@ -78,6 +80,7 @@ impl Driver {
             lost_after_us: plan.fleet.lease_us + GRACE_US,
         };
         let mut driver = Self {
+            timetable: Timetable::new(Arc::clone(&plan), row.seed, &[]),
             runs,
             row,
             plan,
@@ -487,6 +490,7 @@ impl Driver {
                 .values()
                 .map(|part| Holding {
                     shard: &part.shard,
+                    timetable: &self.timetable,
                     progress: live
                         .parts
                         .get(&part.wire.assignment_id)

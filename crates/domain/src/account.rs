@@ -6,6 +6,7 @@
 use crate::delta::{Cells, Progress};
 use crate::ids::{SeriesId, StageId};
 use crate::plan::Plan;
+use crate::schedule::Timetable;
 use crate::shard::Shard;
 use crate::verdict::{Facts, GroupDevices, PlannedSlots};
 
@@ -13,6 +14,8 @@ use crate::verdict::{Facts, GroupDevices, PlannedSlots};
 #[derive(Debug, Clone)]
 pub struct Holding<'a> {
     pub shard: &'a Shard,
+    /// With the load's revisions at the run times from which they apply there.
+    pub timetable: &'a Timetable,
     /// Latest progress per series; empty if it never reported.
     pub progress: &'a [Progress],
     /// Run time at which its gate closed, by its closing message.
@@ -64,13 +67,14 @@ fn count_series(
         Until::Now => through,
         Until::Ended(end) => end.max(through),
     };
+    let timetable = holding.timetable;
     let mut planned = vec![0; plan.stages.len()];
     let mut unassigned = vec![0; plan.stages.len()];
     for block in holding.shard.blocks.iter().filter(|block| block.group == group) {
         for index in block.devices.clone() {
-            if let Some(slots) = plan.slots(group, index, send) {
-                plan.count_slots(&slots, 0, end, &mut planned);
-                plan.count_slots(&slots, through, end, &mut unassigned);
+            if let Some(slots) = timetable.slots(group, index, send) {
+                timetable.count_slots(group, &slots, 0, end, &mut planned);
+                timetable.count_slots(group, &slots, through, end, &mut unassigned);
             }
         }
     }
@@ -109,7 +113,7 @@ pub fn residual(facts: &Facts) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::tests::{plan, ramp_and_hold};
+    use crate::schedule::tests::{plan, ramp_and_hold, timetable};
     use crate::shard::{Share, deal};
     use proptest::prelude::*;
 
@@ -122,6 +126,7 @@ mod tests {
             let plan = plan(&[devices], 700_000, ramp_and_hold(devices, 2_000_000, 10_000_000));
             let share = Share { weight: 1.0, cap: 1_000 };
             let shards = deal(&plan, &[share, share]).unwrap();
+            let timetable = timetable(&plan);
             let send = &plan.groups[0].sends()[0];
             let closed_at = stop_at + 1_234;
             let mut cells = Cells::new();
@@ -129,7 +134,8 @@ mod tests {
             for (shard, until, left) in [(&shards[0], closed_at, 0), (&shards[1], lost_at, open)] {
                 let mut due = vec![0; 2];
                 for (group, index) in shard.each() {
-                    plan.count_slots(&plan.slots(group, index, send).unwrap(), 0, until, &mut due);
+                    let slots = timetable.slots(group, index, send).unwrap();
+                    timetable.count_slots(group, &slots, 0, until, &mut due);
                 }
                 for (stage, due) in due.into_iter().enumerate() {
                     let left = left.min(due);
@@ -140,8 +146,8 @@ mod tests {
             }
             let progress = [Progress { series: send.series, through_us: lost_at, open: open_left }];
             let holdings = [
-                Holding { shard: &shards[0], progress: &[], closed_at_us: Some(closed_at) },
-                Holding { shard: &shards[1], progress: &progress, closed_at_us: None },
+                Holding { shard: &shards[0], timetable: &timetable, progress: &[], closed_at_us: Some(closed_at) },
+                Holding { shard: &shards[1], timetable: &timetable, progress: &progress, closed_at_us: None },
             ];
             let facts = account(&plan, cells.clone(), &holdings, Until::Ended(stop_at));
             prop_assert_eq!(residual(&facts), 0);

@@ -8,7 +8,7 @@
 //! | scenario text | [`check::files_named`] | the files that go with a run |
 //! | scenario text, files | [`check::parse_plan`] | [`plan::Plan`], or all mistakes at once |
 //! | plan, capacities | [`shard::deal`] | [`shard::Shard`] per agent |
-//! | plan | [`plan::Plan::slots`] | intended times of every device and series |
+//! | plan, seed | [`schedule::Timetable`] | intended times of every device and series |
 //! | device events | [`delta::Tally`] | [`delta::Delta`] per window |
 //! | deltas | [`delta::Delta::absorb`] | totals per series and stage |
 //! | totals, plan | [`account::account`] | [`verdict::Facts`] |

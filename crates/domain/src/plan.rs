@@ -104,6 +104,7 @@ pub struct Group {
     pub reconnect: Reconnect,
     pub max_in_flight: u32,
     pub connect_within_us: u64,
+    pub churn: Option<Churn>,
     /// The series of this group's connection attempts.
     pub connect: SeriesId,
     /// Names of the values that steps capture from replies; a template knows them by index.
@@ -151,6 +152,7 @@ pub struct Reconnect {
 pub struct Send {
     pub series: SeriesId,
     pub pace: Pace,
+    pub while_away: WhileAway,
     pub action: Action,
 }
 
@@ -159,6 +161,44 @@ pub struct Send {
 pub struct Pace {
     /// `every`, or for `rate: R` the group's full count of devices / R.
     pub period_ns: u64,
+    pub arrivals: Arrivals,
+    pub phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrivals {
+    /// One slot in each period, up to this share of it (in millionths) late.
+    Even { jitter_ppm: u32 },
+    /// A Poisson process whose mean distance is the period.
+    Poisson,
+}
+
+/// Where in its period the slot of a device lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The devices of a group spread over it.
+    Spread,
+    /// All at the same moment.
+    Together,
+    Random,
+}
+
+/// What becomes of slots during an absence that a storm declares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhileAway {
+    /// *away*: nothing was meant to be sent.
+    Skip,
+    /// They wait and are sent when the device is back.
+    Buffer,
+    /// *not_connected*, and an error.
+    Fail,
+}
+
+/// Every device comes for `stay`, is gone for `away`, and comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Churn {
+    pub stay_us: u64,
+    pub away_us: u64,
 }
 
 /// What a device does in a slot; of the kind that its group's target speaks.
@@ -219,12 +259,41 @@ pub struct Stage {
 /// Device counts are of the load's groups together, in start order (see [`crate::schedule`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StageKind {
-    /// Devices `from..to` start evenly over the stage.
+    /// Devices `from..to` start evenly over the stage; downwards, those last started stop first.
     Ramp {
         from: u64,
         to: u64,
     },
     Hold,
+    Storm(Storm),
+    /// Beside the devices that run, `arrivals` come evenly over the stage and each stays a while.
+    Arrive {
+        arrivals: u64,
+        stay_us: u64,
+    },
+}
+
+/// A part of a group leaves at once and comes back spread over a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storm {
+    /// Index into [`Plan::groups`].
+    pub group: usize,
+    /// How many leave, of how many: those of the lowest indices, which run at that time.
+    pub devices: u64,
+    pub of: u64,
+    /// Without common divisor with `of`: device i is number `i · stride mod of` to return.
+    pub stride: u64,
+    pub leave: Leave,
+    pub away_us: u64,
+    pub back_within_us: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// The socket closes without a word.
+    Cut,
+    /// DISCONNECT, after the open acknowledgements have come.
+    Disconnect,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -399,6 +468,24 @@ impl Plan {
         self.stages.iter().map(|stage| stage.end_us).max().unwrap_or(0)
     }
 
+    /// Devices of all groups that follow a load.
+    pub fn devices_of(&self, load: usize) -> u64 {
+        self.loads[load].groups.iter().map(|group| self.groups[*group].devices).sum()
+    }
+
+    /// Devices that run when each stage begins, of its load.
+    pub fn levels(&self) -> Vec<u64> {
+        let mut levels = vec![0; self.stages.len()];
+        for load in &self.loads {
+            let mut level = 0;
+            for stage in load.stages.clone() {
+                levels[stage] = level;
+                level = self.stages[stage].kind.level_after(level);
+            }
+        }
+        levels
+    }
+
     /// The stages that a group follows.
     pub fn stages_of(&self, group: usize) -> &[Stage] {
         &self.stages[self.loads[self.groups[group].load].stages.clone()]
@@ -429,20 +516,30 @@ impl Plan {
         Sha256::digest(format!("{self:?}").as_bytes()).into()
     }
 
-    /// The steepest ramp in devices per second; 100/s where no ramp starts anybody.
+    /// The most connects per second that the plan declares: its steepest ramp, arrival or storm
+    /// and all churn; 100/s where it declares none.
     pub fn spawn_rate(&self) -> f64 {
-        let rate = |stage: &Stage| match stage.kind {
-            StageKind::Ramp { from, to } if stage.end_us > stage.start_us => {
-                to.saturating_sub(from) as f64 * 1e6 / (stage.end_us - stage.start_us) as f64
+        let per_second = |n: u64, us: u64| n as f64 * 1e6 / us.max(1) as f64;
+        let rate = |stage: &Stage| {
+            let lasts_us = stage.end_us - stage.start_us;
+            match stage.kind {
+                StageKind::Ramp { from, to } => per_second(to.saturating_sub(from), lasts_us),
+                StageKind::Hold => 0.0,
+                StageKind::Storm(storm) => per_second(storm.devices, storm.back_within_us),
+                StageKind::Arrive { arrivals, .. } => per_second(arrivals, lasts_us),
             }
-            _ => 0.0,
         };
+        let churn = self.groups.iter().filter_map(|group| {
+            let Churn { stay_us, away_us } = group.churn?;
+            Some(per_second(group.devices, stay_us + away_us))
+        });
         // Loads run side by side, the stages of one load one after the other.
-        let steepest: f64 = self
+        let most: f64 = self
             .loads
             .iter()
             .map(|load| self.stages[load.stages.clone()].iter().map(rate).fold(0.0, f64::max))
+            .chain(churn)
             .sum();
-        if steepest > 0.0 { steepest } else { 100.0 }
+        if most > 0.0 { most } else { 100.0 }
     }
 }

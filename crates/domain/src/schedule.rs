@@ -1,77 +1,123 @@
-//! When devices start and when their slots are due: pure functions of the plan.
+//! When devices run and when their slots are due: pure functions of (plan, seed, revisions).
 //!
-//! Device k in *start order* starts at k/rate of its ramp. Groups of one load are interleaved so
-//! that all reach their share together. A device's phase is frac(index · golden ratio) of the
-//! period, so any subset of devices spreads evenly. Intended times never depend on replies.
+//! A [`Timetable`] answers for every device: in which [`Interval`]s the load holds it active, when
+//! it is present or declared away ([`Calendar`]), and when the slots of its series are due
+//! ([`Slots`]). Each series keeps one absolute schedule, anchored at the device's first start; a
+//! slot outside the active intervals does not exist. Intended times never depend on replies, and
+//! counting them costs the same whether a run lasts a minute or a month, so the control plane
+//! computes what was planned from the plan alone.
 
-use crate::ids::StageId;
-use crate::plan::{Plan, Send, StageKind};
+mod calendar;
+mod order;
+mod pace;
+mod poisson;
+mod profile;
+mod slots;
 
-const NS: u64 = 1_000;
+use std::sync::Arc;
 
-/// The slots of one device and series: intended times `first + n · period`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slots {
-    first_ns: u64,
-    period_ns: u64,
+pub use self::calendar::{Absence, Calendar, Presence};
+use self::pace::Ticks;
+use self::profile::Profile;
+pub use self::profile::{Interval, Revision};
+pub use self::slots::Slots;
+use crate::ids::{SeriesId, StageId};
+use crate::plan::{Plan, Send, Stage, StageKind};
+use crate::values::{Source, Stream};
+
+/// What tells the draws of a schedule from those of any generated value.
+const SCHEDULE_FIELD: u64 = u64::from_be_bytes(*b"schedule");
+
+/// A plan whose every intended time is known.
+#[derive(Debug, Clone)]
+pub struct Timetable {
+    plan: Arc<Plan>,
+    seed: u64,
+    /// By group.
+    profiles: Vec<Profile>,
 }
 
-impl Slots {
-    /// Run time at which slot `n` is due.
-    pub fn intended_us(&self, n: u64) -> u64 {
-        (self.first_ns + n * self.period_ns) / NS
+impl Timetable {
+    /// `seed` is the run's: pinned by the plan or drawn afresh. `revisions` are in the order in
+    /// which they were made.
+    pub fn new(plan: Arc<Plan>, seed: u64, revisions: &[Revision]) -> Self {
+        let mut profiles: Vec<Profile> =
+            (0..plan.groups.len()).map(|group| Profile::of(&plan, group)).collect();
+        for revision in revisions {
+            if let Some(profile) = profiles.get_mut(revision.group) {
+                profile.revise(&plan, revision);
+            }
+        }
+        Self { plan, seed, profiles }
     }
 
-    /// How many slots are due before run time `end_us`, which is also the number of the first slot
-    /// due at or after it.
-    pub fn due_before(&self, end_us: u64) -> u64 {
-        (end_us * NS).saturating_sub(self.first_ns).div_ceil(self.period_ns)
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Devices of a group that the load wants at run time `us`, arrivals that come and go aside.
+    pub fn level_at(&self, group: usize, us: u64) -> u64 {
+        self.profiles[group].count_at(&self.plan, group, us)
+    }
+
+    /// When the load holds this device active; `None` if it never does.
+    pub fn calendar(&self, group: usize, index: u64) -> Option<Calendar> {
+        let active = self.profiles[group].activity(&self.plan, group, index);
+        let first_us = active.first()?.from_us;
+        let visits = self.plan.groups[group].churn.map(|churn| {
+            calendar::Visits::of(first_us, churn.stay_us, churn.away_us, spread(index))
+        });
+        let absences = self.plan.stages_of(group).iter().filter_map(|stage| match &stage.kind {
+            StageKind::Storm(storm) if storm.group == group => storm.absence(stage, index),
+            _ => None,
+        });
+        Some(Calendar::new(active.into(), visits, absences.collect()))
+    }
+
+    /// Run time at which this device first connects; `None` if no stage reaches it.
+    pub fn start_us(&self, group: usize, index: u64) -> Option<u64> {
+        self.calendar(group, index)?.first_us()
+    }
+
+    /// The slots of device `index` of `group` for one of its series.
+    pub fn slots_on(&self, calendar: &Calendar, group: usize, index: u64, send: &Send) -> Slots {
+        let source = |series: SeriesId| Source {
+            seed: self.seed,
+            group: group as u32,
+            device: index,
+            series: series.0,
+            field: SCHEDULE_FIELD,
+        };
+        let stream = Stream::of(source(send.series));
+        let ticks = Ticks::of(send.pace, calendar, stream, spread(index));
+        Slots::new(ticks, Arc::clone(&calendar.active))
+    }
+
+    /// The same for a device whose calendar is not at hand; `None` if it never starts.
+    pub fn slots(&self, group: usize, index: u64, send: &Send) -> Option<Slots> {
+        Some(self.slots_on(&self.calendar(group, index)?, group, index, send))
+    }
+
+    /// Adds the number of a group's slots that are due in `[from_us, until_us)` to each stage's
+    /// count; `per_stage` has a place for every stage of the plan.
+    pub fn count_slots(
+        &self,
+        group: usize,
+        slots: &Slots,
+        from_us: u64,
+        until_us: u64,
+        per_stage: &mut [u64],
+    ) {
+        let place = self.plan.loads[self.plan.groups[group].load].stages.clone();
+        slots.count(&self.plan.stages[place.clone()], from_us, until_us, &mut per_stage[place]);
     }
 }
 
 impl Plan {
-    /// Place of a device in the start order of the groups of its load.
-    pub fn start_rank(&self, group: usize, index: u64) -> u64 {
-        let ours = u128::from(self.groups[group].devices);
-        // Device i of n stands at (2i + 1) / 2n of the way; ties go to the earlier group.
-        let place = 2 * u128::from(index) + 1;
-        let before = |(other, count): (usize, u128)| {
-            let scaled = place * count;
-            let n = if other < group {
-                if scaled < ours { 0 } else { (scaled - ours) / (2 * ours) + 1 }
-            } else {
-                scaled.saturating_sub(ours).div_ceil(2 * ours)
-            };
-            n.min(count) as u64
-        };
-        let load = &self.loads[self.groups[group].load];
-        let others = load.groups.iter().filter(|other| **other != group);
-        index + others.map(|o| before((*o, u128::from(self.groups[*o].devices)))).sum::<u64>()
-    }
-
-    /// Run time at which the load starts this device; `None` if no ramp reaches it.
-    pub fn start_us(&self, group: usize, index: u64) -> Option<u64> {
-        self.start_ns(group, index).map(|ns| ns / NS)
-    }
-
-    fn start_ns(&self, group: usize, index: u64) -> Option<u64> {
-        let rank = self.start_rank(group, index);
-        self.stages_of(group).iter().find_map(|stage| match stage.kind {
-            StageKind::Ramp { from, to } if (from..to).contains(&rank) => {
-                let length_ns = u128::from((stage.end_us - stage.start_us) * NS);
-                let offset = u128::from(rank - from) * length_ns / u128::from(to - from);
-                Some(stage.start_us * NS + offset as u64)
-            }
-            _ => None,
-        })
-    }
-
-    /// The slots of device `index` of `group` for one of its series; `None` if it never starts.
-    pub fn slots(&self, group: usize, index: u64, send: &Send) -> Option<Slots> {
-        let first_ns = self.start_ns(group, index)? + phase_ns(index, send.pace.period_ns);
-        Some(Slots { first_ns, period_ns: send.pace.period_ns })
-    }
-
     /// The stage of a group that run time `us` belongs to; from the end on it is the last one.
     pub fn stage_of(&self, group: usize, us: u64) -> StageId {
         let stages = self.loads[self.groups[group].load].stages.clone();
@@ -79,41 +125,49 @@ impl Plan {
         StageId((stages.start + ended).min(stages.end - 1) as u32)
     }
 
-    /// Adds the number of slots that are due in `[from_us, until_us)` to each stage's count.
-    /// Slots end with the load, whatever `until_us` says.
-    pub fn count_slots(&self, slots: &Slots, from_us: u64, until_us: u64, per_stage: &mut [u64]) {
-        for (stage, count) in self.stages.iter().zip(per_stage) {
-            let from = stage.start_us.max(from_us);
-            let until = stage.end_us.min(until_us);
-            if from < until {
-                *count += slots.due_before(until) - slots.due_before(from);
-            }
-        }
-    }
-
-    /// Devices of the whole plan that the load has started by run time `us`.
-    pub fn started_by(&self, us: u64) -> u64 {
-        let mut started = 0;
-        for stage in &self.stages {
-            if let StageKind::Ramp { from, to } = stage.kind {
-                if us >= stage.end_us {
-                    started = to;
-                } else if us >= stage.start_us {
-                    let length = u128::from(stage.end_us - stage.start_us);
-                    let due = u128::from(us - stage.start_us) * u128::from(to - from) / length;
-                    started = (from + due as u64 + 1).min(to);
-                }
-            }
-        }
-        started
+    /// Run time at which the load of a group ends.
+    pub fn end_of(&self, group: usize) -> u64 {
+        self.stages_of(group).last().map_or(0, |stage| stage.end_us)
     }
 }
 
-/// frac(index · φ) · period, in 64-bit fixed point.
-fn phase_ns(index: u64, period_ns: u64) -> u64 {
+impl StageKind {
+    /// Devices of the load when the stage is over, if `before` ran at its start.
+    pub(crate) fn level_after(&self, before: u64) -> u64 {
+        match self {
+            Self::Ramp { to, .. } => *to,
+            Self::Hold | Self::Storm(_) | Self::Arrive { .. } => before,
+        }
+    }
+}
+
+impl crate::plan::Storm {
+    /// The absence of a device; `None` if the storm spares it. Device k of m is back at
+    /// `away + back_within · k/m`: k steps through the group by a stride without common divisor,
+    /// so those that leave, and any part of those that return, spread evenly over the group.
+    fn absence(&self, stage: &Stage, index: u64) -> Option<Absence> {
+        if index >= self.of {
+            return None;
+        }
+        let k = (u128::from(index) * u128::from(self.stride) % u128::from(self.of)) as u64;
+        if k >= self.devices {
+            return None;
+        }
+        let offset = u128::from(self.back_within_us) * u128::from(k) / u128::from(self.devices);
+        let until_us = stage.start_us + self.away_us + offset as u64;
+        Some(Absence { from_us: stage.start_us, until_us, leave: self.leave })
+    }
+}
+
+/// frac(index · φ) in 64-bit fixed point: any subset of devices spreads evenly.
+const fn spread(index: u64) -> u64 {
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let fraction = index.wrapping_mul(GOLDEN);
-    ((u128::from(fraction) * u128::from(period_ns)) >> 64) as u64
+    index.wrapping_mul(GOLDEN)
+}
+
+/// `fraction` (64-bit fixed point) of `whole`; always less than it.
+const fn part(fraction: u64, whole: u64) -> u64 {
+    ((fraction as u128 * whole as u128) >> 64) as u64
 }
 
 #[cfg(test)]

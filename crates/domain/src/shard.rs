@@ -92,7 +92,7 @@ pub fn deal(plan: &Plan, shares: &[Share]) -> Result<Vec<Shard>, TooFewAgents> {
     Ok(dealer.shards)
 }
 
-/// All devices in start order, cut where the group changes or a block is full.
+/// All devices load after load in start order, cut where the group changes or a block is full.
 fn blocks(plan: &Plan) -> Vec<Block> {
     let mut blocks = Vec::new();
     for (group, def) in plan.groups.iter().enumerate() {
@@ -100,7 +100,10 @@ fn blocks(plan: &Plan) -> Vec<Block> {
         let mut start = 0;
         while start < def.devices {
             let end = (start + size).min(def.devices);
-            blocks.push((plan.start_rank(group, start), Block { group, devices: start..end }));
+            blocks.push((
+                (def.load, plan.start_rank(group, start)),
+                Block { group, devices: start..end },
+            ));
             start = end;
         }
     }

@@ -2,10 +2,12 @@
 //! happens between the looks at it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use shoal_domain::check::parse_plan;
 use shoal_domain::plan::Plan;
+use shoal_domain::schedule::Timetable;
 
 use super::super::stalls::Stalls;
 use super::*;
@@ -67,8 +69,9 @@ proptest! {
     ) {
         let plan = plan();
         let sends = plan.groups[0].sends();
-        let slots: Vec<_> = sends.iter().map(|send| plan.slots(0, 0, send).unwrap()).collect();
-        let mut book = SlotBook::new(slots.iter().copied());
+        let timetable = Timetable::new(Arc::new(plan.clone()), 1, &[]);
+        let slots: Vec<_> = sends.iter().map(|send| timetable.slots(0, 0, send).unwrap()).collect();
+        let mut book = SlotBook::new(slots.iter().cloned());
         let stalls = Stalls::default();
         let mut account = Account::default();
         let (mut now, mut connected) = (0, true);
@@ -118,7 +121,8 @@ proptest! {
 #[test]
 fn a_slot_that_waited_through_one_look_is_held_and_a_fresh_one_is_not() {
     let plan = plan();
-    let slots = plan.slots(0, 0, &plan.groups[0].sends()[0]).unwrap();
+    let timetable = Timetable::new(Arc::new(plan.clone()), 1, &[]);
+    let slots = timetable.slots(0, 0, &plan.groups[0].sends()[0]).unwrap();
     let mut book = SlotBook::new(std::iter::once(slots));
     book.fall_due(1, |_, _| Fate::Waits);
     book.settle();

@@ -11,6 +11,7 @@ use shoal_domain::delta::{Cells, DeviceGauge, Failure, Tally, add_failure, merge
 use shoal_domain::ids::{RunId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::*;
+use shoal_domain::schedule::Timetable;
 use shoal_domain::shard::{Block, Shard};
 use shoal_domain::template::Template;
 use shoal_service_kit::{Clock, SystemClock, TargetGuard};
@@ -69,13 +70,19 @@ impl Trial {
             reconnect: Reconnect { first_us: ms(100), max_us: ms(1_000) },
             max_in_flight: 10,
             connect_within_us: ms(60_000),
+            churn: None,
             connect: SeriesId(2 * i as u32),
             captures: vec![],
             on_start: vec![],
             on_stop: vec![],
             behaviour: Behaviour::Open(vec![Send {
                 series: SeriesId(2 * i as u32 + 1),
-                pace: Pace { period_ns: ms(100) * 1_000 },
+                pace: Pace {
+                    period_ns: ms(100) * 1_000,
+                    arrivals: Arrivals::Even { jitter_ppm: 0 },
+                    phase: Phase::Spread,
+                },
+                while_away: WhileAway::Skip,
                 action: Action::Publish(Publish {
                     topic: Template::literal("devices/telemetry"),
                     qos: Qos::AtLeastOnce,
@@ -291,9 +298,10 @@ impl Outcome {
 
     fn planned_per_stage(&self, group: usize) -> Vec<u64> {
         let mut planned = vec![0; self.plan.stages.len()];
+        let timetable = Timetable::new(Arc::clone(&self.plan), 1, &[]);
         for send in self.plan.groups[group].sends() {
-            let slots = self.plan.slots(group, 0, send).unwrap();
-            self.plan.count_slots(&slots, 0, self.closed_at_us, &mut planned);
+            let slots = timetable.slots(group, 0, send).unwrap();
+            timetable.count_slots(group, &slots, 0, self.closed_at_us, &mut planned);
         }
         planned
     }

@@ -176,6 +176,7 @@ impl Check<'_> {
             reconnect: reconnect?,
             max_in_flight: max_in_flight? as u32,
             connect_within_us: connect_within_us?,
+            churn: None,
             connect: next,
             captures: written.captures.clone(),
             on_start: on_start?,

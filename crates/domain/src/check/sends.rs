@@ -3,7 +3,7 @@
 use super::Check;
 use super::text::Scope;
 use crate::ids::SeriesId;
-use crate::plan::{Action, Pace, Publish, Qos, Send};
+use crate::plan::{Action, Arrivals, Pace, Phase, Publish, Qos, Send, WhileAway};
 use crate::scenario::{self, Level, Payload, Written};
 use crate::template::{Generator, Part, Template};
 
@@ -41,7 +41,12 @@ impl Check<'_> {
         let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);
         Some(Send {
             series,
-            pace: Pace { period_ns: period_ns? },
+            pace: Pace {
+                period_ns: period_ns?,
+                arrivals: Arrivals::Even { jitter_ppm: 0 },
+                phase: Phase::Spread,
+            },
+            while_away: WhileAway::Skip,
             action: Action::Publish(Publish {
                 topic: topic?,
                 qos: qos?,
