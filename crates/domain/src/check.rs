@@ -4,6 +4,7 @@
 //! needs it says nothing more. Invariant: a plan exists only where no mistake was reported, and
 //! what it says is never validated again.
 
+mod counts;
 mod defaults;
 mod files;
 mod fleet;
@@ -24,6 +25,7 @@ mod vars;
 use std::collections::BTreeSet;
 
 use self::files::Shipping;
+use self::load::Usable;
 pub use self::tags::{EXCLUDE_TAGS, TAGS};
 use self::vars::Vars;
 use crate::diagnostics::{Collector, Diagnostic, Place};
@@ -100,21 +102,23 @@ fn build(
     let targets = check.targets();
     let (groups, series) = check.groups(targets.as_deref());
     check.observers();
-    let load = check.load(groups.as_deref());
-    let (stages, stage_names) = (load.stages, load.names);
-    let thresholds = check.thresholds(groups.as_deref(), &series, &stage_names);
+    let loads = check.loads(groups.as_deref());
+    let thresholds = check.thresholds(groups.as_deref(), &series, &loads.names);
     let fleet = check.fleet();
-    let group_count = file.groups.len();
+    let (Usable { loads, stages }, mut groups) = (loads.usable?, groups?);
+    for (load, Load { groups: members, .. }) in loads.iter().enumerate() {
+        members.iter().for_each(|member| groups[*member].load = load);
+    }
     Some(Plan {
         name: name?,
         vars: check.vars.for_the_record(),
         seed,
         files: check.shipping.files()?,
         targets: targets?,
-        groups: groups?,
+        groups,
         series,
-        loads: vec![Load { groups: (0..group_count).collect(), stages: 0..stages.as_ref()?.len() }],
-        stages: stages?,
+        loads,
+        stages,
         thresholds: thresholds?,
         fleet,
         stop_timeout_us: stop_timeout_us?,

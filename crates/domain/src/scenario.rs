@@ -12,7 +12,7 @@ mod observers;
 
 use self::fields::{Fields, named};
 pub(crate) use self::fields::{Written, word, written};
-pub(crate) use self::load::{Fleet, RampTime, Stage, StageKind, ThresholdLine};
+pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
 pub(crate) use self::observers::Observer;
 use crate::diagnostics::{Collector, Place};
 use crate::outcome::Operation;
@@ -29,9 +29,10 @@ pub(crate) struct ScenarioFile {
     pub(crate) targets: Vec<Target>,
     pub(crate) groups: Vec<Group>,
     pub(crate) observers: Vec<Observer>,
-    pub(crate) load: Vec<Stage>,
-    /// Where `load` stands, or the file's beginning.
-    pub(crate) load_place: Place,
+    /// Shared out over the groups with a `weight`.
+    pub(crate) devices: Option<Written>,
+    /// Of the groups that have none of their own.
+    pub(crate) load: Option<Load>,
     pub(crate) thresholds: Vec<ThresholdLine>,
     pub(crate) fleet: Fleet,
 }
@@ -60,6 +61,10 @@ pub(crate) struct Group {
     pub(crate) place: Place,
     pub(crate) target: Option<Written>,
     pub(crate) devices: Option<Written>,
+    pub(crate) weight: Option<Written>,
+    /// Its own; otherwise it follows the file's.
+    pub(crate) load: Option<Load>,
+    pub(crate) churn: Option<Churn>,
     pub(crate) rows: Option<Written>,
     pub(crate) id: Option<Written>,
     /// The last part of the path is the name.
@@ -86,11 +91,21 @@ pub(crate) struct Group {
 }
 
 #[derive(Debug)]
+pub(crate) struct Churn {
+    pub(crate) stay: Option<Written>,
+    pub(crate) away: Option<Written>,
+}
+
+#[derive(Debug)]
 pub(crate) struct Send {
     pub(crate) name: String,
     pub(crate) place: Place,
     pub(crate) operation: Operation,
     pub(crate) pace: Option<Pace>,
+    pub(crate) jitter: Option<Written>,
+    pub(crate) phase: Option<Written>,
+    pub(crate) arrivals: Option<Written>,
+    pub(crate) while_away: Option<Written>,
     /// `None`: of a kind that is not in this release.
     pub(crate) publish: Option<Publish>,
     pub(crate) request: Option<http::Request>,
@@ -173,9 +188,11 @@ pub(crate) fn read(root: &Node, out: &Collector) -> Option<ScenarioFile> {
             .filter_map(|(name, field)| observers::read(name, &field, out))
             .collect()
     });
-    let load_field = top.required("load");
-    let load_place = load_field.as_ref().map_or(root.place, |field| field.key_place);
-    let load = load_field.map_or_else(Vec::new, |field| load::stages(field.node, &field.path, out));
+    let load = top.find("load").map(|field| load::load(&field, load::Owner::File, out));
+    if load.is_none() && (groups.is_empty() || groups.iter().any(|group| group.load.is_none())) {
+        top.missing("load");
+    }
+    let devices = top.text("devices");
     let thresholds = top
         .find("thresholds")
         .map_or_else(Vec::new, |field| load::thresholds(field.node, &field.path, out));
@@ -191,8 +208,8 @@ pub(crate) fn read(root: &Node, out: &Collector) -> Option<ScenarioFile> {
         targets,
         groups,
         observers,
+        devices,
         load,
-        load_place,
         thresholds,
         fleet,
     })

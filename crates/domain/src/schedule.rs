@@ -17,6 +17,7 @@ mod slots;
 use std::sync::Arc;
 
 pub use self::calendar::{Absence, Calendar, Presence};
+pub(crate) use self::order::of_level;
 use self::pace::Ticks;
 use self::profile::Profile;
 pub use self::profile::{Interval, Revision};

@@ -19,6 +19,12 @@ impl Rate {
         self.scaled as f64 / self.per_ns as f64
     }
 
+    /// Events in so many nanoseconds, whole ones.
+    pub(crate) fn events_in(self, ns: u64) -> u64 {
+        let events = u128::from(ns).saturating_mul(self.scaled) / (self.per_ns * SCALE);
+        u64::try_from(events).unwrap_or(u64::MAX)
+    }
+
     /// Nanoseconds that `n` events take, rounded to the nearest; `None` beyond 64 bits.
     pub(crate) fn time_of(self, n: u64) -> Option<u64> {
         let product = u128::from(n).checked_mul(self.per_ns)?.checked_mul(SCALE)?;
@@ -77,6 +83,20 @@ pub(crate) fn bare(text: &str) -> Option<f64> {
         (scaled, "") => Some(scaled as f64 / SCALE as f64),
         _ => None,
     }
+}
+
+/// A relative weight, scaled; above 0 and at most a million.
+pub(crate) fn weight(text: &str) -> Option<u128> {
+    match number(text)? {
+        (scaled, "") => Some(scaled).filter(|scaled| (1..=1_000_000 * SCALE).contains(scaled)),
+        _ => None,
+    }
+}
+
+/// A share of at most 100%, in millionths.
+pub(crate) fn millionths(text: &str) -> Option<u32> {
+    let ppm = share_of(text, 1_000_000)?;
+    u32::try_from(ppm).ok().filter(|ppm| *ppm <= 1_000_000)
 }
 
 pub(crate) fn whole(text: &str) -> Option<u64> {

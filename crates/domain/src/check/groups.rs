@@ -5,12 +5,13 @@ use super::text::{Columns, Scope, Value, ValueKind};
 use crate::diagnostics::{Place, suggest};
 use crate::ids::SeriesId;
 use crate::outcome::Operation;
-use crate::plan::{Behaviour, Credentials, Group, Let, Reconnect, Series, Target};
+use crate::plan::{Behaviour, Churn, Credentials, Group, Let, Reconnect, Series, Target};
 use crate::scenario::{self, LaterText, Level, Written};
 use crate::template::{Generator, Part, Template};
 
 /// Of a whole file: what 4096 blocks and 32-byte trackers are designed for.
-const MAX_DEVICES: u64 = 10_000_000;
+pub(super) const MAX_DEVICES: u64 = 10_000_000;
+const MAX_CHURN_US: u64 = 24 * 3_600 * 1_000_000;
 /// Of a whole file, per second: beyond it a number was mistyped.
 const MAX_RATE: f64 = 10_000_000.0;
 
@@ -22,13 +23,14 @@ impl Check<'_> {
         let mut series = Vec::new();
         let mut groups = Some(Vec::new());
         let (mut devices, mut rate) = (0_u64, 0.0_f64);
-        for (index, written) in self.file.groups.iter().enumerate() {
+        let counts = self.device_counts();
+        for (index, (written, count)) in self.file.groups.iter().zip(counts).enumerate() {
             self.reserved(&written.name, written.place, &written.path);
             for send in &written.sends {
                 let path = format!("{}.send.{}", written.path, send.name);
                 self.reserved(&send.name, send.place, &path);
             }
-            let group = self.group(written, index, targets, &mut series);
+            let group = self.group(written, (index, count), targets, &mut series);
             if let Some(group) = &group {
                 devices = devices.saturating_add(group.devices);
                 rate += group
@@ -52,7 +54,8 @@ impl Check<'_> {
             self.out.report(start, "groups", "at least one group is expected", None);
             return;
         };
-        let place = first.devices.as_ref().map_or(first.place, |devices| devices.place);
+        let counted = self.file.devices.as_ref().or(first.devices.as_ref());
+        let place = counted.map_or(first.place, |devices| devices.place);
         if devices > MAX_DEVICES {
             let message =
                 format!("{devices} devices in all groups, at most {MAX_DEVICES} are allowed");
@@ -76,7 +79,7 @@ impl Check<'_> {
     fn group(
         &self,
         written: &scenario::Group,
-        index: usize,
+        (index, devices): (usize, Option<u64>),
         targets: Option<&[Target]>,
         series: &mut Vec<Series>,
     ) -> Option<Group> {
@@ -105,7 +108,6 @@ impl Check<'_> {
         }
 
         let target = written.target.as_ref().and_then(|target| self.target_of(target, targets));
-        let devices = written.devices.as_ref().and_then(|devices| self.device_count(devices));
         let rows = written.rows.as_ref().map(|rows| self.rows(rows, devices));
         // What a table that cannot be read has is not known, which is no second mistake.
         let columns = match &rows {
@@ -138,11 +140,13 @@ impl Check<'_> {
         let max_in_flight =
             written.max_in_flight.as_ref().map_or(Some(10), |most| self.whole(most, 1, 65_535));
         let connect_within_us = self.micros_or(written.connect_within.as_ref(), 60_000_000);
+        let churn = written.churn.as_ref().map_or(Some(None), |churn| self.churn(churn).map(Some));
+        let has_churn = written.churn.is_some();
         let timeout_us = target.and_then(|index| Some(targets?[index].http()?.timeout_us));
         let mut sends = Some(Vec::new());
         for (i, send) in written.sends.iter().enumerate() {
             let id = SeriesId(next.0 + 1 + i as u32);
-            match (self.send(send, id, devices, &scope, timeout_us), &mut sends) {
+            match (self.send(send, id, (devices, has_churn), &scope, timeout_us), &mut sends) {
                 (Some(send), Some(sends)) => sends.push(send),
                 _ => sends = None,
             }
@@ -176,7 +180,7 @@ impl Check<'_> {
             reconnect: reconnect?,
             max_in_flight: max_in_flight? as u32,
             connect_within_us: connect_within_us?,
-            churn: None,
+            churn: churn?,
             connect: next,
             captures: written.captures.clone(),
             on_start: on_start?,
@@ -207,16 +211,6 @@ impl Check<'_> {
         let names = self.file.groups.iter().map(|group| group.name.as_str());
         let help = suggest(&written.text, names);
         self.out.report(written.place, &written.path, format!("no group `{}`", written.text), help);
-    }
-
-    fn device_count(&self, written: &Written) -> Option<u64> {
-        let devices = self.whole(written, 0, u64::MAX)?;
-        if (1..=MAX_DEVICES).contains(&devices) {
-            return Some(devices);
-        }
-        let resolved = self.resolve(written)?;
-        self.misread(written, &resolved, &format!("a whole number from 1 to {MAX_DEVICES}"));
-        None
     }
 
     fn device_id(
@@ -307,6 +301,20 @@ impl Check<'_> {
             known.push((name, kind));
         }
         (lets, known)
+    }
+
+    fn churn(&self, written: &scenario::Churn) -> Option<Churn> {
+        let day_long = |written: Option<&Written>| {
+            let us = self.micros(written?)?;
+            if us > MAX_CHURN_US {
+                let resolved = self.resolve(written?)?;
+                self.misread(written?, &resolved, "a duration of at most 24h");
+                return None;
+            }
+            Some(us)
+        };
+        let (stay_us, away_us) = (day_long(written.stay.as_ref()), day_long(written.away.as_ref()));
+        Some(Churn { stay_us: stay_us?, away_us: away_us? })
     }
 
     fn optional(&self, written: Option<&Written>, scope: &Scope<'_>) -> Option<Option<Template>> {

@@ -1,21 +1,46 @@
-//! `load` becomes contiguous stages in run time.
+//! `load` becomes contiguous stages in run time, for the file and for each group with its own.
 //!
-//! Stages that are not built yet still get a name, so that a threshold on them can be read.
+//! Stages that cannot be used still get a name, so that a threshold on them can be read.
+
+mod kinds;
 
 use std::collections::{HashMap, HashSet};
 
 use super::Check;
-use super::vars::Resolved;
-use crate::plan::{Group, Stage, StageKind};
-use crate::scenario::{self, RampTime, Written};
-use crate::units;
+use crate::plan::{Group, Load, Stage};
+use crate::scenario;
 
 const MAX_END_US: u64 = 30 * 24 * 3_600 * 1_000_000;
+/// Stand for every stage, or for all of a kind, in results.
+const RESERVED: [&str; 2] = ["all", "drain"];
 
-pub(super) struct Load {
-    pub(super) stages: Option<Vec<Stage>>,
-    /// Of every stage of the file, also of those that are not usable.
+pub(super) struct Loads {
+    /// `None` where any is not usable.
+    pub(super) usable: Option<Usable>,
+    /// Of every stage of the file, also of those that are not usable, in the plan's order.
     pub(super) names: Vec<String>,
+}
+
+pub(super) struct Usable {
+    pub(super) loads: Vec<Load>,
+    pub(super) stages: Vec<Stage>,
+}
+
+/// A load as it is written and the groups that follow it.
+struct Written<'f> {
+    load: &'f scenario::Load,
+    groups: Vec<usize>,
+    /// The group whose own it is.
+    owner: Option<usize>,
+}
+
+/// What the stages of one load are checked against.
+struct Scope<'s> {
+    /// All groups of the file; `None` where any is not usable.
+    groups: Option<&'s [Group]>,
+    /// The groups that follow this load.
+    members: &'s [usize],
+    owner: Option<usize>,
 }
 
 /// Where the stages so far have led; `None` after a stage that could not be read.
@@ -25,14 +50,67 @@ struct Reached {
     devices: Option<u64>,
 }
 
+impl Scope<'_> {
+    /// Devices of all members.
+    fn devices(&self) -> Option<u64> {
+        let groups = self.groups?;
+        Some(self.members.iter().map(|member| groups[*member].devices).sum())
+    }
+}
+
 impl Check<'_> {
-    pub(super) fn load(&self, groups: Option<&[Group]>) -> Load {
-        let names = self.stage_names();
+    pub(super) fn loads(&self, groups: Option<&[Group]>) -> Loads {
+        let written = self.written_loads();
+        let names = self.stage_names(&written);
+        let mut rest = names.as_slice();
+        let mut usable = Some(Usable { loads: Vec::new(), stages: Vec::new() });
+        for Written { load, groups: members, owner } in written {
+            let (ours, others) = rest.split_at(load.stages.len());
+            rest = others;
+            let scope = Scope { groups, members: &members, owner };
+            match (self.stages(load, ours, &scope), &mut usable) {
+                (Some(stages), Some(Usable { loads, stages: all })) => {
+                    let start = all.len();
+                    all.extend(stages);
+                    loads.push(Load { groups: members, stages: start..all.len() });
+                }
+                _ => usable = None,
+            }
+        }
+        Loads { usable, names }
+    }
+
+    /// The file's load first, where a group follows it.
+    fn written_loads(&self) -> Vec<Written<'_>> {
+        let groups = &self.file.groups;
+        let sharing: Vec<usize> = (0..groups.len()).filter(|g| groups[*g].load.is_none()).collect();
+        let mut written = Vec::new();
+        if let Some(load) = &self.file.load {
+            if sharing.is_empty() && !groups.is_empty() {
+                let message = "every group has a `load` of its own: nobody follows this one";
+                self.out.report(load.place, &load.path, message, None);
+            }
+            written.push(Written { load, groups: sharing, owner: None });
+        }
+        for (index, group) in groups.iter().enumerate() {
+            if let Some(load) = &group.load {
+                written.push(Written { load, groups: vec![index], owner: Some(index) });
+            }
+        }
+        written
+    }
+
+    fn stages(
+        &self,
+        load: &scenario::Load,
+        names: &[String],
+        scope: &Scope<'_>,
+    ) -> Option<Vec<Stage>> {
         let mut stages = Some(Vec::new());
         let mut reached = Reached { us: Some(0), devices: Some(0) };
-        for (written, name) in self.file.load.iter().zip(&names) {
+        for (written, name) in load.stages.iter().zip(names) {
             let start_us = reached.us;
-            let (kind, next) = self.stage(&written.kind, reached, groups);
+            let (kind, next) = self.stage(&written.kind, reached, scope);
             reached = next;
             let stage = (|| {
                 let (start_us, end_us) = (start_us?, next.us?);
@@ -48,32 +126,39 @@ impl Check<'_> {
                 reached.us = None;
             }
         }
-        if self.file.load.is_empty() {
+        if load.stages.is_empty() {
             let message = "at least one stage is expected";
-            self.out.report(self.file.load_place, "load", message, None);
+            self.out.report(load.place, &load.path, message, None);
+            return None;
         }
-        Load { stages, names }
+        stages
     }
 
-    fn stage_names(&self) -> Vec<String> {
+    fn stage_names(&self, loads: &[Written<'_>]) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
+        let stages = || {
+            loads
+                .iter()
+                .flat_map(|written| written.load.stages.iter().map(|stage| (written.owner, stage)))
+        };
         // Names that a person gave come first, wherever they stand.
-        let mut taken: HashSet<String> = self
-            .file
-            .load
-            .iter()
-            .filter_map(|stage| stage.name.as_ref().map(|name| name.text.clone()))
+        let mut taken: HashSet<String> = stages()
+            .filter_map(|(_, stage)| stage.name.as_ref().map(|name| name.text.clone()))
             .collect();
         let mut seen = HashSet::new();
-        let mut counts: HashMap<&str, usize> = HashMap::new();
-        for stage in &self.file.load {
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for (owner, stage) in stages() {
             let Some(written) = &stage.name else {
-                let word = stage.kind.word();
-                let count = counts.entry(word).or_default();
+                let word = match owner {
+                    None => stage.kind.word().to_owned(),
+                    Some(group) => {
+                        format!("{}-{}", self.file.groups[group].name, stage.kind.word())
+                    }
+                };
+                let count = counts.entry(word.clone()).or_default();
                 let name = loop {
                     *count += 1;
-                    let name =
-                        if *count == 1 { word.to_owned() } else { format!("{word}-{count}") };
+                    let name = if *count == 1 { word.clone() } else { format!("{word}-{count}") };
                     if taken.insert(name.clone()) {
                         break name;
                     }
@@ -89,7 +174,7 @@ impl Check<'_> {
                 let message =
                     format!("`{name}` found, 1 to 64 letters, digits, `_` or `-` expected");
                 self.out.report(written.place, &written.path, message, None);
-            } else if name == "all" || name == "drain" {
+            } else if RESERVED.contains(&name.as_str()) {
                 let message = format!("`{name}` is a reserved name");
                 self.out.report(written.place, &written.path, message, None);
             } else if !seen.insert(name.clone()) {
@@ -100,119 +185,4 @@ impl Check<'_> {
         }
         names
     }
-
-    fn stage(
-        &self,
-        kind: &scenario::StageKind,
-        reached: Reached,
-        groups: Option<&[Group]>,
-    ) -> (Option<StageKind>, Reached) {
-        let lost = Reached { us: None, ..reached };
-        match kind {
-            scenario::StageKind::Ramp { to, time } => {
-                let to = to.as_ref().and_then(|to| self.ramp_to(to, groups));
-                let duration = time.as_ref().and_then(|time| self.ramp_time(time));
-                let next = Reached { us: None, devices: to.map(|(n, _)| n) };
-                let (Some((to, written)), Some(from)) = (to, reached.devices) else {
-                    return (None, next);
-                };
-                if to < from {
-                    self.out.later(written.place, &written.path, "a ramp downwards");
-                    return (None, next);
-                }
-                if to == from {
-                    let message = format!("{to} devices run already: a ramp needs more of them");
-                    self.out.report(written.place, &written.path, message, None);
-                    return (None, next);
-                }
-                let lasts_us = match duration {
-                    Some(Duration::Over(us)) => Some(us),
-                    Some(Duration::Rate(rate)) => {
-                        // Beyond 64 bits is beyond 30 days, which is said above.
-                        Some(
-                            rate.time_of(to - from)
-                                .map_or(MAX_END_US + 1, |ns| (ns / 1_000).max(1)),
-                        )
-                    }
-                    None => None,
-                };
-                let end_us =
-                    reached.us.zip(lasts_us).map(|(start, lasts)| start.saturating_add(lasts));
-                (Some(StageKind::Ramp { from, to }), Reached { us: end_us, ..next })
-            }
-            scenario::StageKind::HoldFor(written) => {
-                let lasts_us = self.micros(written);
-                let end_us =
-                    reached.us.zip(lasts_us).map(|(start, lasts)| start.saturating_add(lasts));
-                (Some(StageKind::Hold), Reached { us: end_us, ..reached })
-            }
-            scenario::StageKind::HoldUntil(written) => {
-                let end_us = self.micros(written);
-                if let (Some(end), Some(start)) = (end_us, reached.us)
-                    && end <= start
-                    && let Some(resolved) = self.resolve(written)
-                {
-                    let seconds = start as f64 / 1e6;
-                    let needs = format!("a run time after this stage's start ({seconds}s)");
-                    self.misread(written, &resolved, &needs);
-                    return (None, lost);
-                }
-                let end_us = reached.us.and(end_us);
-                (Some(StageKind::Hold), Reached { us: end_us, ..reached })
-            }
-            scenario::StageKind::Storm { group, away, back_within } => {
-                if let Some(group) = group {
-                    self.known_group(group);
-                }
-                for duration in [away, back_within].into_iter().flatten() {
-                    self.micros(duration);
-                }
-                (None, lost)
-            }
-            scenario::StageKind::Unknown => (None, lost),
-        }
-    }
-
-    fn ramp_time(&self, time: &RampTime) -> Option<Duration> {
-        match time {
-            RampTime::Rate(rate) => self.rate(rate).map(Duration::Rate),
-            RampTime::Over(over) => self.micros(over).map(Duration::Over),
-        }
-    }
-
-    /// How many devices of the whole plan run at the ramp's end.
-    fn ramp_to<'w>(
-        &self,
-        written: &'w Written,
-        groups: Option<&[Group]>,
-    ) -> Option<(u64, &'w Written)> {
-        let resolved = self.resolve(written)?;
-        let wrong = |resolved: &Resolved, needs: &str| {
-            self.misread(written, resolved, needs);
-            None
-        };
-        if let Some(share) = units::percent(&resolved.text) {
-            if share > 1.0 {
-                return wrong(&resolved, "a share of at most 100%");
-            }
-            let devices: u64 = groups?.iter().map(|group| group.devices).sum();
-            return Some((units::share_of(&resolved.text, devices)?, written));
-        }
-        let Some(to) = units::whole(&resolved.text) else {
-            return wrong(&resolved, "a share like 100% or a whole number");
-        };
-        if self.file.groups.len() > 1 {
-            return wrong(&resolved, "a share like 100%, because this file has several groups");
-        }
-        let devices: u64 = groups?.iter().map(|group| group.devices).sum();
-        if to > devices {
-            return wrong(&resolved, &format!("at most {devices}, the devices of this file"));
-        }
-        Some((to, written))
-    }
-}
-
-enum Duration {
-    Rate(units::Rate),
-    Over(u64),
 }

@@ -6,16 +6,19 @@ use crate::ids::SeriesId;
 use crate::plan::{Action, Arrivals, Pace, Phase, Publish, Qos, Send, WhileAway};
 use crate::scenario::{self, Level, Payload, Written};
 use crate::template::{Generator, Part, Template};
+use crate::units;
 
 /// The longest string of MQTT.
 const MAX_TOPIC_BYTES: usize = 65_535;
+/// A block of 1,024 of them is counted in 64 bits of nanoseconds.
+const MAX_POISSON_NS: u64 = 24 * 3_600 * 1_000_000_000;
 
 impl Check<'_> {
     pub(super) fn send(
         &self,
         written: &scenario::Send,
         series: SeriesId,
-        devices: Option<u64>,
+        (devices, has_churn): (Option<u64>, bool),
         scope: &Scope<'_>,
         timeout_us: Option<u64>,
     ) -> Option<Send> {
@@ -24,11 +27,23 @@ impl Check<'_> {
             Some(scenario::Pace::Rate(rate)) => self.period_of(rate, devices),
             None => None,
         };
+        let arrivals = self.arrivals(written, period_ns, has_churn);
+        let phase = match written.phase.as_ref().map(|phase| phase.text.as_str()) {
+            Some("together") => Phase::Together,
+            Some("random") => Phase::Random,
+            _ => Phase::Spread,
+        };
+        let while_away = match written.while_away.as_ref().map(|away| away.text.as_str()) {
+            Some("buffer") => WhileAway::Buffer,
+            Some("fail") => WhileAway::Fail,
+            _ => WhileAway::Skip,
+        };
         let scope = Scope { level: Level::Message, period_ns, ..scope.clone() };
         if let Some(request) = &written.request {
             let request = self.request(request, &scope, timeout_us)?;
-            let pace = Pace { period_ns: period_ns? };
-            return Some(Send { series, pace, action: Action::Http(Box::new(request)) });
+            let pace = Pace { period_ns: period_ns?, arrivals: arrivals?, phase };
+            let action = Action::Http(Box::new(request));
+            return Some(Send { series, pace, while_away, action });
         }
         let publish = written.publish.as_ref()?;
         let topic = publish.topic.as_ref().and_then(|topic| self.topic(topic, &scope));
@@ -41,12 +56,8 @@ impl Check<'_> {
         let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);
         Some(Send {
             series,
-            pace: Pace {
-                period_ns: period_ns?,
-                arrivals: Arrivals::Even { jitter_ppm: 0 },
-                phase: Phase::Spread,
-            },
-            while_away: WhileAway::Skip,
+            pace: Pace { period_ns: period_ns?, arrivals: arrivals?, phase },
+            while_away,
             action: Action::Publish(Publish {
                 topic: topic?,
                 qos: qos?,
@@ -55,6 +66,41 @@ impl Check<'_> {
                 ack_timeout_us: ack_timeout_us?,
             }),
         })
+    }
+
+    fn arrivals(
+        &self,
+        written: &scenario::Send,
+        period_ns: Option<u64>,
+        has_churn: bool,
+    ) -> Option<Arrivals> {
+        let poisson = written.arrivals.as_ref().filter(|arrivals| arrivals.text == "poisson");
+        let Some(poisson) = poisson else {
+            let Some(jitter) = &written.jitter else {
+                return Some(Arrivals::Even { jitter_ppm: 0 });
+            };
+            let resolved = self.resolve(jitter)?;
+            let jitter_ppm = units::millionths(&resolved.text);
+            if jitter_ppm.is_none() {
+                self.misread(jitter, &resolved, "a share of the period of at most 100%, like 20%");
+            }
+            return jitter_ppm.map(|jitter_ppm| Arrivals::Even { jitter_ppm });
+        };
+        for other in [&written.jitter, &written.phase].into_iter().flatten() {
+            let message = format!("`{}` has no meaning beside `arrivals: poisson`", other.key());
+            self.out.report(other.place, &other.path, message, None);
+        }
+        if has_churn {
+            let message = "a group with `churn` sends the same number in each visit: poisson \
+                           arrivals have no such number";
+            self.out.report(poisson.place, &poisson.path, message, None);
+        }
+        if period_ns? > MAX_POISSON_NS {
+            let message = "poisson arrivals need a mean period of at most 24h";
+            self.out.report(poisson.place, &poisson.path, message, None);
+            return None;
+        }
+        Some(Arrivals::Poisson)
     }
 
     fn period_of(&self, written: &Written, devices: Option<u64>) -> Option<u64> {

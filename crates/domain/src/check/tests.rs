@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{Endpoint, Limit, Metric, OnAgentLoss, Qos, StageKind, Subject};
+use crate::plan::{
+    Arrivals, Churn, Endpoint, Leave, Limit, Metric, OnAgentLoss, Phase, Qos, StageKind, Subject,
+};
 
 const QUICKSTART: &str = include_str!("../../../../scenarios/quickstart.yaml");
 const TELEMETRY: &str = include_str!("../../../../scenarios/telemetry.yaml");
@@ -122,7 +124,6 @@ fn one_mistake_gets_one_line() {
         ("target: broker", "target: brokr", "did you mean `broker`?"),
         ("{ to: 100%,", "{ to: 200,", "at most 100"),
         ("hold: { for: 10s }", "ramp: { to: 100%, over: 1s }", "100 devices run already"),
-        ("hold: { for: 10s }", "ramp: { to: 50%, over: 1s }", "not in this release"),
         ("hold: { for: 10s }", "hold: { until: 1s }", "after this stage's start (2s)"),
         ("version: 1", "version: 2", "version 1 expected"),
         ("  sensors:\n", "  all:\n", "reserved name"),
@@ -141,6 +142,125 @@ fn one_mistake_gets_one_line() {
         let found = with(QUICKSTART, left, right);
         let found: Vec<String> = found.into_iter().filter(|line| line.contains(part)).collect();
         assert_eq!(found.len(), 1, "{right}: {:#?}", with(QUICKSTART, left, right));
+    }
+}
+
+#[test]
+fn load_goes_up_and_down_in_stages_of_all_kinds() {
+    let stages = "for: 10s }
+  - storm: { group: sensors, share: 50%, leave: disconnect, away: 10s, back_within: 30s }
+  - ramp: { to: 20, rate: 40/s }
+  - { name: visitors, arrive: { rate: 2/s, for: 1m, stay: 5s } }
+  - ramp: { to: 0%, over: 4s }";
+    let plan = plan(&QUICKSTART.replace("for: 10s }", stages), &[]);
+    let kinds: Vec<StageKind> = plan.stages.iter().map(|stage| stage.kind).collect();
+    let StageKind::Storm(storm) = kinds[2] else { panic!("{kinds:?}") };
+    assert_eq!((storm.devices, storm.of, storm.leave), (50, 100, Leave::Disconnect));
+    assert_eq!(kinds[3], StageKind::Ramp { from: 100, to: 20 });
+    assert_eq!(kinds[4], StageKind::Arrive { arrivals: 120, stay_us: 5_000_000 });
+    assert_eq!(plan.levels(), [0, 100, 100, 100, 20, 20]);
+    let ends: Vec<u64> = plan.stages.iter().map(|stage| stage.end_us / 1_000_000).collect();
+    assert_eq!(ends, [2, 12, 52, 54, 114, 118]);
+}
+
+#[test]
+fn a_group_with_its_own_load_has_its_own_stages() {
+    let text = QUICKSTART.replace(
+        "load:\n",
+        "  meters: { target: broker, devices: 10, send: { s: { every: 1s, publish: { topic: a, qos: 1, text: x } } },
+    load: [ { hold: { for: 5s } }, { ramp: { to: 10, over: 5s } }, { name: night, hold: { until: 1m } },
+            { storm: { share: 30%, away: 1s, back_within: 1s } } ] }
+load:\n",
+    );
+    let plan = plan(&text, &[]);
+    let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(names, ["ramp", "hold", "meters-hold", "meters-ramp", "night", "meters-storm"]);
+    assert_eq!((plan.groups[0].load, plan.groups[1].load), (0, 1));
+    assert_eq!(
+        (plan.end_of(0), plan.end_of(1), plan.end_us()),
+        (12_000_000, 62_000_000, 62_000_000)
+    );
+    assert_eq!(plan.stage_of(1, 6_000_000).0, 3);
+}
+
+#[test]
+fn groups_share_the_devices_by_weight_after_those_with_a_number() {
+    let group = |name: &str, count: &str| {
+        format!(
+            "  {name}: {{ target: t, {count}, send: {{ s: {{ every: 1s, publish: {{ topic: a, text: x }} }} }} }}\n"
+        )
+    };
+    let file = |devices: u64, groups: &[(&str, &str)]| {
+        let groups: String = groups.iter().map(|(name, count)| group(name, count)).collect();
+        format!(
+            "version: 1\nname: shares\ndevices: {devices}\ntargets: {{ t: {{ mqtt: {{ url: builtin }} }} }}\n\
+             groups:\n{groups}load: [ {{ ramp: {{ to: 100%, over: 1s }} }} ]\n"
+        )
+    };
+    let counts = |devices, groups: &[(&str, &str)]| -> Vec<u64> {
+        plan(&file(devices, groups), &[]).groups.iter().map(|group| group.devices).collect()
+    };
+    let classes = [("a", "weight: 10"), ("b", "weight: 1"), ("c", "weight: 1")];
+    assert_eq!(counts(6_000, &classes), [5_000, 500, 500]);
+    assert_eq!(counts(10, &[("f", "devices: 3"), ("a", "weight: 10")]), [3, 7]);
+    for (devices, groups, part) in [
+        (10, [("a", "weight: 0"), ("b", "weight: 1")], "a number above 0"),
+        (3, [("a", "devices: 3"), ("b", "weight: 1")], "too few are left"),
+        (3, [("a", "weight: 1000"), ("b", "weight: 1")], "none of the 3 devices"),
+        (3, [("a", "devices: 1"), ("b", "devices: 1")], "no group has a `weight`"),
+        (3, [("a", "weight: 1, devices: 1"), ("b", "weight: 1")], "found both"),
+    ] {
+        let found = with(&file(devices, &groups), "version: 1", "version: 1");
+        assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");
+    }
+    let found = with(&file(10, &classes), "devices: 10\n", "");
+    assert!(found.len() == 3 && found[0].contains("`devices`, which are missing"), "{found:?}");
+}
+
+#[test]
+fn a_series_says_how_its_slots_arrive() {
+    let pace =
+        |keys: &str| plan(&QUICKSTART.replace("every: 1s", keys), &[]).groups[0].sends()[0].pace;
+    assert_eq!(
+        pace("every: 1s\n        jitter: 20%").arrivals,
+        Arrivals::Even { jitter_ppm: 200_000 }
+    );
+    let poisson = pace("rate: 100/s\n        arrivals: poisson");
+    assert_eq!((poisson.arrivals, poisson.period_ns), (Arrivals::Poisson, 1_000_000_000));
+    assert_eq!(pace("every: 1s\n        phase: together").phase, Phase::Together);
+    for (keys, part) in [
+        ("every: 1s\n        jitter: 120%", "at most 100%"),
+        ("every: 1s\n        arrivals: random", "`random` found"),
+        ("every: 1s\n        arrivals: poisson\n        jitter: 1%", "`jitter` has no meaning"),
+        ("every: 30h\n        arrivals: poisson", "at most 24h"),
+    ] {
+        let found = with(QUICKSTART, "every: 1s", keys);
+        assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");
+    }
+    let churn = "devices: 100\n    churn: { stay: 10s, away: 50s }";
+    let plan = plan(&QUICKSTART.replace("devices: 100", churn), &[]);
+    assert_eq!(plan.groups[0].churn, Some(Churn { stay_us: 10_000_000, away_us: 50_000_000 }));
+}
+
+#[test]
+fn loads_that_cannot_be_are_refused() {
+    let cases = [
+        ("{ arrive: { rate: 1/h, for: 1s, stay: 1s } }", "no device arrives"),
+        ("{ arrive: { rate: 10/s, for: 1m, stay: 20s } }", "than 201 would be there at once"),
+        ("{ arrive: { rate: 1000/s, for: 1h, stay: 1ms } }", "at most 1000 are allowed"),
+        (
+            "{ storm: { group: sensors, share: 1%, away: 1s, back_within: 1s } }",
+            "a storm of no device",
+        ),
+        ("{ storm: { group: sensors, share: 150%, away: 1s, back_within: 1s } }", "at most 100%"),
+        ("{ storm: { group: sensor, share: 50%, away: 1s, back_within: 1s } }", "did you mean"),
+    ];
+    for (stage, part) in cases {
+        let text =
+            QUICKSTART.replace("ramp: { to: 100%, rate: 50/s }", "ramp: { to: 20, over: 1s }");
+        let text = text.replace("- hold: { for: 10s }", &format!("- {stage}"));
+        let found = with(&text, "version: 1", "version: 1");
+        assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::fields::{Field, Fields, named, written};
 use super::http;
 use super::{
-    Group, LaterText, Level, Pace, Payload, Publish, Send, keep_all, keep_text, plain_name,
+    Churn, Group, LaterText, Level, Pace, Payload, Publish, Send, keep_all, keep_text, plain_name,
 };
 use crate::diagnostics::Collector;
 use crate::outcome::Operation;
@@ -16,7 +16,10 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         path: field.path.clone(),
         place: field.key_place,
         target: fields.required_text("target"),
-        devices: fields.required_text("devices"),
+        devices: fields.text("devices"),
+        weight: fields.text("weight"),
+        load: None,
+        churn: None,
         rows: fields.text("rows"),
         id: fields.text("id"),
         lets: Vec::new(),
@@ -37,6 +40,19 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         peers: Vec::new(),
         later: Vec::new(),
     };
+    match (&group.devices, &group.weight) {
+        (None, None) => fields.missing("devices"),
+        (Some(_), Some(weight)) => {
+            let message = "exactly one of devices and weight is expected, found both";
+            out.report(weight.place, &fields.path, message, None);
+        }
+        _ => {}
+    }
+    if let Some(mut churn) = fields.map("churn") {
+        let (stay, away) = (churn.required_text("stay"), churn.required_text("away"));
+        churn.close();
+        group.churn = Some(Churn { stay, away });
+    }
     if let Some(lets) = fields.find("let") {
         for (name, value) in named(lets.node, &lets.path, out) {
             plain_name(&name, &value, out);
@@ -65,8 +81,8 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         message(&mut will, Level::Device, &mut later, out);
         will.close();
     }
-    if let Some(field) = fields.later("load") {
-        super::load::stages(field.node, &field.path, out);
+    if let Some(field) = fields.find("load") {
+        group.load = Some(super::load::load(&field, super::load::Owner::Group, out));
     }
     if let Some(field) = fields.find("on_start") {
         group.on_start = http::steps(field.node, &field.path, true, out);
@@ -146,11 +162,13 @@ fn read_send(
             None
         }
     };
-    if let Some(field) = fields.later("while_away")
-        && let Some(text) = written(field.node, &field.path, out)
-    {
-        super::word(&text, &["skip", "buffer", "fail"], out);
-    }
+    let mut one_of = |key: &'static str, allowed: &[&str]| {
+        fields.text(key).filter(|text| super::word(text, allowed, out))
+    };
+    let while_away = one_of("while_away", &["skip", "buffer", "fail"]);
+    let phase = one_of("phase", &["spread", "together", "random"]);
+    let arrivals = one_of("arrivals", &["even", "poisson"]);
+    let jitter = fields.text("jitter");
     let tags = http::words(fields.find("tags"), out);
     let kind = fields.exactly_one(&["publish", "http", "command"]);
     fields.close();
@@ -161,6 +179,10 @@ fn read_send(
         place,
         operation: Operation::Publish,
         pace,
+        jitter,
+        phase,
+        arrivals,
+        while_away,
         publish: None,
         request: None,
         tags,

@@ -1,6 +1,6 @@
 //! `load`, `thresholds` and `fleet`.
 
-use super::fields::{Fields, Written, items, word, written};
+use super::fields::{Field, Fields, Written, items, word, written};
 use crate::diagnostics::{Collector, Place};
 use crate::yaml::{Kind, Node};
 
@@ -20,11 +20,8 @@ pub(crate) enum StageKind {
     },
     HoldFor(Written),
     HoldUntil(Written),
-    Storm {
-        group: Option<Written>,
-        away: Option<Written>,
-        back_within: Option<Written>,
-    },
+    Storm(Storm),
+    Arrive(Arrive),
     /// Reported already.
     Unknown,
 }
@@ -34,10 +31,31 @@ impl StageKind {
         match self {
             Self::Ramp { .. } => "ramp",
             Self::HoldFor(_) | Self::HoldUntil(_) => "hold",
-            Self::Storm { .. } => "storm",
+            Self::Storm(_) => "storm",
+            Self::Arrive(_) => "arrive",
             Self::Unknown => "stage",
         }
     }
+}
+
+#[derive(Debug)]
+pub(crate) struct Storm {
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) group: Option<Written>,
+    pub(crate) share: Option<Written>,
+    pub(crate) leave: Option<Written>,
+    pub(crate) away: Option<Written>,
+    pub(crate) back_within: Option<Written>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Arrive {
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) rate: Option<Written>,
+    pub(crate) lasts: Option<Written>,
+    pub(crate) stay: Option<Written>,
 }
 
 #[derive(Debug)]
@@ -61,19 +79,36 @@ pub(crate) struct Fleet {
     pub(crate) on_agent_loss: Option<Written>,
 }
 
-pub(crate) fn stages(node: &Node, path: &str, out: &Collector) -> Vec<Stage> {
-    let items = items(node, path, out);
-    items
-        .iter()
-        .enumerate()
-        .filter_map(|(i, item)| stage(item, &format!("{path}[{i}]"), out))
-        .collect()
+/// The stages of one load, with the place of their key.
+#[derive(Debug)]
+pub(crate) struct Load {
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) stages: Vec<Stage>,
 }
 
-fn stage(node: &Node, path: &str, out: &Collector) -> Option<Stage> {
+/// In a group's own load, what a stage is for needs no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    File,
+    Group,
+}
+
+pub(super) fn load(field: &Field<'_>, owner: Owner, out: &Collector) -> Load {
+    let path = &field.path;
+    let items = items(field.node, path, out);
+    let stages = items
+        .iter()
+        .enumerate()
+        .filter_map(|(i, item)| stage(item, &format!("{path}[{i}]"), owner, out))
+        .collect();
+    Load { path: path.clone(), place: field.key_place, stages }
+}
+
+fn stage(node: &Node, path: &str, owner: Owner, out: &Collector) -> Option<Stage> {
     let mut fields = Fields::open(node, path, out)?;
     let name = fields.text("name");
-    let chosen = fields.exactly_one(&["ramp", "hold", "storm"]);
+    let chosen = fields.exactly_one(&["ramp", "hold", "storm", "arrive"]);
     fields.close();
     let mut kind = StageKind::Unknown;
     if let Some((word, field)) = chosen
@@ -82,10 +117,8 @@ fn stage(node: &Node, path: &str, out: &Collector) -> Option<Stage> {
         kind = match word {
             "ramp" => ramp(inner),
             "hold" => hold(inner),
-            _ => {
-                out.later(field.key_place, &field.path, "a `storm`");
-                storm(inner, out)
-            }
+            "arrive" => arrive(inner),
+            _ => storm(inner, owner, out),
         };
     }
     Some(Stage { path: path.to_owned(), place: node.place, name, kind })
@@ -111,16 +144,34 @@ fn hold(mut fields: Fields<'_>) -> StageKind {
     kind.unwrap_or(StageKind::Unknown)
 }
 
-fn storm(mut fields: Fields<'_>, out: &Collector) -> StageKind {
-    let group = fields.required_text("group");
-    fields.required_text("share");
-    if let Some(leave) = fields.text("leave") {
-        word(&leave, &["cut", "disconnect"], out);
-    }
-    let away = fields.required_text("away");
-    let back_within = fields.required_text("back_within");
+fn storm(mut fields: Fields<'_>, owner: Owner, out: &Collector) -> StageKind {
+    let group = match owner {
+        Owner::File => fields.required_text("group"),
+        Owner::Group => fields.text("group"),
+    };
+    let storm = Storm {
+        path: fields.path.clone(),
+        place: fields.place,
+        group,
+        share: fields.required_text("share"),
+        leave: fields.text("leave").filter(|leave| word(leave, &["cut", "disconnect"], out)),
+        away: fields.required_text("away"),
+        back_within: fields.required_text("back_within"),
+    };
     fields.close();
-    StageKind::Storm { group, away, back_within }
+    StageKind::Storm(storm)
+}
+
+fn arrive(mut fields: Fields<'_>) -> StageKind {
+    let arrive = Arrive {
+        path: fields.path.clone(),
+        place: fields.place,
+        rate: fields.required_text("rate"),
+        lasts: fields.required_text("for"),
+        stay: fields.required_text("stay"),
+    };
+    fields.close();
+    StageKind::Arrive(arrive)
 }
 
 pub(crate) fn thresholds(node: &Node, path: &str, out: &Collector) -> Vec<ThresholdLine> {
