@@ -2,19 +2,20 @@
 //!
 //! One task reconciles. It never waits for anything but its next event: preparing and following a
 //! running shard happen in tasks of their own, which report back over one bounded channel. What the
-//! control plane does not list any more is dropped, older epochs are ignored, an end only ever moves
-//! earlier. Invariant: an assignment is started at most once per epoch, and only under a lease that
-//! holds.
+//! control plane does not list any more is dropped, an end only ever moves earlier. One agent may hold
+//! several epochs of an assignment side by side: what it has from the start, and what it took over.
+//! Invariant: an epoch is started at most once, and only under a lease that holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use shoal_proto::v1;
+use shoal_domain::shard::Shard;
+use shoal_proto::{assignment, v1};
 use shoal_service_kit::{Clock, Lifecycle};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Control;
+use crate::engine::{Control, Releases};
 use crate::leases::Leases;
 use crate::runner::{self, Ended};
 use crate::session::{Desired, hard_end_us, key_of};
@@ -28,6 +29,8 @@ pub(crate) mod load;
 
 /// Reports of preparing and following tasks; each has at most one open, so this is never full.
 const REPORTS: usize = 64;
+/// Keys of ended epochs that are remembered; each is from one run that this process took part in.
+const ENDED: usize = 4_096;
 /// Load ends this long after SIGTERM, so that all cores close their gates at the same run time.
 const STOP_LEAD_US: u64 = 500_000;
 
@@ -42,9 +45,11 @@ pub(crate) struct Assignments {
     pub(crate) observed: watch::Sender<Vec<v1::Observed>>,
 }
 
-/// One assignment under its newest epoch.
+/// One assignment under one epoch.
 struct Held {
     key: Key,
+    /// The newest schedule of releases that was taken.
+    handover: u32,
     wanted: v1::Assignment,
     control: Arc<Control>,
     state: State,
@@ -78,7 +83,9 @@ enum Report {
 
 struct Reconciler {
     shared: Assignments,
-    held: BTreeMap<String, Held>,
+    held: BTreeMap<Key, Held>,
+    /// Epochs that were held here and are not any more; they never come back.
+    ended: BTreeSet<Key>,
     reports: mpsc::Sender<Report>,
     is_stopping: bool,
 }
@@ -89,8 +96,13 @@ impl Assignments {
         let (reports, mut inbox) = mpsc::channel(REPORTS);
         let soft = self.lifecycle.soft();
         let (mut desired, mut offset) = (self.desired.clone(), self.offset.clone());
-        let mut this =
-            Reconciler { shared: self, held: BTreeMap::new(), reports, is_stopping: false };
+        let mut this = Reconciler {
+            shared: self,
+            held: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            reports,
+            is_stopping: false,
+        };
         loop {
             tokio::select! {
                 () = soft.cancelled(), if !this.is_stopping => this.stop(),
@@ -115,39 +127,38 @@ impl Reconciler {
         if !desired.is_known {
             return;
         }
-        let ids: Vec<&String> = desired.assignments.iter().map(|a| &a.assignment_id).collect();
-        for (_, held) in self.held.iter_mut().filter(|(id, _)| !ids.contains(id)) {
+        let keys: BTreeSet<Key> = desired.assignments.iter().map(key_of).collect();
+        for held in self.held.values_mut().filter(|held| !keys.contains(&held.key)) {
             held.control.abort();
             held.is_leaving = true;
         }
-        self.held.retain(|_, held| !held.is_leaving || held.is_running());
+        self.forget(|held| held.is_leaving && !held.is_running());
         for wanted in desired.assignments {
-            self.want(wanted);
+            match self.held.get_mut(&key_of(&wanted)) {
+                Some(held) => {
+                    // Listed again after it was dropped: it stays closed, a new epoch is needed.
+                    held.is_leaving = false;
+                    held.update(wanted);
+                }
+                None => self.adopt(wanted),
+            }
         }
     }
 
-    fn want(&mut self, wanted: v1::Assignment) {
-        match self.held.get_mut(&wanted.assignment_id) {
-            Some(held) if held.key.epoch > wanted.epoch => {}
-            Some(held) if held.key.epoch == wanted.epoch => {
-                // Listed again after it was dropped: it stays closed, a new epoch is needed.
-                held.is_leaving = false;
-                held.update(wanted);
+    fn forget(&mut self, is_over: impl Fn(&Held) -> bool) {
+        for (key, _) in self.held.extract_if(.., |_, held| is_over(held)) {
+            if self.ended.len() == ENDED {
+                self.ended.pop_first();
             }
-            Some(held) => {
-                // Its runner goes on alone and delivers what the old epoch did.
-                held.control.abort();
-                self.adopt(wanted);
-            }
-            None => self.adopt(wanted),
+            self.ended.insert(key);
         }
     }
 
     fn adopt(&mut self, wanted: v1::Assignment) {
-        if self.is_stopping {
+        let key = key_of(&wanted);
+        if self.is_stopping || self.ended.contains(&key) {
             return;
         }
-        let key = key_of(&wanted);
         // No lease: a newer desired state without it is on its way.
         let Some(control) = self.shared.leases.control(&key) else { return };
         tracing::info!(
@@ -159,10 +170,16 @@ impl Reconciler {
         let stop = CancellationToken::new();
         self.prepare(key.clone(), wanted.clone(), stop.clone());
         let state = State::Preparing { _stop: stop.drop_guard() };
-        let id = wanted.assignment_id.clone();
-        let mut held = Held { key, wanted: wanted.clone(), control, state, is_leaving: false };
+        let mut held = Held {
+            key: key.clone(),
+            handover: 0,
+            wanted: wanted.clone(),
+            control,
+            state,
+            is_leaving: false,
+        };
         held.update(wanted);
-        self.held.insert(id, held);
+        self.held.insert(key, held);
     }
 
     fn prepare(&self, key: Key, wanted: v1::Assignment, stop: CancellationToken) {
@@ -202,15 +219,13 @@ impl Reconciler {
                 let is_fenced = held.control.fenced();
                 tracing::info!(assignment = key.assignment, closed_at_us, is_fenced, "closed");
                 held.state = State::Closed { closed_at_us, is_fenced };
-                if held.is_leaving {
-                    self.held.remove(&key.assignment);
-                }
+                self.forget(|held| held.key == key && held.is_leaving);
             }
         }
     }
 
     fn held_under(&mut self, key: &Key) -> Option<&mut Held> {
-        self.held.get_mut(&key.assignment).filter(|held| held.key == *key)
+        self.held.get_mut(key)
     }
 
     /// Starts what is prepared and armed, as soon as the offset of the clocks is known.
@@ -246,6 +261,7 @@ impl Reconciler {
                 in_us = t0_boot_us.saturating_sub(now_us),
                 "armed"
             );
+            held.control.begin_at(held.wanted.from_us);
             let (sender, receiver) = mpsc::channel(runner::REPORTS);
             let n_cores = ready.n_cores();
             let running = ready.start(t0_boot_us, Arc::clone(&held.control), sender);
@@ -309,7 +325,26 @@ impl Held {
                 self.state = State::Closed { closed_at_us: 0, is_fenced: false };
             }
         }
+        if wanted.handover > self.handover && self.is_running() {
+            self.let_go(&wanted);
+        }
         self.wanted = wanted;
+    }
+
+    /// Takes the schedule by which devices leave. One that comes too late or makes no sense is not
+    /// taken, and the number that is told stays what it was.
+    fn let_go(&mut self, wanted: &v1::Assignment) {
+        let blocks = wanted.blocks.iter().map(assignment::block_from_wire);
+        let releases = Releases::of(&Shard { blocks: blocks.collect() });
+        if self.control.release(releases) {
+            self.handover = wanted.handover;
+            tracing::info!(
+                assignment = self.key.assignment,
+                epoch = self.key.epoch,
+                handover = self.handover,
+                "devices are handed over"
+            );
+        }
     }
 
     fn observed(&self) -> v1::Observed {
@@ -317,6 +352,7 @@ impl Held {
         let mut observed = v1::Observed {
             assignment_id: self.key.assignment.clone(),
             epoch: self.key.epoch,
+            handover: self.handover,
             ..v1::Observed::default()
         };
         let phase = match &self.state {

@@ -15,6 +15,7 @@ mod dial;
 mod gate;
 mod ports;
 mod prepare;
+mod releases;
 mod stalls;
 mod start;
 
@@ -31,17 +32,17 @@ use shoal_service_kit::TargetGuard;
 pub use self::control::Control;
 pub use self::ports::{NotLocal, SourceAddresses};
 pub use self::prepare::{PrepareError, Prepared, prepare};
+pub(crate) use self::releases::Releases;
 pub use self::start::Running;
 
 /// What this agent is to do in one run.
 #[derive(Clone)]
 pub struct Job {
     pub plan: Arc<Plan>,
+    /// Its blocks begin relative to [`Control::begin_at`].
     pub shard: Shard,
     pub seed: u64,
     pub run: RunId,
-    /// How often these devices changed hands before.
-    pub incarnation: u32,
     /// What the agent's owner provided, by name.
     pub secrets: Arc<BTreeMap<String, String>>,
     pub guard: TargetGuard,

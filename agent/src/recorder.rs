@@ -59,6 +59,11 @@ impl Recorder {
         }
     }
 
+    /// The first window; nothing is recorded before.
+    pub(crate) fn begin(&mut self, window: u64) {
+        self.window = window;
+    }
+
     pub(crate) fn window(&self) -> u64 {
         self.window
     }

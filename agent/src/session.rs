@@ -189,7 +189,7 @@ impl Session {
         let mut connection = Outgoing { outgoing, told: BTreeMap::new() };
         let hello = v1::Hello { inventory: inventory.clone(), ..self.hello.clone() };
         connection.send(agent_message::Message::Hello(hello))?;
-        connection.told = inventory.into_iter().map(|o| (o.assignment_id.clone(), o)).collect();
+        connection.told = inventory.into_iter().map(|o| (told_of(&o), o)).collect();
         let late = |_| End::Lost("no Welcome within 10 s".to_owned());
         let call = timeout(ANSWER, client.session(ReceiverStream::new(receiver)));
         let mut incoming = call.await.map_err(late)??.into_inner();
@@ -300,6 +300,10 @@ pub(crate) fn key_of(wanted: &v1::Assignment) -> Key {
     Key { assignment: wanted.assignment_id.clone(), epoch: wanted.epoch }
 }
 
+fn told_of(observed: &v1::Observed) -> Key {
+    Key { assignment: observed.assignment_id.clone(), epoch: observed.epoch }
+}
+
 /// The run time after which nothing is sent, as far as the assignment says; 0 says nothing.
 pub(crate) fn hard_end_us(wanted: &v1::Assignment) -> u64 {
     let stated = [wanted.end_us, wanted.not_after_us].into_iter().filter(|us| *us > 0);
@@ -317,8 +321,8 @@ struct Connection {
 
 struct Outgoing {
     outgoing: mpsc::Sender<v1::AgentMessage>,
-    /// What this connection has been told, by assignment.
-    told: BTreeMap<String, v1::Observed>,
+    /// What this connection has been told, by assignment and epoch.
+    told: BTreeMap<Key, v1::Observed>,
 }
 
 impl Outgoing {
@@ -330,11 +334,11 @@ impl Outgoing {
 
     /// Sends what differs from what was told before.
     fn tell(&mut self, observed: Vec<v1::Observed>) -> Result<(), End> {
-        self.told.retain(|id, _| observed.iter().any(|now| now.assignment_id == *id));
+        self.told.retain(|key, _| observed.iter().any(|now| told_of(now) == *key));
         for now in observed {
-            if self.told.get(&now.assignment_id) != Some(&now) {
+            if self.told.get(&told_of(&now)) != Some(&now) {
                 self.send(agent_message::Message::Observed(now.clone()))?;
-                self.told.insert(now.assignment_id.clone(), now);
+                self.told.insert(told_of(&now), now);
             }
         }
         Ok(())

@@ -21,6 +21,9 @@ const SESSION_QUEUE: usize = 64;
 pub type SessionSender = mpsc::Sender<Result<v1::ControlMessage, tonic::Status>>;
 pub type SessionReceiver = mpsc::Receiver<Result<v1::ControlMessage, tonic::Status>>;
 
+/// An assignment id and an epoch: what an agent holds.
+pub type Grant = (String, u64);
+
 #[derive(Debug, Clone)]
 pub struct Fleet {
     state: Arc<Mutex<State>>,
@@ -43,8 +46,9 @@ struct Agent {
     capacity: v1::Capacity,
     liveness: Liveness,
     session: Option<(u64, SessionSender)>,
-    desired: BTreeMap<String, v1::Assignment>,
-    observed: BTreeMap<(String, u64), v1::Observed>,
+    /// By assignment and epoch.
+    desired: BTreeMap<Grant, v1::Assignment>,
+    observed: BTreeMap<Grant, v1::Observed>,
 }
 
 /// A copy of what others may know of an agent.
@@ -106,7 +110,7 @@ impl Fleet {
         }
         state.sessions += 1;
         let session = state.sessions;
-        let observed: BTreeMap<(String, u64), v1::Observed> = hello
+        let observed: BTreeMap<Grant, v1::Observed> = hello
             .inventory
             .into_iter()
             .map(|observed| ((observed.assignment_id.clone(), observed.epoch), observed))
@@ -118,7 +122,7 @@ impl Fleet {
             Some(known) => known
                 .desired
                 .into_iter()
-                .filter(|(held, wish)| observed.contains_key(&(held.clone(), wish.epoch)))
+                .filter(|(grant, _)| observed.contains_key(grant))
                 .collect(),
             None => BTreeMap::new(),
         };
@@ -175,9 +179,8 @@ impl Fleet {
     }
 
     /// What an agent last said of an assignment.
-    pub fn observed(&self, id: &AgentId, assignment: &str, epoch: u64) -> Option<v1::Observed> {
-        let state = self.lock();
-        state.agents.get(id)?.observed.get(&(assignment.to_owned(), epoch)).cloned()
+    pub fn observed(&self, id: &AgentId, grant: &Grant) -> Option<v1::Observed> {
+        self.lock().agents.get(id)?.observed.get(grant).cloned()
     }
 
     /// Makes an assignment desired, or changes it. An agent that is not known yet (the control
@@ -185,7 +188,7 @@ impl Fleet {
     pub fn assign(&self, id: &AgentId, assignment: v1::Assignment, now_us: u64) {
         let mut state = self.lock();
         let agent = state.agents.entry(id.clone()).or_insert_with(|| Agent::awaited(now_us));
-        let key = assignment.assignment_id.clone();
+        let key = (assignment.assignment_id.clone(), assignment.epoch);
         if agent.desired.get(&key) != Some(&assignment) {
             agent.desired.insert(key, assignment);
             agent.push_desired();
@@ -200,18 +203,18 @@ impl Fleet {
     }
 
     /// Whether a connected agent is the one that holds an assignment; `None` while it is away.
-    pub fn holds(&self, id: &AgentId, assignment: &str) -> Option<bool> {
+    pub fn holds(&self, id: &AgentId, grant: &Grant) -> Option<bool> {
         let state = self.lock();
         let agent = state.agents.get(id).filter(|agent| agent.session.is_some())?;
-        Some(agent.desired.contains_key(assignment))
+        Some(agent.desired.contains_key(grant))
     }
 
     /// Takes an assignment back.
-    pub fn withdraw(&self, id: &AgentId, assignment: &str) {
+    pub fn withdraw(&self, id: &AgentId, grant: &Grant) {
         if let Some(agent) = self.lock().agents.get_mut(id)
-            && agent.desired.remove(assignment).is_some()
+            && agent.desired.remove(grant).is_some()
         {
-            agent.observed.retain(|(known, _), _| known != assignment);
+            agent.observed.remove(grant);
             agent.push_desired();
         }
         self.changed();
@@ -310,9 +313,9 @@ mod tests {
         let assignment =
             v1::Assignment { assignment_id: "x".into(), epoch: 1, ..v1::Assignment::default() };
         fleet.assign(&id(), assignment, 0);
-        assert_eq!(fleet.holds(&id(), "x"), Some(true));
+        assert_eq!(fleet.holds(&id(), &("x".into(), 1)), Some(true));
         let _second = fleet.join(&id(), hello("two", "one"), 1_000).unwrap();
-        assert_eq!(fleet.holds(&id(), "x"), Some(false));
+        assert_eq!(fleet.holds(&id(), &("x".into(), 1)), Some(false));
     }
 
     #[test]
@@ -327,7 +330,10 @@ mod tests {
             v1::Observed { assignment_id: "x".into(), epoch: 1, ..v1::Observed::default() };
         let hello = v1::Hello { inventory: vec![observed], ..hello("one", "") };
         let _session = fleet.join(&id(), hello, 1_000).unwrap();
-        assert_eq!((fleet.holds(&id(), "x"), fleet.holds(&id(), "y")), (Some(true), Some(false)));
+        assert_eq!(
+            (fleet.holds(&id(), &("x".into(), 1)), fleet.holds(&id(), &("y".into(), 1))),
+            (Some(true), Some(false))
+        );
     }
 
     #[test]
@@ -338,7 +344,7 @@ mod tests {
             v1::Assignment { assignment_id: "x".into(), epoch: 3, ..v1::Assignment::default() };
         fleet.assign(&id(), assignment, 0);
         assert_eq!(fleet.beat(&id(), session, 1).unwrap().len(), 1);
-        fleet.withdraw(&id(), "x");
+        fleet.withdraw(&id(), &("x".into(), 3));
         assert_eq!(fleet.beat(&id(), session, 2), Some(vec![]));
         let mut last = None;
         while let Ok(Ok(message)) = queue.try_recv() {

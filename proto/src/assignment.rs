@@ -10,11 +10,25 @@ pub fn blocks_to_wire(shard: &Shard) -> Vec<v1::Block> {
         group: block.group as u32,
         first: block.devices.start,
         end: block.devices.end,
+        incarnation: block.incarnation,
+        after_us: block.from_us,
+        until_us: if block.until_us == u64::MAX { 0 } else { block.until_us },
     };
     shard.blocks.iter().map(block).collect()
 }
 
-/// Refuses blocks that are empty, overlap or reach outside the plan.
+/// A block as it was said, whatever the plan says.
+pub fn block_from_wire(block: &v1::Block) -> Block {
+    Block {
+        incarnation: block.incarnation,
+        from_us: block.after_us,
+        until_us: if block.until_us == 0 { u64::MAX } else { block.until_us },
+        ..Block::new(block.group as usize, block.first..block.end)
+    }
+}
+
+/// Refuses blocks that are empty, overlap or reach outside the plan. What comes out begins relative
+/// to the assignment's own begin.
 pub fn shard_from_wire(plan: &Plan, blocks: &[v1::Block]) -> Result<Shard, BadField> {
     let mut shard = Shard::default();
     for block in blocks {
@@ -25,7 +39,7 @@ pub fn shard_from_wire(plan: &Plan, blocks: &[v1::Block]) -> Result<Shard, BadFi
             let why = format!("{}..{} of {} devices", block.first, block.end, group.devices);
             return Err(BadField::new("blocks.first", why));
         }
-        shard.blocks.push(Block { group: block.group as usize, devices: block.first..block.end });
+        shard.blocks.push(block_from_wire(block));
     }
     let mut sorted: Vec<&Block> = shard.blocks.iter().collect();
     sorted.sort_by_key(|block| (block.group, block.devices.start));

@@ -130,7 +130,7 @@ mod tests {
         let ca = [b"-----BEGIN CERTIFICATE-----".as_slice(), &vec![b'x'; 3 << 20]].concat();
         let sent = vec![shipped("ca.pem", &ca), shipped("u.csv", b"u\na\n\"b\nb\"\nc\n")];
         let plan = parse_plan(TEXT, &[], &files_from_wire(sent).unwrap()).unwrap();
-        let shard = Shard { blocks: vec![Block { group: 0, devices: 1..2 }] };
+        let shard = Shard { blocks: vec![Block::new(0, 1..2)] };
         let mut assembler = Assembler::default();
         for chunk in shard.files(&plan).iter().flat_map(chunks) {
             assembler.add(chunk).unwrap();

@@ -55,12 +55,11 @@ fn start(addr: SocketAddr, text: &str) -> Arc<AtomicU64> {
     let plan = shoal_domain::check::parse_plan(text, &[], &shoal_domain::files::Files::none())
         .unwrap_or_else(|e| panic!("{e:?}"));
     let job = Job {
-        shard: Shard { blocks: vec![Block { group: 0, devices: 0..plan.devices() }] },
+        shard: Shard { blocks: vec![Block::new(0, 0..plan.devices())] },
         spawn_rate: plan.spawn_rate() * 2.0,
         plan: Arc::new(plan),
         seed: 1,
         run: RunId::from_parts(0, 1),
-        incarnation: 0,
         secrets: Arc::default(),
         sources: SourceAddresses::default(),
         guard: TargetGuard::any(),

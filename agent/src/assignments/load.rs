@@ -161,7 +161,6 @@ fn read(
         shard,
         seed: wanted.seed,
         run,
-        incarnation: wanted.incarnation,
         secrets: Arc::new(secrets),
         guard,
         sources,

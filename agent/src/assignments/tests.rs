@@ -126,6 +126,10 @@ impl Bench {
         timeout(LIMIT, self.observed.wait_for(Vec::is_empty)).await.unwrap().unwrap();
     }
 
+    async fn sees(&mut self, so: impl Fn(&[v1::Observed]) -> bool) {
+        timeout(LIMIT, self.observed.wait_for(|all| so(all))).await.unwrap().unwrap();
+    }
+
     async fn started(&mut self) -> Started {
         timeout(LIMIT, self.started.recv()).await.expect("it starts").unwrap()
     }
@@ -186,21 +190,21 @@ async fn what_cannot_be_prepared_is_refused_with_code_and_sentence() {
 }
 
 #[tokio::test]
-async fn an_older_epoch_is_ignored_and_a_newer_one_replaces() {
+async fn epochs_are_held_side_by_side_and_one_that_ended_never_comes_back() {
     let mut bench = Bench::start();
     bench.offset.send_replace(Some(0));
-    bench.desire(&[armed(2)]);
-    let first = bench.started().await;
     bench.desire(&[armed(1)]);
-    bench.desire(&[armed(3)]);
+    let first = bench.started().await;
+    bench.desire(&[armed(1), armed(2)]);
     let second = bench.started().await;
-    assert_ne!(first.t0_boot_us, 0);
-    assert_eq!(bench.see(Phase::Running).await.epoch, 3);
+    bench.desire(&[armed(2)]);
     first.close(5).await;
+    bench.sees(|all| matches!(all, [only] if only.epoch == 2)).await;
+    bench.desire(&[armed(1), armed(2)]);
     second.close(9).await;
     let closed = bench.see(Phase::Closed).await;
-    assert_eq!((closed.epoch, closed.closed_at_us), (3, 9));
-    assert!(bench.started.try_recv().is_err(), "epoch 1 never starts");
+    assert_eq!((closed.epoch, closed.closed_at_us), (2, 9));
+    assert!(bench.started.try_recv().is_err(), "epoch 1 never starts again");
 }
 
 #[tokio::test]

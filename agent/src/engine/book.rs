@@ -46,10 +46,11 @@ pub(super) struct SlotBook {
 }
 
 impl SlotBook {
-    /// One schedule per series of the group, in the plan's order.
-    pub(super) fn new(schedules: impl Iterator<Item = Slots>) -> Self {
+    /// One schedule per series of the group, in the plan's order; slots intended before `from_us`
+    /// are somebody else's.
+    pub(super) fn new(schedules: impl Iterator<Item = Slots>, from_us: u64) -> Self {
         let cursor = |slots: Slots| {
-            let next = slots.first_from(0);
+            let next = slots.first_from(from_us);
             Cursor { slots, next, fresh_from: 0, waiting: VecDeque::new() }
         };
         Self { cursors: schedules.map(cursor).collect() }

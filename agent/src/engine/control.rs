@@ -6,8 +6,11 @@
 //! at once and is then an end like any other.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_service_kit::{Clock, SystemClock};
+
+use super::releases::Releases;
 
 /// A new end lies at least this far ahead, so that no core (they read the end each time they wake)
 /// has classed a slot behind it: far more than a thread needs between reading clock and end.
@@ -26,6 +29,10 @@ pub struct Control {
     aborted: AtomicBool,
     control_unix_minus_boot_us: AtomicI64,
     n_open_gates: AtomicUsize,
+    from_us: AtomicU64,
+    releases: Mutex<Arc<Releases>>,
+    /// Counts the changes of `releases`, so that looking for one costs a load and no lock.
+    n_releases: AtomicU64,
 }
 
 impl Control {
@@ -40,7 +47,41 @@ impl Control {
             aborted: false.into(),
             control_unix_minus_boot_us: offset.into(),
             n_open_gates: NEVER_STARTED.into(),
+            from_us: 0.into(),
+            releases: Mutex::default(),
+            n_releases: 0.into(),
         }
+    }
+
+    /// The devices are this agent's from this run time on; to be called before the start.
+    pub fn begin_at(&self, from_us: u64) {
+        self.from_us.store(from_us, Ordering::SeqCst);
+    }
+
+    pub(super) fn from_us(&self) -> u64 {
+        self.from_us.load(Ordering::SeqCst)
+    }
+
+    /// Takes the schedule by which devices are let go. `false`: the first of them is due too soon to
+    /// be sure that no core has classed a slot behind it, and nothing was changed.
+    pub(crate) fn release(&self, releases: Releases) -> bool {
+        let t0 = self.t0_boot_us.load(Ordering::SeqCst);
+        let now_us = SystemClock.boot_us().saturating_sub(t0);
+        if releases.first_us() < now_us.saturating_add(END_MARGIN_US) {
+            return false;
+        }
+        *self.releases.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(releases);
+        self.n_releases.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    /// The number changes with [`Control::releases`]; 0: nobody is let go.
+    pub(super) fn n_releases(&self) -> u64 {
+        self.n_releases.load(Ordering::Acquire)
+    }
+
+    pub(super) fn releases(&self) -> Arc<Releases> {
+        Arc::clone(&self.releases.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Without effect once the lease has lapsed: a fenced agent never sends again.

@@ -5,7 +5,7 @@
 //! makes sure that nothing depends on a device waking.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,8 @@ use super::start::Seat;
 use super::{Closed, Control, CoreReport, close};
 use crate::recorder::Recorder;
 
+/// How long a device that is let go may still get an ack: shorter than its next holder waits.
+const PARTING_US: u64 = 300_000;
 /// Acks are four bytes; this holds those of many messages.
 const READ_BUFFER: usize = 4 * 1024;
 
@@ -35,7 +37,6 @@ pub(super) struct Core {
     pub(super) timetable: RefCell<Rc<Timetable>>,
     pub(super) seed: u64,
     pub(super) mark: String,
-    pub(super) incarnation: u32,
     pub(super) secrets: Arc<BTreeMap<String, String>>,
     pub(super) routes: Arc<BTreeMap<usize, Route>>,
     pub(super) control: Arc<Control>,
@@ -97,15 +98,24 @@ pub(super) struct CoreLoop {
     pub(super) devices: Vec<Rc<RefCell<Device>>>,
     pub(super) tasks: JoinSet<()>,
     pub(super) is_cut: bool,
+    /// The schedule of releases that `next_release_us` is of.
+    pub(super) n_releases: u64,
+    pub(super) next_release_us: u64,
+    /// Devices that are let go and may still get an ack until this run time.
+    pub(super) parting: VecDeque<(u64, Rc<RefCell<Device>>)>,
 }
 
 impl CoreLoop {
     pub(super) async fn run(mut self) {
-        self.wait_for_t0().await;
+        self.wait_for_the_begin().await;
+        let from_us = self.core.control.from_us();
+        self.core.recorder.borrow_mut().begin(from_us / WINDOW_US);
+        self.core.stalls.begin(from_us);
         let mut closed_at = self.core.control.end_us();
         loop {
             let now = self.beat();
             self.start_due(now);
+            self.release_due(now);
             closed_at = closed_at.min(self.core.control.end_us());
             if now >= closed_at {
                 break;
@@ -123,15 +133,51 @@ impl CoreLoop {
         let _ = self.reports.send(CoreReport { core: self.number, delta, closed }).await;
     }
 
-    async fn wait_for_t0(&self) {
-        let t0 = self.core.t0_boot_us;
+    /// For t0, or for the moment at which the devices become this agent's.
+    async fn wait_for_the_begin(&self) {
+        let begin = self.core.t0_boot_us + self.core.control.from_us();
         loop {
             let boot = self.core.boot_us();
-            if boot >= t0 || self.core.control.end_us() == 0 {
+            if boot >= begin || self.core.run_us(boot) >= self.core.control.end_us() {
                 return;
             }
-            let wait = (t0 - boot).min(PROBE_US);
+            let wait = (begin - boot).min(PROBE_US);
             tokio::time::sleep(Duration::from_micros(wait)).await;
+        }
+    }
+
+    /// Lets go who is to be let go by now: the gate of such a device closes, and a moment later its
+    /// connection.
+    fn release_due(&mut self, now_us: u64) {
+        let control = &self.core.control;
+        let is_new = self.n_releases != control.n_releases();
+        if is_new || now_us >= self.next_release_us {
+            self.n_releases = control.n_releases();
+            self.next_release_us = u64::MAX;
+            for device in &self.devices {
+                let mut leaving = device.borrow_mut();
+                if leaving.is_leaving() {
+                    continue;
+                }
+                let until_us = leaving.until_us(&self.core);
+                if until_us <= now_us {
+                    leaving.close(&self.core, now_us);
+                    self.parting.push_back((now_us + PARTING_US, Rc::clone(device)));
+                } else {
+                    self.next_release_us = self.next_release_us.min(until_us);
+                }
+            }
+            let releases = control.releases();
+            self.seats.retain(|seat| {
+                let until_us = releases.until_us(seat.group, seat.index);
+                // One that is to start later than it leaves never starts here.
+                seat.start_us < until_us
+            });
+        }
+        while self.parting.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
+            if let Some((_, device)) = self.parting.pop_front() {
+                device.borrow_mut().part(&self.core, now_us);
+            }
         }
     }
 
@@ -169,10 +215,12 @@ impl CoreLoop {
         for device in &self.devices {
             let device = device.borrow();
             let sends = plan.groups[device.group].sends();
+            let (from_us, until_us) = device.tenure();
             for (send, slots) in sends.iter().zip(device.book.schedules()) {
                 let first = send.series.index() * n_stages;
                 let due = &mut due[first..first + n_stages];
-                timetable.count_slots(device.group, slots, 0, through_us, due);
+                let until_us = through_us.min(until_us);
+                timetable.count_slots(device.group, slots, from_us, until_us, due);
             }
         }
         let health = self.core.stalls.take_health();

@@ -46,6 +46,13 @@ pub(super) struct Device {
     index: u64,
     ordinal: u64,
     start_us: u64,
+    from_us: u64,
+    incarnation: u32,
+    /// Run time from which this device is let go, by the schedule of this number.
+    until_us: u64,
+    n_releases: u64,
+    /// Its gate has closed, before that of the others or with it.
+    leaving: bool,
     identity: Identity,
     streams: Box<[Stream]>,
     session: Session,
@@ -81,10 +88,15 @@ impl Device {
         let slots = |send| timetable.slots_on(&calendar, seat.group, seat.index, send);
         Some(Self {
             group: seat.group,
-            book: SlotBook::new(group.sends().iter().map(slots)),
+            book: SlotBook::new(group.sends().iter().map(slots), seat.from_us),
             index: seat.index,
             ordinal: seat.ordinal,
             start_us: seat.start_us,
+            from_us: seat.from_us,
+            incarnation: seat.incarnation,
+            until_us: u64::MAX,
+            n_releases: 0,
+            leaving: false,
             identity,
             streams: group.sends().iter().map(|_| Stream::default()).collect(),
             session: Session::default(),
@@ -146,8 +158,34 @@ impl Device {
         moved
     }
 
+    /// Where its slots begin and end here, as known when it last ran.
+    pub(super) fn tenure(&self) -> (u64, u64) {
+        (self.from_us, self.until_us)
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Run time from which it is let go; asks for a newer schedule each time, at the price of a load.
+    pub(super) fn until_us(&mut self, core: &Core) -> u64 {
+        let n_releases = core.control.n_releases();
+        if self.n_releases != n_releases {
+            self.n_releases = n_releases;
+            // What it has left it does not take up again.
+            if !self.leaving {
+                self.until_us = core.control.releases().until_us(self.group, self.index);
+            }
+        }
+        self.until_us
+    }
+
+    fn end_us(&mut self, core: &Core) -> u64 {
+        core.control.end_us().min(self.until_us(core))
+    }
+
     fn fall_due(&mut self, core: &Core, now: u64) {
-        let until = now.min(core.control.end_us());
+        let until = now.min(self.end_us(core));
         if self.book.next_us() >= until {
             return;
         }
@@ -184,7 +222,8 @@ impl Device {
     /// When this device must be looked at if nothing arrives before.
     fn wake_us(&self, core: &Core) -> u64 {
         let next_us = self.book.next_us();
-        let due = if next_us < core.control.end_us() { next_us + 1 } else { u64::MAX };
+        let end_us = core.control.end_us().min(self.until_us);
+        let due = if next_us < end_us { next_us + 1 } else { u64::MAX };
         due.min(self.link_wake_us(core))
     }
 
@@ -194,9 +233,22 @@ impl Device {
         self.expire_acks(core, now);
         self.pump(core);
         self.drain(core, SlotClass::Unsent);
+        self.leaving = true;
         if matches!(self.link, Link::Resting { .. } | Link::Queued { .. }) {
             self.link = Link::Down;
         }
+    }
+
+    /// Somebody else holds this device in a moment: its connection ends, and it counts here no more.
+    pub(super) fn part(&mut self, core: &Core, now: u64) {
+        {
+            let mut recorder = core.recorder.borrow_mut();
+            let gauge = recorder.gauge(self.group);
+            gauge.started -= 1;
+            gauge.connected -= u64::from(matches!(self.link, Link::Up(_)));
+            gauge.failed -= u64::from(self.standing == Standing::Failed);
+        }
+        self.finish(core, now);
     }
 
     /// No send may leave any more: the socket closes without a word.

@@ -23,6 +23,11 @@ pub(super) struct Stalls {
 }
 
 impl Stalls {
+    /// The core is to run from here on.
+    pub(super) fn begin(&self, run_us: u64) {
+        self.beat_us.set(run_us);
+    }
+
     /// Somebody runs at `now_us`: a gap since the last beat is noted.
     pub(super) fn notice(&self, now_us: u64) {
         let from = self.beat_us.get();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use shoal_domain::schedule::Timetable;
+use shoal_domain::shard::Block;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -20,6 +21,9 @@ use crate::recorder::Recorder;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seat {
     pub(super) start_us: u64,
+    /// Its slots before this run time are not this agent's.
+    pub(super) from_us: u64,
+    pub(super) incarnation: u32,
     pub(super) group: usize,
     pub(super) index: u64,
     /// Place among this agent's devices of the same target.
@@ -67,7 +71,7 @@ pub(super) fn start(
         thread.ok()
     };
     let timetable = Timetable::new(Arc::clone(&prepared.job.plan), prepared.job.seed, &[]);
-    let seats = deal(&prepared.job, &timetable, cores);
+    let seats = deal(&prepared.job, &timetable, control.from_us(), cores);
     let threads = seats.into_iter().enumerate().filter_map(start_one).collect();
     Running { threads, _ports: ports }
 }
@@ -83,15 +87,32 @@ fn failed(core: usize, error: String, reports: &mpsc::Sender<CoreReport>) {
 
 /// Deals the shard's devices to cores in turn, group after group: the counts of all devices and of
 /// each group's differ by at most one. Each core's seats have the next one to start last.
-pub(super) fn deal(job: &Job, timetable: &Timetable, cores: usize) -> Vec<Vec<Seat>> {
-    let mut devices: Vec<(usize, u64)> = job.shard.each().collect();
-    devices.sort_unstable();
+pub(super) fn deal(
+    job: &Job,
+    timetable: &Timetable,
+    begin_us: u64,
+    cores: usize,
+) -> Vec<Vec<Seat>> {
+    let mut blocks: Vec<&Block> = job.shard.blocks.iter().collect();
+    blocks.sort_unstable_by_key(|block| (block.group, block.devices.start));
     let mut ordinals = vec![0; job.plan.targets.len()];
-    let mut seats = vec![Vec::with_capacity(devices.len() / cores + 1); cores];
-    for (turn, (group, index)) in devices.into_iter().enumerate() {
+    let n_devices = job.shard.devices() as usize;
+    let mut seats = vec![Vec::with_capacity(n_devices / cores + 1); cores];
+    let devices =
+        blocks.into_iter().flat_map(|block| block.devices.clone().map(move |index| (block, index)));
+    for (turn, (block, index)) in devices.enumerate() {
+        let group = block.group;
         let ordinal = &mut ordinals[job.plan.groups[group].target];
         if let Some(start_us) = timetable.start_us(group, index) {
-            seats[turn % cores].push(Seat { start_us, group, index, ordinal: *ordinal });
+            let from_us = begin_us + block.from_us;
+            seats[turn % cores].push(Seat {
+                start_us: start_us.max(from_us),
+                from_us,
+                incarnation: block.incarnation,
+                group,
+                index,
+                ordinal: *ordinal,
+            });
         }
         *ordinal += 1;
     }
@@ -125,7 +146,6 @@ fn run_core(
         timetable: RefCell::new(Rc::new(Timetable::new(Arc::clone(&job.plan), job.seed, &[]))),
         seed: job.seed,
         mark: job.run.mark(),
-        incarnation: job.incarnation,
         secrets: Arc::clone(&job.secrets),
         routes: Arc::clone(&prepared.routes),
         control,
@@ -146,6 +166,9 @@ fn run_core(
         devices: Vec::new(),
         tasks: JoinSet::new(),
         is_cut: false,
+        n_releases: 0,
+        next_release_us: u64::MAX,
+        parting: Default::default(),
     };
     LocalSet::new().block_on(&runtime, core_loop.run());
 }

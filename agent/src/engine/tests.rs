@@ -227,7 +227,7 @@ fn what_is_wrong_before_the_start_is_said_in_one_sentence() {
 fn devices_are_dealt_evenly_to_cores_in_total_and_per_group() {
     let job = Trial::new(7).cores(3).job();
     let timetable = Timetable::new(Arc::clone(&job.plan), job.seed, &[]);
-    let seats = super::start::deal(&job, &timetable, 3);
+    let seats = super::start::deal(&job, &timetable, 0, 3);
     let counts: Vec<usize> = seats.iter().map(Vec::len).collect();
     assert_eq!(counts.iter().sum::<usize>(), 7);
     assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);

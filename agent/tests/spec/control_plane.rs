@@ -22,8 +22,8 @@ pub(crate) fn assignment(scenario: &str, plan: &Plan, builtin: SocketAddr) -> v1
     let blocks = plan.groups.iter().enumerate();
     let block = |(group, def): (usize, &shoal_domain::plan::Group)| v1::Block {
         group: group as u32,
-        first: 0,
         end: def.devices,
+        ..v1::Block::default()
     };
     v1::Assignment {
         assignment_id: "asg".to_owned(),

@@ -208,7 +208,7 @@ impl Driver {
             .live
             .read(run, |live| live.parts.get(&id).is_some_and(|part| part.is_delivered))
             .unwrap_or(false);
-        if let Some(observed) = fleet.observed(agent, &id, EPOCH) {
+        if let Some(observed) = fleet.observed(agent, &(id.clone(), EPOCH)) {
             match observed.phase() {
                 P::Prepared if observed.plan_hash == part.wire.plan_hash => {
                     events.push(RunEvent::Prepared { agent: agent.clone() });
@@ -234,7 +234,7 @@ impl Driver {
         }
         // A process that took the id and does not hold the assignment proves the holder's death.
         let is_assigned = self.record.state.phase() >= Phase::Preparing;
-        let is_replaced = is_assigned && fleet.holds(agent, &id) == Some(false);
+        let is_replaced = is_assigned && fleet.holds(agent, &(id.clone(), EPOCH)) == Some(false);
         let liveness = fleet.member(agent).map(|member| member.liveness);
         let liveness = liveness.unwrap_or(Liveness::heard_at(now_us));
         let presence = liveness.presence(now_us, self.plan.fleet.lease_us);
@@ -299,7 +299,8 @@ impl Driver {
             plan_hash: self.plan.hash().to_vec(),
             seed: self.row.seed,
             blocks: assignment::blocks_to_wire(shard),
-            incarnation: 0,
+            from_us: 0,
+            handover: 0,
             lease_us: self.plan.fleet.lease_us,
             t0_us: 0,
             end_us: self.plan.end_us(),
@@ -395,7 +396,7 @@ impl Driver {
         for agent in record.lost.keys().filter(|agent| !before.lost.contains_key(agent)) {
             events.push(event("agent_lost", agent.to_string()));
             if let Some(part) = self.parts.get(agent) {
-                self.runs.fleet.withdraw(agent, &part.wire.assignment_id);
+                self.runs.fleet.withdraw(agent, &(part.wire.assignment_id.clone(), EPOCH));
             }
         }
         self.row.version = self.runs.store.change_run(&change, &events).await?;
@@ -429,7 +430,7 @@ impl Driver {
             }
             RunCommand::Disarm | RunCommand::Judge => {
                 for (agent, part) in &self.parts {
-                    self.runs.fleet.withdraw(agent, &part.wire.assignment_id);
+                    self.runs.fleet.withdraw(agent, &(part.wire.assignment_id.clone(), EPOCH));
                 }
             }
         }

@@ -9,15 +9,37 @@ use std::ops::Range;
 use crate::files::File;
 use crate::plan::{Group, Plan};
 
-/// Neighbouring devices of one group.
+/// Neighbouring devices of one group as one agent holds them: from when, until when, and after how
+/// many others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// Index into [`Plan::groups`].
     pub group: usize,
     pub devices: Range<u64>,
+    /// How often these devices changed hands before.
+    pub incarnation: u32,
+    /// Run time of the first slot that this agent may class: earlier ones were somebody else's.
+    pub from_us: u64,
+    /// Run time from which they are let go; `u64::MAX` for the whole run.
+    pub until_us: u64,
 }
 
 impl Block {
+    /// Devices that never changed hands and are not to.
+    pub fn new(group: usize, devices: Range<u64>) -> Self {
+        Self { group, devices, incarnation: 0, from_us: 0, until_us: u64::MAX }
+    }
+
+    /// The same tenure of other devices.
+    pub fn with_devices(&self, devices: Range<u64>) -> Self {
+        Self { devices, ..self.clone() }
+    }
+
+    /// Whether both are one block that was cut.
+    fn continues(&self, next: &Self) -> bool {
+        self.with_devices(next.devices.clone()) == *next && self.devices.end == next.devices.start
+    }
+
     pub fn len(&self) -> u64 {
         self.devices.end - self.devices.start
     }
@@ -55,6 +77,14 @@ impl Shard {
             File::sliced(&file.path, file.sha256, file.n_bytes, rows.slice(&ranges))
         };
         plan.files.iter().map(part).collect()
+    }
+
+    /// Adds a block, joined with the last one where it continues it.
+    pub fn push(&mut self, block: Block) {
+        match self.blocks.last_mut() {
+            Some(last) if last.continues(&block) => last.devices.end = block.devices.end,
+            _ => self.blocks.push(block),
+        }
     }
 
     /// Every device as (group, index).
@@ -100,10 +130,7 @@ fn blocks(plan: &Plan) -> Vec<Block> {
         let mut start = 0;
         while start < def.devices {
             let end = (start + size).min(def.devices);
-            blocks.push((
-                (def.load, plan.start_rank(group, start)),
-                Block { group, devices: start..end },
-            ));
+            blocks.push(((def.load, plan.start_rank(group, start)), Block::new(group, start..end)));
             start = end;
         }
     }
@@ -152,19 +179,13 @@ impl<'a> Dealer<'a> {
             self.credit[taker] -= total * taken as f64;
             self.held[taker] += taken;
             let end = block.devices.start + taken;
-            self.take(taker, Block { group: block.group, devices: block.devices.start..end });
+            self.take(taker, block.with_devices(block.devices.start..end));
             block.devices.start = end;
         }
     }
 
     fn take(&mut self, agent: usize, block: Block) {
-        let blocks = &mut self.shards[agent].blocks;
-        match blocks.last_mut() {
-            Some(last) if last.group == block.group && last.devices.end == block.devices.start => {
-                last.devices.end = block.devices.end;
-            }
-            _ => blocks.push(block),
-        }
+        self.shards[agent].push(block);
     }
 }
 

@@ -79,7 +79,7 @@ fn a_slice_gives_the_plan_of_the_whole_table() {
 #[test]
 fn an_agent_gets_the_rows_of_its_devices_and_every_other_file() {
     let whole = plan(SCENARIO, &files(USERS)).unwrap();
-    let shard = Shard { blocks: vec![Block { group: 0, devices: 1..2 }] };
+    let shard = Shard { blocks: vec![Block::new(0, 1..2)] };
     let part = plan(SCENARIO, &shard.files(&whole).into_iter().collect()).unwrap();
     assert_eq!(part.hash(), whole.hash());
     assert_eq!(part.file(FileId(0)).bytes(), Some(CA));

@@ -9,7 +9,7 @@ fn wanted() -> v1::Assignment {
         run_id: shoal_domain::ids::RunId::from_parts(1, 2).to_string(),
         scenario: SCENARIO.to_owned(),
         plan_hash: plan.hash().to_vec(),
-        blocks: vec![v1::Block { group: 0, first: 0, end }],
+        blocks: vec![v1::Block { end, ..v1::Block::default() }],
         spawn_rate: 100.0,
         builtin: "127.0.0.1:1883".to_owned(),
         ..v1::Assignment::default()

@@ -71,7 +71,7 @@ proptest! {
         let sends = plan.groups[0].sends();
         let timetable = Timetable::new(Arc::new(plan.clone()), 1, &[]);
         let slots: Vec<_> = sends.iter().map(|send| timetable.slots(0, 0, send).unwrap()).collect();
-        let mut book = SlotBook::new(slots.iter().cloned());
+        let mut book = SlotBook::new(slots.iter().cloned(), 0);
         let stalls = Stalls::default();
         let mut account = Account::default();
         let (mut now, mut connected) = (0, true);
@@ -123,7 +123,7 @@ fn a_slot_that_waited_through_one_look_is_held_and_a_fresh_one_is_not() {
     let plan = plan();
     let timetable = Timetable::new(Arc::new(plan.clone()), 1, &[]);
     let slots = timetable.slots(0, 0, &plan.groups[0].sends()[0]).unwrap();
-    let mut book = SlotBook::new(std::iter::once(slots));
+    let mut book = SlotBook::new(std::iter::once(slots), 0);
     book.fall_due(1, |_, _| Fate::Waits);
     book.settle();
     book.fall_due(30_001, |_, _| Fate::Waits);

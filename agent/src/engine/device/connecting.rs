@@ -142,7 +142,7 @@ impl Device {
     }
 
     fn queue(&mut self, core: &Rc<Core>, intended_us: u64) {
-        if core.closing.get() || core.control.is_cut() {
+        if core.closing.get() || self.leaving || core.control.is_cut() {
             self.link = Link::Down;
             return;
         }
@@ -158,7 +158,7 @@ impl Device {
     fn begin_attempt(&mut self, core: &Rc<Core>, intended_us: u64, ticket: Ticket) {
         let boot_us = core.boot_us();
         let began_us = core.run_us(boot_us);
-        if began_us >= core.control.end_us() || !core.control.may_send(boot_us) {
+        if began_us >= self.end_us(core) || !core.control.may_send(boot_us) {
             self.link = Link::Down;
             return;
         }

@@ -104,7 +104,7 @@ impl Device {
 
     /// Waits for the next attempt: full jitter, from this device's own random numbers.
     fn rest_for_a_while(&mut self, core: &Core, now: u64) {
-        if core.closing.get() {
+        if core.closing.get() || self.leaving {
             self.link = Link::Down;
             return;
         }

@@ -113,7 +113,7 @@ impl Device {
             let message = MessageScope {
                 series: send.series,
                 slot: due.slot,
-                incarnation: core.incarnation,
+                incarnation: self.incarnation,
                 n: stream.n,
                 now_us,
             };

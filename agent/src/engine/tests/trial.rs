@@ -195,13 +195,12 @@ impl Trial {
     }
 
     pub(super) fn job(&self) -> Job {
-        let block = |group| Block { group, devices: 0..1 };
+        let block = |group| Block::new(group, 0..1);
         Job {
             plan: Arc::new(self.plan.clone()),
             shard: Shard { blocks: (0..self.plan.groups.len()).map(block).collect() },
             seed: 1,
             run: RunId::from_parts(0, 1),
-            incarnation: 0,
             secrets: Arc::default(),
             sources: SourceAddresses::default(),
             guard: TargetGuard::any(),
