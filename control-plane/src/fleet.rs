@@ -197,9 +197,9 @@ impl Fleet {
 
     /// An assignment that somebody should hold.
     pub fn wanted(&self, assignment: &str, epoch: u64) -> Option<v1::Assignment> {
+        let grant = (assignment.to_owned(), epoch);
         let state = self.lock();
-        let mut wanted = state.agents.values().filter_map(|agent| agent.desired.get(assignment));
-        wanted.find(|wanted| wanted.epoch == epoch).cloned()
+        state.agents.values().find_map(|agent| agent.desired.get(&grant)).cloned()
     }
 
     /// Whether a connected agent is the one that holds an assignment; `None` while it is away.
