@@ -256,7 +256,7 @@ fn trust(
             totals_proved: share.totals_proved,
         })
         .collect();
-    assess(&fleet, &agents)
+    assess(&fleet, &agents, &[])
 }
 
 fn series(plan: &Plan, facts: &Facts) -> Vec<SeriesReport> {

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use shoal_domain::delay::Delays;
 use shoal_domain::delta::{
     Cells, Delta, DeviceGauge, Failure, Health, MAX_FAILURE_DEVICES, MAX_FAILURES, Progress,
     Samples, Tally,
 };
-use shoal_domain::ids::{SeriesId, StageId};
+use shoal_domain::ids::{ObserverId, SeriesId, StageId};
+use shoal_domain::observed::{ArrivalCells, Arrivals, MAX_READER_GAPS, ReaderGap};
 use shoal_domain::outcome::ErrorClass;
+use shoal_domain::receipts::{Mark, Receipt, Runs};
 
 use crate::{BadField, v1};
 
@@ -43,7 +46,53 @@ fn to_wire(delta: &Delta) -> v1::Delta {
             port_errors: delta.health.port_errors,
         }),
         failures: delta.failures.iter().map(failure).collect(),
+        arrivals: delta
+            .arrivals
+            .iter()
+            .map(|((observer, stage), seen)| arrivals(*observer, *stage, seen))
+            .collect(),
+        gaps: delta.gaps.iter().map(gap).collect(),
+        receipts: delta.receipts.iter().map(receipt).collect(),
+        clock_error_us: delta.clock_error_us,
     }
+}
+
+fn arrivals(observer: ObserverId, stage: StageId, seen: &Arrivals) -> v1::Arrivals {
+    v1::Arrivals {
+        observer: observer.0,
+        stage: stage.0,
+        received: seen.received,
+        unparsed: seen.unparsed,
+        foreign: seen.foreign,
+        ingest: delays(&seen.ingest),
+        delivery: delays(&seen.delivery),
+        end_to_end: delays(&seen.end_to_end),
+    }
+}
+
+fn delays(delays: &Delays) -> Option<v1::Delays> {
+    (delays.count() > 0)
+        .then(|| v1::Delays { ahead: samples(&delays.ahead), behind: samples(&delays.behind) })
+}
+
+fn gap(gap: &ReaderGap) -> v1::ReaderGap {
+    v1::ReaderGap {
+        observer: gap.observer.0,
+        from_us: gap.from_us,
+        to_us: gap.to_us,
+        why: gap.why.clone(),
+    }
+}
+
+fn receipt(receipt: &Receipt) -> v1::Receipt {
+    let (mark, of) = match receipt.mark {
+        Mark::Sent(series) => (v1::Mark::Sent, series.0),
+        Mark::Acked(series) => (v1::Mark::Acked, series.0),
+        Mark::Resent(series) => (v1::Mark::Resent, series.0),
+        Mark::Received(observer) => (v1::Mark::Received, observer.0),
+        Mark::Blind(observer) => (v1::Mark::Blind, observer.0),
+    };
+    v1::Receipt { mark: mark.into(), of, runs: receipt.runs.as_bytes().to_vec() }
 }
 
 fn cell(series: SeriesId, stage: StageId, tally: &Tally) -> v1::Cell {
@@ -120,6 +169,17 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
     if wire.failures.len() > MAX_FAILURES + ErrorClass::ALL.len() * 64 {
         return Err(BadField::new("failures", "more than an agent may keep"));
     }
+    let mut seen = ArrivalCells::new();
+    for cell in wire.arrivals {
+        let key = (ObserverId(cell.observer), StageId(cell.stage));
+        if seen.insert(key, arrivals_from(cell)?).is_some() {
+            return Err(BadField::new("arrivals", "one observer and stage stands there twice"));
+        }
+    }
+    // Of all observers of an agent.
+    if wire.gaps.len() > 64 * MAX_READER_GAPS {
+        return Err(BadField::new("gaps", "more than an agent may keep"));
+    }
     let health = wire.health.unwrap_or_default();
     Ok(Delta {
         first_window: wire.first_window,
@@ -134,7 +194,52 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
             port_errors: health.port_errors,
         },
         failures: wire.failures.into_iter().map(failure_from).collect::<Result<_, _>>()?,
+        arrivals: seen,
+        gaps: wire.gaps.into_iter().map(gap_from).collect(),
+        receipts: wire.receipts.into_iter().map(receipt_from).collect::<Result<_, _>>()?,
+        clock_error_us: wire.clock_error_us,
     })
+}
+
+fn arrivals_from(wire: v1::Arrivals) -> Result<Arrivals, BadField> {
+    Ok(Arrivals {
+        received: wire.received,
+        unparsed: wire.unparsed,
+        foreign: wire.foreign,
+        ingest: delays_from("ingest", wire.ingest)?,
+        delivery: delays_from("delivery", wire.delivery)?,
+        end_to_end: delays_from("end_to_end", wire.end_to_end)?,
+    })
+}
+
+fn delays_from(field: &'static str, wire: Option<v1::Delays>) -> Result<Delays, BadField> {
+    let wire = wire.unwrap_or_default();
+    let (ahead, behind) = (samples_from(field, wire.ahead)?, samples_from(field, wire.behind)?);
+    Delays::from_samples(ahead, behind).map_err(|error| BadField::new(field, error))
+}
+
+fn gap_from(wire: v1::ReaderGap) -> ReaderGap {
+    let mut why = wire.why;
+    why.truncate(why.floor_char_boundary(MAX_TEXT));
+    ReaderGap {
+        observer: ObserverId(wire.observer),
+        from_us: wire.from_us,
+        to_us: wire.to_us.max(wire.from_us),
+        why,
+    }
+}
+
+fn receipt_from(wire: v1::Receipt) -> Result<Receipt, BadField> {
+    let mark = match wire.mark() {
+        v1::Mark::Sent => Mark::Sent(SeriesId(wire.of)),
+        v1::Mark::Acked => Mark::Acked(SeriesId(wire.of)),
+        v1::Mark::Resent => Mark::Resent(SeriesId(wire.of)),
+        v1::Mark::Received => Mark::Received(ObserverId(wire.of)),
+        v1::Mark::Blind => Mark::Blind(ObserverId(wire.of)),
+        v1::Mark::Unspecified => return Err(BadField::new("mark", "unknown")),
+    };
+    let runs = Runs::from_bytes(wire.runs).map_err(|error| BadField::new("runs", error))?;
+    Ok(Receipt { mark, runs })
 }
 
 fn tally_from(cell: v1::Cell) -> Result<Tally, BadField> {
@@ -206,6 +311,7 @@ fn failure_from(wire: v1::Failure) -> Result<Failure, BadField> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use shoal_domain::receipts::{Collected, Run};
 
     fn any_delta() -> impl Strategy<Value = Delta> {
         let tally = (proptest::collection::vec(0u64..10_000_000, 0..20), 0u64..100, 0u64..100);
@@ -223,6 +329,27 @@ mod tests {
                 let open = BTreeMap::from([(StageId(stage), missed)]);
                 delta.progress.push(Progress { series: SeriesId(series), through_us: acked, open });
             }
+            for (n, (series, stage)) in delta.cells.keys().enumerate() {
+                let mut seen = Arrivals { received: n as u64, foreign: 3, ..Arrivals::default() };
+                seen.end_to_end.record(17 - 30 * n as i64);
+                delta.arrivals.insert((ObserverId(series.0), *stage), seen);
+                let gap = ReaderGap {
+                    observer: ObserverId(series.0),
+                    from_us: 5,
+                    to_us: 9,
+                    why: "cut".to_owned(),
+                };
+                delta.gaps.push(gap);
+                let mut collected = Collected::default();
+                collected.push(Run::one(7, 1, n as u32));
+                for mark in [Mark::Sent(*series), Mark::Received(ObserverId(0))] {
+                    collected.push(Run::one(9, 0, 4));
+                    collected.take(mark, &mut delta.receipts);
+                }
+                let mark = Mark::Blind(ObserverId(0));
+                delta.receipts.push(Receipt { mark, runs: Runs::default() });
+            }
+            delta.clock_error_us = 12;
             delta.devices.push(DeviceGauge { group: 0, started: 9, connected: 8, failed: 1 });
             delta
         })

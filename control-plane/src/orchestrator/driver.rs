@@ -78,6 +78,7 @@ impl Driver {
             duration_us: plan.end_us(),
             stop_timeout_us: plan.stop_timeout_us,
             lost_after_us: plan.fleet.lease_us + GRACE_US,
+            drain_us: plan.drain_us(),
         };
         let mut driver = Self {
             timetable: Timetable::new(Arc::clone(&plan), row.seed, &[]),
@@ -308,6 +309,7 @@ impl Driver {
             spawn_rate: self.plan.spawn_rate() * share,
             builtin: self.record.builtin.clone(),
             has_files: !self.plan.files.is_empty(),
+            observe: None,
             not_after_us: self.plan.max_duration_us.unwrap_or(u64::MAX).min(self.plan.end_us()),
         })
     }

@@ -101,7 +101,7 @@ fn build(
     let max_duration_us = file.max_duration.as_ref().and_then(|written| check.micros(written));
     let targets = check.targets();
     let (groups, series) = check.groups(targets.as_deref());
-    check.observers();
+    let observers = check.observers(groups.as_deref(), &series);
     let loads = check.loads(groups.as_deref());
     let thresholds = check.thresholds(groups.as_deref(), &series, &loads.names);
     let fleet = check.fleet();
@@ -119,6 +119,7 @@ fn build(
         series,
         loads,
         stages,
+        observers: observers?,
         thresholds: thresholds?,
         fleet,
         stop_timeout_us: stop_timeout_us?,

@@ -58,11 +58,12 @@ impl Delays {
         }
         let rank = ((quantile * count as f64).ceil()).clamp(1.0, count as f64);
         let (n_behind, n_ahead) = (self.behind.count() as f64, self.ahead.count() as f64);
+        // Half a rank less, so that no rounding reaches the next one.
         if rank <= n_behind {
             // The k-th smallest of all is the k-th greatest magnitude.
-            return self.behind.quantile_us((n_behind - rank + 1.0) / n_behind).map(negative);
+            return self.behind.quantile_us((n_behind - rank + 0.5) / n_behind).map(negative);
         }
-        self.ahead.quantile_us((rank - n_behind) / n_ahead).map(positive)
+        self.ahead.quantile_us((rank - n_behind - 0.5) / n_ahead).map(positive)
     }
 
     pub fn from_samples(ahead: Samples, behind: Samples) -> Result<Self, SamplesError> {

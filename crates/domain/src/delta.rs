@@ -10,7 +10,9 @@ use hdrhistogram::Histogram;
 
 use crate::histogram;
 use crate::ids::{SeriesId, StageId};
+use crate::observed::{ArrivalCells, ReaderGap, add_gap, merge_arrivals};
 use crate::outcome::ErrorClass;
+use crate::receipts::Receipt;
 
 /// Width of a window in microseconds of run time.
 pub const WINDOW_US: u64 = 1_000_000;
@@ -278,6 +280,13 @@ pub struct Delta {
     pub devices: Vec<DeviceGauge>,
     pub health: Health,
     pub failures: Vec<Failure>,
+    pub arrivals: ArrivalCells,
+    pub gaps: Vec<ReaderGap>,
+    /// Which numbers were sent, acknowledged, received: for the trackers, in order. Not part of
+    /// any total.
+    pub receipts: Vec<Receipt>,
+    /// By how much this agent's idea of the control plane's time may have been wrong.
+    pub clock_error_us: u64,
 }
 
 impl Delta {
@@ -297,6 +306,12 @@ impl Delta {
         for failure in later.failures {
             add_failure(&mut self.failures, failure);
         }
+        merge_arrivals(&mut self.arrivals, &later.arrivals);
+        for gap in later.gaps {
+            add_gap(&mut self.gaps, gap);
+        }
+        self.receipts.extend(later.receipts);
+        self.clock_error_us = self.clock_error_us.max(later.clock_error_us);
     }
 }
 

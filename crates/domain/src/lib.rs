@@ -29,6 +29,7 @@ pub mod files;
 pub mod histogram;
 pub mod ids;
 pub mod lease;
+pub mod observed;
 pub mod outcome;
 pub mod plan;
 pub mod receipts;

@@ -17,7 +17,7 @@ pub use self::http::{
     StatusRange, Step, Task, Wait,
 };
 use crate::files::{File, FileId, Rows};
-use crate::ids::{SeriesId, StageId};
+use crate::ids::{ObserverId, SeriesId, StageId};
 use crate::outcome::Operation;
 use crate::template::Template;
 
@@ -38,6 +38,8 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// Which groups follow which stages; every group follows one load.
     pub loads: Vec<Load>,
+    /// What reads the platform's output; an [`ObserverId`] is an index into this.
+    pub observers: Vec<Observer>,
     /// The file's and the default ones that no other replaced, in that order.
     pub thresholds: Vec<Threshold>,
     pub fleet: Fleet,
@@ -239,6 +241,34 @@ pub struct Series {
     pub group: usize,
 }
 
+/// Reads the platform's output and finds the messages of one series in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observer {
+    pub name: String,
+    /// An open-model series whose messages carry `${stamp}`.
+    pub of: SeriesId,
+    /// How long it waits, after the load, for what has not arrived.
+    pub drain_us: u64,
+    pub source: Source,
+}
+
+/// Where an observer reads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    Mqtt(MqttSource),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct MqttSource {
+    pub broker: MqttTarget,
+    pub filter: String,
+    pub qos: Qos,
+    /// Readers of one share get each event once between them; `None`: one reader gets all.
+    pub share: Option<String>,
+    /// `let` values and device names are not known here.
+    pub credentials: Option<Credentials>,
+}
+
 /// A profile of load: the file's own, or that of a group which has its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
@@ -318,6 +348,7 @@ pub enum Subject {
     All(Operation),
     /// The devices of a group (index into [`Plan::groups`]).
     Devices(usize),
+    Observer(ObserverId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,6 +371,36 @@ pub enum Metric {
     DevicesPlanned,
     DevicesConnected,
     DevicesFailed,
+    Observed(Observed),
+    IngestDelay(Statistic),
+    DeliveryDelay(Statistic),
+    EndToEndDelay(Statistic),
+    /// How long the observer went on after the load.
+    Drain,
+    /// By how much its end-to-end delays can be wrong.
+    ClockBound,
+}
+
+/// What an observer counts; see [`crate::tracker::Totals`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observed {
+    Sent,
+    Acked,
+    Received,
+    Unique,
+    Lost,
+    Undelivered,
+    Unconfirmed,
+    LostPossible,
+    Duplicated,
+    Resent,
+    OutOfOrder,
+    LateEvents,
+    Unparsed,
+    Foreign,
+    /// End-to-end delays below 0.
+    Negative,
+    ReaderGaps,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -456,6 +517,22 @@ impl Send {
     }
 }
 
+impl Source {
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Mqtt(_) => "mqtt",
+        }
+    }
+
+    /// How many readers share it at most; the rest of the fleet would read nothing.
+    pub fn max_readers(&self) -> usize {
+        match self {
+            Self::Mqtt(mqtt) if mqtt.share.is_none() => 1,
+            Self::Mqtt(_) => usize::MAX,
+        }
+    }
+}
+
 impl Publish {
     pub fn is_acknowledged(&self) -> bool {
         self.qos != Qos::AtMostOnce
@@ -509,6 +586,22 @@ impl Plan {
     pub fn is_closed(&self, id: SeriesId) -> bool {
         let group = &self.groups[self.series[id.index()].group];
         group.steps().any(|step| step.series == id)
+    }
+
+    /// The send that an observer looks for.
+    pub fn observed(&self, observer: &Observer) -> Option<&Send> {
+        let group = &self.groups[self.series[observer.of.index()].group];
+        group.sends().iter().find(|send| send.series == observer.of)
+    }
+
+    /// Whether any observer needs the receipts of a series.
+    pub fn is_observed(&self, series: SeriesId) -> bool {
+        self.observers.iter().any(|observer| observer.of == series)
+    }
+
+    /// The longest drain of all observers.
+    pub fn drain_us(&self) -> u64 {
+        self.observers.iter().map(|observer| observer.drain_us).max().unwrap_or(0)
     }
 
     /// What all processes of a run must agree on: every fact of the plan, hashed.

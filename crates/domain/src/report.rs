@@ -39,8 +39,7 @@ pub struct RunReport {
     pub series: Vec<SeriesReport>,
     pub failures: Vec<FailureReport>,
     pub thresholds: Vec<ThresholdReport>,
-    /// Empty in this release: observers are not built yet.
-    pub observers: Vec<serde_json::Value>,
+    pub observers: Vec<ObserverReport>,
     pub agents: Vec<AgentReport>,
 }
 
@@ -141,6 +140,89 @@ pub struct TimeReport {
     pub p99: u64,
     pub p999: u64,
     pub max: u64,
+}
+
+/// What one observer read, in a stage or in the whole run. Loss is decided per message and for the
+/// whole run: where `stage` is not `all`, only arrivals and delays are known, the rest is null.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ObserverReport {
+    pub name: String,
+    /// `mqtt`, `kafka`, ...
+    pub source: String,
+    /// `group.name` of the series that it looks for.
+    pub of: String,
+    /// `all` or a stage's name.
+    pub stage: String,
+    pub sent: Option<u64>,
+    pub acked: Option<u64>,
+    /// Events of this run and series, with all repetitions.
+    pub received: u64,
+    /// Distinct messages that arrived.
+    pub unique: Option<u64>,
+    /// Of the messages sent, the share that arrived; null where none was sent.
+    pub received_ratio: Option<f64>,
+    /// Acknowledged, never received.
+    pub lost: Option<u64>,
+    /// Not acknowledged, never received.
+    pub undelivered: Option<u64>,
+    /// Received, never acknowledged.
+    pub unconfirmed: Option<u64>,
+    /// Not received, and it cannot be known whether that was the platform's doing.
+    pub lost_possible: Option<u64>,
+    /// Surplus arrivals: theirs.
+    pub duplicated: Option<u64>,
+    /// Surplus arrivals: ours, of messages that were sent again.
+    pub resent: Option<u64>,
+    pub out_of_order: Option<u64>,
+    pub late_events: Option<u64>,
+    /// On their way, while the run goes on.
+    pub pending: Option<u64>,
+    pub unparsed: u64,
+    pub foreign: u64,
+    pub reader_gaps: Vec<ReaderGapReport>,
+    /// End-to-end delays below 0.
+    pub negative: u64,
+    /// Enqueued by the platform − sent; null where the source does not say when.
+    pub ingest_delay_us: Option<DelayReport>,
+    /// Received − enqueued.
+    pub delivery_delay_us: Option<DelayReport>,
+    /// Received − sent.
+    pub end_to_end_delay_us: Option<DelayReport>,
+    /// By how much end-to-end delays may be wrong; 0: sent and received by one clock.
+    pub clock_bound_us: u64,
+    /// The bound exceeds 10 % of the median: the delays are an indication only.
+    pub is_indicative: bool,
+    /// How long it went on after the load; null until it has ended.
+    pub drain_us: Option<u64>,
+    /// Ids of devices that lost most, at most ten.
+    pub lossy_devices: Vec<LossyReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReaderGapReport {
+    pub from_s: f64,
+    pub to_s: f64,
+    pub why: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossyReport {
+    pub device: String,
+    pub lost: u64,
+}
+
+/// Signed: what comes out negative is a fact about clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct DelayReport {
+    pub count: u64,
+    pub min: i64,
+    pub mean: f64,
+    pub p50: i64,
+    pub p90: i64,
+    pub p95: i64,
+    pub p99: i64,
+    pub p999: i64,
+    pub max: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

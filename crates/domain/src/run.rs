@@ -265,6 +265,8 @@ pub struct Limits {
     pub stop_timeout_us: u64,
     /// Lease plus grace: when a silent agent is LOST.
     pub lost_after_us: u64,
+    /// How long observers may wait for what has not arrived.
+    pub drain_us: u64,
 }
 
 /// Barrier: agents that have not prepared by then fail the start.
@@ -387,7 +389,7 @@ pub fn apply(
                 return stay(S::Running { agents, closed, t0_us, end_us });
             }
             let state = stopping(agents, closed, t0_us, Cause::Completed, end_us, limits);
-            Ok((settle(state, now_us), vec![]))
+            Ok((settle(state, now_us, limits), vec![]))
         }
         (S::Running { agents, closed, t0_us, .. }, E::Stop { abort }) => {
             let cause = if abort { Cause::Aborted } else { Cause::StoppedEarly };
@@ -405,7 +407,7 @@ pub fn apply(
             }
             closed.insert(agent.clone());
             if closed == agents {
-                let deadline_us = now_us + COLLECT_LIMIT_US;
+                let deadline_us = now_us + limits.drain_us + COLLECT_LIMIT_US;
                 let cause = Cause::AllAgentsLost;
                 stay(S::Collecting { t0_us, cause, waiting: BTreeSet::new(), deadline_us })
             } else if abort {
@@ -428,7 +430,7 @@ pub fn apply(
                 Cause::AllAgentsLost
             };
             let state = stopping(agents, closed, t0_us, cause, now_us, limits);
-            Ok((settle(state, now_us), vec![]))
+            Ok((settle(state, now_us, limits), vec![]))
         }
 
         (S::Stopping { agents, mut closed, t0_us, cause, deadline_us }, event) => {
@@ -445,7 +447,7 @@ pub fn apply(
                 _ => {}
             }
             let state = S::Stopping { agents, closed, t0_us, cause, deadline_us };
-            Ok((settle(state, now_us), commands))
+            Ok((settle(state, now_us, limits), commands))
         }
 
         (S::Collecting { t0_us, cause, mut waiting, deadline_us }, event) => {
@@ -501,16 +503,16 @@ fn halt(
     let abort = cause.end() == Phase::Aborted;
     let at_us = if abort { now_us } else { now_us + STOP_LEAD_US };
     let state = stopping(agents, closed, t0_us, cause, at_us, limits);
-    (settle(state, now_us), vec![RunCommand::End { at_us, abort }])
+    (settle(state, now_us, limits), vec![RunCommand::End { at_us, abort }])
 }
 
 /// STOPPING ends when all have closed, or by its deadline.
-fn settle(state: RunState, now_us: u64) -> RunState {
+fn settle(state: RunState, now_us: u64, limits: &Limits) -> RunState {
     match state {
         RunState::Stopping { agents, closed, t0_us, cause, deadline_us }
             if closed == agents || now_us >= deadline_us =>
         {
-            let deadline_us = now_us + COLLECT_LIMIT_US;
+            let deadline_us = now_us + limits.drain_us + COLLECT_LIMIT_US;
             RunState::Collecting { t0_us, cause, waiting: agents, deadline_us }
         }
         state => state,

@@ -13,7 +13,7 @@ mod observers;
 use self::fields::{Fields, named};
 pub(crate) use self::fields::{Written, word, written};
 pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
-pub(crate) use self::observers::Observer;
+pub(crate) use self::observers::{MqttSource, Observer};
 use crate::diagnostics::{Collector, Place};
 use crate::outcome::Operation;
 use crate::yaml::Node;
@@ -46,7 +46,7 @@ pub(crate) struct Target {
     pub(crate) later: Vec<LaterText>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct MqttTarget {
     pub(crate) url: Option<Written>,
     pub(crate) protocol: Option<Written>,

@@ -86,6 +86,7 @@ mod tests {
             index: u64::from(stamp.device),
             device: "",
             lets: &[],
+            captured: &[],
             rows: None,
             captured: &[],
             secrets: &secrets,

@@ -161,6 +161,15 @@ impl Template {
         }
     }
 
+    /// Whether a message rendered from this can be found again by its stamp.
+    pub(crate) fn has_stamp(&self) -> bool {
+        self.parts.iter().any(|part| match part {
+            Part::Literal(_) => false,
+            Part::Value(Generator::JsonText(inner)) => **inner == Generator::Stamp,
+            Part::Value(generator) => *generator == Generator::Stamp,
+        })
+    }
+
     pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
     }

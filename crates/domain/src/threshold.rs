@@ -3,7 +3,7 @@
 //! The limit keeps its dimension, so that comparing a time with a count is a mistake that the
 //! check can name.
 
-use crate::plan::{Comparison, Limit, Metric, Statistic};
+use crate::plan::{Comparison, Limit, Metric, Observed, Statistic};
 use crate::units;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -92,28 +92,46 @@ pub(crate) const DEVICES: [(&str, Metric); 3] = [
     ("failed", Metric::DevicesFailed),
 ];
 
-pub(crate) const OBSERVED_COUNTERS: [&str; 13] = [
-    "acked",
-    "duplicated",
-    "foreign",
-    "late",
-    "lost",
-    "lost_possible",
-    "out_of_order",
-    "rate",
-    "received",
-    "resent",
-    "sent",
-    "unconfirmed",
-    "undelivered",
+pub(crate) const OBSERVED_COUNTERS: [(&str, Observed); 16] = [
+    ("sent", Observed::Sent),
+    ("acked", Observed::Acked),
+    ("received", Observed::Received),
+    ("unique", Observed::Unique),
+    ("lost", Observed::Lost),
+    ("undelivered", Observed::Undelivered),
+    ("unconfirmed", Observed::Unconfirmed),
+    ("lost_possible", Observed::LostPossible),
+    ("duplicated", Observed::Duplicated),
+    ("resent", Observed::Resent),
+    ("out_of_order", Observed::OutOfOrder),
+    ("late_events", Observed::LateEvents),
+    ("unparsed", Observed::Unparsed),
+    ("foreign", Observed::Foreign),
+    ("negative", Observed::Negative),
+    ("reader_gaps", Observed::ReaderGaps),
 ];
 
-pub(crate) const OBSERVED_TIMES: [&str; 3] = ["delivery_delay", "end_to_end_delay", "ingest_delay"];
+pub(crate) const OBSERVED_TIMES: [(&str, OfStatistic); 3] = [
+    ("delivery_delay", Metric::DeliveryDelay),
+    ("end_to_end_delay", Metric::EndToEndDelay),
+    ("ingest_delay", Metric::IngestDelay),
+];
+
+/// Durations without a statistic: there is one of each.
+pub(crate) const OBSERVED_DURATIONS: [(&str, Metric); 2] =
+    [("clock_bound", Metric::ClockBound), ("drain", Metric::Drain)];
 
 /// Why a limit cannot be compared with a metric; `None` where it can.
 pub(crate) fn misfit(metric: Metric, limit: Limit) -> Option<&'static str> {
     let is_fitting = match metric {
-        Metric::ResponseTime(_) | Metric::ServiceTime(_) | Metric::SendLag(_) => {
+        Metric::ResponseTime(_)
+        | Metric::ServiceTime(_)
+        | Metric::SendLag(_)
+        | Metric::IngestDelay(_)
+        | Metric::DeliveryDelay(_)
+        | Metric::EndToEndDelay(_)
+        | Metric::Drain
+        | Metric::ClockBound => {
             return (!matches!(limit, Limit::Micros(_))).then_some("a duration, like 250ms");
         }
         Metric::Rate => {
@@ -123,7 +141,8 @@ pub(crate) fn misfit(metric: Metric, limit: Limit) -> Option<&'static str> {
         | Metric::Count
         | Metric::DevicesPlanned
         | Metric::DevicesConnected
-        | Metric::DevicesFailed => {
+        | Metric::DevicesFailed
+        | Metric::Observed(Observed::Sent | Observed::ReaderGaps) => {
             return (!matches!(limit, Limit::Count(_))).then_some("a count, like 0");
         }
         _ => matches!(limit, Limit::Count(_) | Limit::Ratio(_)),

@@ -38,8 +38,21 @@ pub struct FleetHealth {
     pub residual: i64,
 }
 
+/// A stretch of run time in which an observer did not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blindness {
+    pub observer: String,
+    pub from_us: u64,
+    pub to_us: u64,
+    pub why: String,
+}
+
 /// All reasons with their weight, and the validity they add up to.
-pub fn assess(fleet: &FleetHealth, agents: &[AgentHealth]) -> (Validity, Vec<ValidityReason>) {
+pub fn assess(
+    fleet: &FleetHealth,
+    agents: &[AgentHealth],
+    blind: &[Blindness],
+) -> (Validity, Vec<ValidityReason>) {
     let mut findings: Vec<(Validity, ValidityReason)> = Vec::new();
     let mut find = |validity, code: &str, agent: Option<&str>, from_us: Option<u64>, text| {
         let reason = ValidityReason {
@@ -102,6 +115,16 @@ pub fn assess(fleet: &FleetHealth, agents: &[AgentHealth]) -> (Validity, Vec<Val
             find(validity, "generator_exhausted", name, None, text);
         }
     }
+    for gap in blind {
+        let text = format!(
+            "observer {} did not read from {} s to {} s: {}; what did not arrive then is lost_possible",
+            gap.observer,
+            gap.from_us / 1_000_000,
+            gap.to_us.div_ceil(1_000_000),
+            gap.why
+        );
+        find(Validity::Degraded, "reader_gap", None, Some(gap.from_us), text);
+    }
     let validity = findings.iter().map(|(validity, _)| *validity).max().unwrap_or(Validity::Valid);
     (validity, findings.into_iter().map(|(_, reason)| reason).collect())
 }
@@ -127,18 +150,18 @@ mod tests {
 
     #[test]
     fn a_healthy_generator_leaves_the_run_valid() {
-        assert_eq!(assess(&fleet(0), &[agent(Health::default())]), (Validity::Valid, vec![]));
+        assert_eq!(assess(&fleet(0), &[agent(Health::default())], &[]), (Validity::Valid, vec![]));
     }
 
     #[test]
     fn few_missed_slots_degrade_and_many_invalidate() {
-        assert_eq!(assess(&fleet(10), &[]).0, Validity::Degraded);
-        assert_eq!(assess(&fleet(11), &[]).0, Validity::Invalid);
+        assert_eq!(assess(&fleet(10), &[], &[]).0, Validity::Degraded);
+        assert_eq!(assess(&fleet(11), &[], &[]).0, Validity::Invalid);
     }
 
     #[test]
     fn slots_that_do_not_add_up_invalidate() {
-        let (validity, reasons) = assess(&FleetHealth { residual: -1, ..fleet(0) }, &[]);
+        let (validity, reasons) = assess(&FleetHealth { residual: -1, ..fleet(0) }, &[], &[]);
         assert_eq!(
             (validity, reasons[0].code.as_str()),
             (Validity::Invalid, "slots_do_not_add_up")
@@ -147,14 +170,14 @@ mod tests {
 
     #[test]
     fn devices_that_nobody_held_degrade_even_when_no_agent_was_lost() {
-        let (validity, reasons) = assess(&FleetHealth { unassigned: 7, ..fleet(0) }, &[]);
+        let (validity, reasons) = assess(&FleetHealth { unassigned: 7, ..fleet(0) }, &[], &[]);
         assert_eq!((validity, reasons[0].code.as_str()), (Validity::Degraded, "unassigned_slots"));
     }
 
     #[test]
     fn a_lost_agent_degrades_and_is_named() {
         let lost = AgentHealth { lost_at_us: Some(7_000_000), ..agent(Health::default()) };
-        let (validity, reasons) = assess(&fleet(0), &[lost]);
+        let (validity, reasons) = assess(&fleet(0), &[lost], &[]);
         assert_eq!(validity, Validity::Degraded);
         assert_eq!((reasons[0].agent.as_deref(), reasons[0].from_s), (Some("a"), Some(7)));
     }

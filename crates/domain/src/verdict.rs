@@ -6,11 +6,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::delay::Delays;
 use crate::delta::{Cells, Samples, Tally};
-use crate::ids::{SeriesId, StageId};
-use crate::plan::{Comparison, Limit, Metric, Plan, Statistic, Subject, Threshold};
+use crate::ids::{ObserverId, SeriesId, StageId};
+use crate::observed::{ArrivalCells, Arrivals};
+use crate::plan::{Comparison, Limit, Metric, Observed, Plan, Statistic, Subject, Threshold};
 use crate::report::ThresholdResult;
 use crate::run::{Cause, Phase, Validity, Verdict};
+use crate::tracker::Totals;
 
 /// Slots of one series and stage as the plan has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,8 +37,22 @@ pub struct Facts {
     pub slots: BTreeMap<(SeriesId, StageId), PlannedSlots>,
     /// By index of the plan's groups.
     pub devices: Vec<GroupDevices>,
+    pub arrivals: ArrivalCells,
+    /// By index of the plan's observers; empty where nothing is known of them.
+    pub observers: Vec<ObserverFacts>,
     /// Run time at which the load ended (or now).
     pub ended_us: u64,
+}
+
+/// What is known of one observer beside its arrivals.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ObserverFacts {
+    pub totals: Totals,
+    pub reader_gaps: u64,
+    /// By how much end-to-end delays may be wrong; 0: sent and received by one clock.
+    pub clock_bound_us: u64,
+    /// How long it went on after the load; `None` until it has ended.
+    pub drain_us: Option<u64>,
 }
 
 /// A threshold's result with the number it was judged by.
@@ -64,6 +81,17 @@ impl Facts {
             }
         }
         (tally, slots)
+    }
+
+    /// What an observer saw of a stage or of the whole run.
+    pub fn arrived(&self, observer: ObserverId, stage: Option<StageId>) -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        for ((known, at), cell) in &self.arrivals {
+            if *known == observer && stage.is_none_or(|stage| stage == *at) {
+                arrivals.merge(cell);
+            }
+        }
+        arrivals
     }
 
     /// Seconds that a stage (or the run) lasted so far.
@@ -101,6 +129,7 @@ fn measure(plan: &Plan, threshold: &Threshold, facts: &Facts) -> (Option<f64>, u
         Subject::All(operation) => facts.total(|series, stage| {
             plan.series[series.index()].operation == *operation && in_stage(stage)
         }),
+        Subject::Observer(observer) => return measure_observed(threshold, *observer, facts),
         Subject::Devices(group) => {
             let devices = facts.devices.get(*group).copied().unwrap_or_default();
             let n = match threshold.metric {
@@ -130,8 +159,73 @@ fn measure(plan: &Plan, threshold: &Threshold, facts: &Facts) -> (Option<f64>, u
         Metric::Away => scaled(tally.away, slots.planned, threshold.limit),
         Metric::Unsent => scaled(tally.unsent, slots.planned, threshold.limit),
         Metric::Unassigned => scaled(slots.unassigned, slots.planned, threshold.limit),
-        Metric::DevicesPlanned | Metric::DevicesConnected | Metric::DevicesFailed => (None, 0),
+        Metric::DevicesPlanned
+        | Metric::DevicesConnected
+        | Metric::DevicesFailed
+        | Metric::Observed(_)
+        | Metric::IngestDelay(_)
+        | Metric::DeliveryDelay(_)
+        | Metric::EndToEndDelay(_)
+        | Metric::Drain
+        | Metric::ClockBound => (None, 0),
     }
+}
+
+fn measure_observed(
+    threshold: &Threshold,
+    observer: ObserverId,
+    facts: &Facts,
+) -> (Option<f64>, u64) {
+    let arrivals = facts.arrived(observer, threshold.stage);
+    let known = facts.observers.get(observer.index()).copied().unwrap_or_default();
+    let totals = known.totals;
+    let events = arrivals.received + arrivals.unparsed + arrivals.foreign;
+    let (n, whole) = match threshold.metric {
+        Metric::IngestDelay(statistic) => return delay(&arrivals.ingest, statistic),
+        Metric::DeliveryDelay(statistic) => return delay(&arrivals.delivery, statistic),
+        Metric::EndToEndDelay(statistic) => return delay(&arrivals.end_to_end, statistic),
+        Metric::Drain => return (known.drain_us.map(|us| us as f64), 1),
+        Metric::ClockBound => return (Some(known.clock_bound_us as f64), totals.unique),
+        Metric::Observed(count) => match count {
+            Observed::Sent => (totals.sent, totals.sent),
+            Observed::Acked => (totals.acked, totals.sent),
+            Observed::Received => (totals.received, totals.acked),
+            Observed::Unique => (totals.unique, totals.acked),
+            Observed::Lost => (totals.lost, totals.acked),
+            Observed::Undelivered => (totals.undelivered, totals.acked),
+            Observed::Unconfirmed => (totals.unconfirmed, totals.acked),
+            Observed::LostPossible => (totals.lost_possible, totals.acked),
+            Observed::Duplicated => (totals.duplicated, totals.acked),
+            Observed::Resent => (totals.resent, totals.acked),
+            Observed::OutOfOrder => (totals.out_of_order, totals.acked),
+            Observed::LateEvents => (totals.late_events, totals.acked),
+            Observed::Unparsed => (arrivals.unparsed, events),
+            Observed::Foreign => (arrivals.foreign, events),
+            Observed::Negative => (arrivals.end_to_end.n_negative(), arrivals.end_to_end.count()),
+            Observed::ReaderGaps => (known.reader_gaps, events),
+        },
+        _ => return (None, 0),
+    };
+    // Of a run in which nothing was sent, no loss proves nothing.
+    if totals.sent == 0 && !matches!(threshold.metric, Metric::Observed(Observed::Sent)) {
+        return (None, 0);
+    }
+    scaled(n, whole, threshold.limit)
+}
+
+fn delay(delays: &Delays, statistic: Statistic) -> (Option<f64>, u64) {
+    let us = |value: Option<i64>| value.map(|us| us as f64);
+    let value = match statistic {
+        Statistic::Min => us(delays.min_us()),
+        Statistic::Mean => delays.mean_us(),
+        Statistic::P50 => us(delays.quantile_us(0.5)),
+        Statistic::P90 => us(delays.quantile_us(0.9)),
+        Statistic::P95 => us(delays.quantile_us(0.95)),
+        Statistic::P99 => us(delays.quantile_us(0.99)),
+        Statistic::P999 => us(delays.quantile_us(0.999)),
+        Statistic::Max => us(delays.max_us()),
+    };
+    (value, delays.count())
 }
 
 /// A count as it is, or as a share of `whole` where the limit is a ratio. An error count of a
@@ -258,6 +352,7 @@ mod tests {
             slots: [((SERIES, StageId(1)), slots)].into(),
             devices: vec![GroupDevices { planned: 10, connected: 9, failed: 1 }],
             ended_us: 10_000_000,
+            ..Facts::default()
         }
     }
 

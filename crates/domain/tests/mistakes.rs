@@ -96,7 +96,7 @@ fn every_mistake_gets_its_message_and_no_other() {
 
 #[test]
 fn complete_files_have_no_mistake_but_what_is_not_built_yet() {
-    for name in ["1-telemetry-eventhubs.yaml", "3-reconnect-storm.yaml", "ingestion-mqtt.yaml"] {
+    for name in ["1-telemetry-eventhubs.yaml", "3-reconnect-storm.yaml"] {
         let found = diagnostics(&fixture(name));
         assert!(!found.is_empty(), "{name} uses what is not built yet");
         for line in &found {
@@ -109,6 +109,7 @@ fn complete_files_have_no_mistake_but_what_is_not_built_yet() {
         "stall.yaml",
         "http-tutorial.yaml",
         "2-http-nodes.yaml",
+        "ingestion-mqtt.yaml",
     ] {
         assert_eq!(diagnostics(&fixture(name)), Vec::<String>::new(), "{name}");
     }

@@ -114,6 +114,7 @@ impl Trial {
             series: (0..devices).flat_map(series).collect(),
             stages: vec![],
             loads: vec![Load { groups: (0..devices as usize).collect(), stages: 0..2 }],
+            observers: vec![],
             thresholds: vec![],
             fleet: Fleet {
                 min_agents: 1,

@@ -1,53 +1,161 @@
-//! Observers: what they name must exist, and what is asked of them their source must carry.
-//!
-//! Reading the platform's output is not in this release; its grammar is checked all the same.
+//! Observers: what they name must exist and carry a stamp, and what is asked of them their source
+//! must have.
 
 use super::Check;
-use super::text::Columns;
+use super::text::{Columns, Scope};
 use super::thresholds::{Named, shape};
 use crate::diagnostics::suggest;
-use crate::scenario::{Observer, Written};
-use crate::threshold::{Line, OBSERVED_COUNTERS, OBSERVED_TIMES};
+use crate::ids::{ObserverId, SeriesId};
+use crate::plan::{
+    self, Credentials, Group, Metric, MqttSource, Qos, Send, Series, Source, Subject,
+};
+use crate::scenario::{self, Written};
+use crate::template::Template;
+use crate::threshold::{Line, OBSERVED_COUNTERS, OBSERVED_DURATIONS, OBSERVED_TIMES};
+
+const DRAIN_US: u64 = 30_000_000;
 
 impl Check<'_> {
-    pub(super) fn observers(&self) {
-        for observer in &self.file.observers {
-            if super::groups::RESERVED.contains(&observer.name.as_str())
-                || self.file.groups.iter().any(|group| group.name == observer.name)
-            {
-                let message = format!(
-                    "`{}` is taken: groups and observers share one namespace",
-                    observer.name
-                );
-                self.out.report(observer.place, &observer.path, message, None);
-            }
-            self.later_texts(&observer.later, &[], &[], Columns::None);
-            let Some(of) = &observer.of else { continue };
-            let known: Vec<String> =
-                self.file.groups.iter().flat_map(|group| self.series_of(group)).collect();
-            if !known.contains(&of.text) {
-                let sent =
-                    known.iter().map(String::as_str).filter(|path| !path.ends_with(".connect"));
-                let help = suggest(&of.text, sent);
-                self.out.report(of.place, &of.path, format!("no series `{}`", of.text), help);
+    /// In the file's order; `None` where any observer is not usable.
+    pub(super) fn observers(
+        &self,
+        groups: Option<&[Group]>,
+        series: &[Series],
+    ) -> Option<Vec<plan::Observer>> {
+        let mut observers = Some(Vec::new());
+        for written in &self.file.observers {
+            match (self.observer(written, groups, series), &mut observers) {
+                (Some(observer), Some(observers)) => observers.push(observer),
+                _ => observers = None,
             }
         }
+        observers
+    }
+
+    fn observer(
+        &self,
+        written: &scenario::Observer,
+        groups: Option<&[Group]>,
+        series: &[Series],
+    ) -> Option<plan::Observer> {
+        let name = &written.name;
+        let is_taken = super::groups::RESERVED.contains(&name.as_str())
+            || self.file.groups.iter().any(|group| group.name == *name);
+        if is_taken {
+            let message = format!("`{name}` is taken: groups and observers share one namespace");
+            self.out.report(written.place, &written.path, message, None);
+        }
+        self.later_texts(&written.later, &[], &[], Columns::None);
+        let drain_us = self.micros_or(written.drain.as_ref(), DRAIN_US);
+        let of = written.of.as_ref().and_then(|of| self.observed_series(of, groups, series));
+        let source = written.mqtt.as_ref().and_then(|mqtt| self.mqtt_source(mqtt));
+        Some(plan::Observer {
+            name: name.clone(),
+            of: of?,
+            drain_us: drain_us?,
+            source: Source::Mqtt(source?),
+        })
+    }
+
+    /// The series must exist, send by a schedule, and put a stamp where it can be found.
+    fn observed_series(
+        &self,
+        of: &Written,
+        groups: Option<&[Group]>,
+        series: &[Series],
+    ) -> Option<SeriesId> {
+        let known: Vec<String> =
+            self.file.groups.iter().flat_map(|group| self.series_of(group)).collect();
+        if !known.contains(&of.text) {
+            let sent = known.iter().map(String::as_str).filter(|path| !path.ends_with(".connect"));
+            let help = suggest(&of.text, sent);
+            return self.refuse(of, format!("no series `{}`", of.text), help);
+        }
+        let groups = groups?;
+        let path = |series: &Series| format!("{}.{}", groups[series.group].name, series.name);
+        let position = series.iter().position(|series| path(series) == of.text)?;
+        let id = SeriesId(position as u32);
+        let send = groups[series[position].group].sends().iter().find(|send| send.series == id);
+        let Some(send) = send else {
+            let message = format!("`{}` sends by no schedule: only a `send` is observed", of.text);
+            return self.refuse(of, message, None);
+        };
+        if !carries_stamp(send) {
+            let message =
+                format!("`{}` carries no ${{stamp}}, by which its events are known", of.text);
+            let help = Some("put ${stamp} into a field of the payload or the topic".to_owned());
+            return self.refuse(of, message, help);
+        }
+        Some(id)
+    }
+
+    fn mqtt_source(&self, mqtt: &scenario::MqttSource) -> Option<MqttSource> {
+        let broker = self.mqtt(&mqtt.broker);
+        let filter = mqtt.filter.as_ref().and_then(|filter| self.filter(filter));
+        let qos = mqtt.qos.as_ref().map_or(Some(Qos::AtLeastOnce), |qos| self.qos(qos));
+        let share = match &mqtt.share {
+            Some(share) => self.share(share).map(Some),
+            None => Some(None),
+        };
+        let scope = Scope { secrets: true, ..Scope::plan() };
+        let username = self.observer_login(mqtt.username.as_ref(), &scope);
+        let password = self.observer_login(mqtt.password.as_ref(), &scope);
+        if let (Some(password), None) = (&mqtt.password, &mqtt.username) {
+            self.refuse::<()>(password, "a password needs a username beside it".to_owned(), None);
+        }
+        let (username, password) = (username?, password?);
+        let has_login = username.is_some() || password.is_some();
+        let credentials = has_login.then_some(Credentials { username, password, bearer: None });
+        Some(MqttSource { broker: broker?, filter: filter?, qos: qos?, share: share?, credentials })
+    }
+
+    fn observer_login(
+        &self,
+        written: Option<&Written>,
+        scope: &Scope<'_>,
+    ) -> Option<Option<Template>> {
+        match written {
+            Some(written) => self.template(written, scope).map(Some),
+            None => Some(None),
+        }
+    }
+
+    fn filter(&self, written: &Written) -> Option<String> {
+        let resolved = self.resolve(written)?;
+        if is_filter(&resolved.text) {
+            return Some(resolved.text);
+        }
+        let needs = "a topic filter, in which + is a whole level and # the last one";
+        self.misread(written, &resolved, needs);
+        None
+    }
+
+    fn share(&self, written: &Written) -> Option<String> {
+        let resolved = self.resolve(written)?;
+        let fits = !resolved.text.is_empty() && !resolved.text.contains(['/', '+', '#', '\0']);
+        if fits {
+            return Some(resolved.text);
+        }
+        self.misread(written, &resolved, "a name without `/`, `+` or `#`");
+        None
     }
 
     /// A threshold's path that begins with an observer's name.
     pub(super) fn observed(
         &self,
-        observer: &Observer,
+        position: usize,
         rest: &[&str],
         line: &Line<'_>,
         written: &Written,
     ) -> Option<Named> {
+        let observer = &self.file.observers[position];
+        let subject = Subject::Observer(ObserverId(position as u32));
         let (word, statistic) = match rest {
             [word] => (*word, None),
             [word, statistic] => (*word, Some(*statistic)),
             _ => return self.refuse(written, shape(line.path), None),
         };
-        if OBSERVED_TIMES.contains(&word) {
+        if let Some((_, metric)) = OBSERVED_TIMES.iter().find(|(known, _)| *known == word) {
             let is_blind =
                 matches!(observer.source, "mqtt" | "webhook") && word != "end_to_end_delay";
             if is_blind {
@@ -56,24 +164,38 @@ impl Check<'_> {
                     format!("`{word}` needs the time of enqueueing, which {source} does not carry");
                 return self.refuse(written, message, Some("use end_to_end_delay".to_owned()));
             }
-            self.statistic(word, statistic, written)?;
-            return Some(Named::Later);
+            return Some(Named::Plan(subject, metric(self.statistic(word, statistic, written)?)));
         }
-        if !OBSERVED_COUNTERS.contains(&word) {
-            let known = OBSERVED_COUNTERS.iter().chain(&OBSERVED_TIMES).copied();
-            return self.refuse(
-                written,
-                format!("`{word}` is no metric of an observer"),
-                suggest(word, known),
-            );
-        }
+        let count = OBSERVED_COUNTERS.iter().find(|(known, _)| *known == word);
+        let count = count.map(|(_, count)| Metric::Observed(*count));
+        let duration = OBSERVED_DURATIONS.iter().find(|(known, _)| *known == word);
+        let Some(metric) = count.or(duration.map(|(_, metric)| *metric)) else {
+            let counters = OBSERVED_COUNTERS.iter().map(|(known, _)| *known);
+            let times = OBSERVED_TIMES.iter().map(|(known, _)| *known);
+            let durations = OBSERVED_DURATIONS.iter().map(|(known, _)| *known);
+            let help = suggest(word, counters.chain(times).chain(durations));
+            return self.refuse(written, format!("`{word}` is no metric of an observer"), help);
+        };
         if statistic.is_some() {
-            return self.refuse(
-                written,
-                format!("`{word}` is one number and has no statistic"),
-                None,
-            );
+            let message = format!("`{word}` is one number and has no statistic");
+            return self.refuse(written, message, None);
         }
-        Some(Named::Later)
+        Some(Named::Plan(subject, metric))
     }
+}
+
+fn carries_stamp(send: &Send) -> bool {
+    send.publish().is_some_and(|publish| publish.payload.has_stamp() || publish.topic.has_stamp())
+}
+
+fn is_filter(text: &str) -> bool {
+    let levels: Vec<&str> = text.split('/').collect();
+    !text.is_empty()
+        && text.len() <= 65_535
+        && !text.contains('\0')
+        && levels.iter().enumerate().all(|(at, level)| match *level {
+            "+" => true,
+            "#" => at + 1 == levels.len(),
+            level => !level.contains(['+', '#']),
+        })
 }

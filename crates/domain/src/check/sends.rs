@@ -115,7 +115,7 @@ impl Check<'_> {
         period_ns
     }
 
-    fn qos(&self, written: &Written) -> Option<Qos> {
+    pub(super) fn qos(&self, written: &Written) -> Option<Qos> {
         let resolved = self.resolve(written)?;
         match resolved.text.as_str() {
             "0" => Some(Qos::AtMostOnce),

@@ -18,14 +18,9 @@ impl Check<'_> {
             let http = target.http.as_ref().and_then(|http| self.http_target(http));
             let http =
                 http.map(|http| Target { name: target.name.clone(), kind: TargetKind::Http(http) });
-            let mqtt = target.mqtt.as_ref().and_then(|mqtt| {
-                let name = target.name.clone();
-                let (endpoint, keep_alive_us) = self.mqtt(mqtt);
-                let ca = self.authorities(mqtt.ca.as_ref());
-                let mqtt =
-                    MqttTarget { endpoint: endpoint?, keep_alive_us: keep_alive_us?, ca: ca? };
-                Some(Target { name, kind: TargetKind::Mqtt(mqtt) })
-            });
+            let mqtt = target.mqtt.as_ref().and_then(|mqtt| self.mqtt(mqtt));
+            let mqtt =
+                mqtt.map(|mqtt| Target { name: target.name.clone(), kind: TargetKind::Mqtt(mqtt) });
             match (mqtt.or(http), &mut targets) {
                 (Some(target), Some(targets)) => targets.push(target),
                 _ => targets = None,
@@ -34,7 +29,8 @@ impl Check<'_> {
         targets
     }
 
-    fn mqtt(&self, mqtt: &scenario::MqttTarget) -> (Option<Endpoint>, Option<u64>) {
+    /// Also the broker of an observer.
+    pub(super) fn mqtt(&self, mqtt: &scenario::MqttTarget) -> Option<MqttTarget> {
         if let Some(protocol) = &mqtt.protocol
             && let Some(resolved) = self.resolve(protocol)
         {
@@ -52,7 +48,8 @@ impl Check<'_> {
             self.misread(written, &resolved, "a duration from 1s to 65535s");
         }
         let endpoint = mqtt.url.as_ref().and_then(|url| self.endpoint(url));
-        (endpoint, keep_alive_us)
+        let ca = self.authorities(mqtt.ca.as_ref());
+        Some(MqttTarget { endpoint: endpoint?, keep_alive_us: keep_alive_us?, ca: ca? })
     }
 
     fn endpoint(&self, url: &Written) -> Option<Endpoint> {

@@ -265,6 +265,36 @@ fn loads_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn an_observer_needs_a_stamp_and_a_source_that_can_answer() {
+    let observed = format!(
+        "{QUICKSTART}observers:\n  out: {{ of: sensors.telemetry, drain: 5s, mqtt: {{ url: builtin, filter: \"a/+/#\" }} }}\n"
+    );
+    let plan = plan(&observed, &[]);
+    assert_eq!(plan.observers[0].drain_us, 5_000_000);
+    assert!(plan.is_observed(plan.observers[0].of));
+    let wants = |line: &str| format!("thresholds:\n  - {line}\n");
+    let (lost, ingest) = (wants("out.lost < 0.01%"), wants("out.ingest_delay.p95 < 1s"));
+    let cases: [(&str, &str, &str); 8] = [
+        ("${stamp}", "x", "carries no ${stamp}"),
+        ("of: sensors.telemetry", "of: sensors.connect", "sends by no schedule"),
+        ("a/+/#", "a/+b", "a topic filter"),
+        ("a/+/#", "a/#/b", "a topic filter"),
+        ("drain: 5s", "drain: 5", "a duration with its unit"),
+        ("  out:", "  sensors:", "share one namespace"),
+        ("thresholds:\n", &lost.replace("lost", "lots"), "no metric of an observer"),
+        ("thresholds:\n", &ingest, "which mqtt does not carry"),
+    ];
+    for (left, right, part) in cases {
+        let found = with(&observed, left, right);
+        assert!(found.iter().any(|line| line.contains(part)), "{right}: {found:#?}");
+    }
+    let in_stage = wants("{ expect: out.lost < 0.01%, in: hold }");
+    let found = with(&observed, "thresholds:\n", &in_stage);
+    assert!(found[0].contains("for the whole run only"), "{found:#?}");
+    assert_eq!(with(&observed, "thresholds:\n", &lost), Vec::<String>::new());
+}
+
+#[test]
 fn later_stages_of_a_kind_are_numbered() {
     let text = QUICKSTART.replace("for: 10s }", "for: 10s }\n  - hold: { for: 1s }");
     assert_eq!(plan(&text, &[]).stages[2].name, "hold-2");

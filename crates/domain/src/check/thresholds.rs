@@ -16,8 +16,6 @@ use crate::threshold::{COUNTERS, DEVICES, Line, STATISTICS, TIMES, misfit, parse
 /// What a path names.
 pub(super) enum Named {
     Plan(Subject, Metric),
-    /// Part of a section that is not in this release, which was said there.
-    Later,
     /// A series that tags have taken out: nothing can be asked of it in this run.
     Filtered,
 }
@@ -70,9 +68,12 @@ impl Check<'_> {
         };
         let (subject, metric) = match self.named(&line, &written.line, found)? {
             Named::Plan(subject, metric) => (subject, metric),
-            Named::Later => return None,
             Named::Filtered => return Some(None),
         };
+        if let (Some(in_stage), true) = (&written.stage, is_of_whole_run(metric)) {
+            let message = "this count of an observer is known for the whole run only".to_owned();
+            return self.refuse(in_stage, message, Some("leave `in` away".to_owned()));
+        }
         if let Some(needs) = misfit(metric, line.limit) {
             return self.refuse(
                 &written.line,
@@ -130,8 +131,8 @@ impl Check<'_> {
                 _ => self.refuse(written, shape(line.path), None),
             };
         }
-        if let Some(observer) = self.file.observers.iter().find(|known| known.name == first) {
-            return self.observed(observer, &segments[1..], line, written);
+        if let Some(position) = self.file.observers.iter().position(|known| known.name == first) {
+            return self.observed(position, &segments[1..], line, written);
         }
         let names: Vec<&str> = self
             .file
@@ -316,6 +317,10 @@ impl Check<'_> {
 
 fn is_acknowledged(send: &Send) -> bool {
     send.publish().is_none_or(Publish::is_acknowledged)
+}
+
+fn is_of_whole_run(metric: Metric) -> bool {
+    matches!(metric, Metric::Observed(_) | Metric::Drain | Metric::ClockBound)
 }
 
 pub(super) fn shape(path: &str) -> String {

@@ -1,8 +1,12 @@
 use super::*;
 use proptest::prelude::*;
 
-const LIMITS: Limits =
-    Limits { duration_us: 10_000_000, stop_timeout_us: 5_000_000, lost_after_us: 40_000_000 };
+const LIMITS: Limits = Limits {
+    duration_us: 10_000_000,
+    stop_timeout_us: 5_000_000,
+    lost_after_us: 40_000_000,
+    drain_us: 0,
+};
 
 fn agent(n: u8) -> AgentId {
     format!("agent-{n}").parse().unwrap()

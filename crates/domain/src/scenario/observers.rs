@@ -1,7 +1,7 @@
-//! Observers: what reads the platform's output. Read strictly, not built yet.
+//! Observers: what reads the platform's output.
 
 use super::fields::{Field, Fields};
-use super::{LaterText, Level, Written, keep_all, keep_text};
+use super::{LaterText, Level, MqttTarget, Written, keep_all};
 use crate::diagnostics::{Collector, Place};
 
 #[derive(Debug)]
@@ -10,26 +10,72 @@ pub(crate) struct Observer {
     pub(crate) path: String,
     pub(crate) place: Place,
     pub(crate) of: Option<Written>,
+    pub(crate) drain: Option<Written>,
     /// `eventhubs`, `kafka`, ...
     pub(crate) source: &'static str,
+    /// `None`: of a kind that is not in this release.
+    pub(crate) mqtt: Option<MqttSource>,
     pub(crate) later: Vec<LaterText>,
+}
+
+#[derive(Debug)]
+pub(crate) struct MqttSource {
+    pub(crate) broker: MqttTarget,
+    pub(crate) filter: Option<Written>,
+    pub(crate) qos: Option<Written>,
+    pub(crate) share: Option<Written>,
+    pub(crate) username: Option<Written>,
+    pub(crate) password: Option<Written>,
 }
 
 pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<Observer> {
     let (path, place) = (field.path.clone(), field.key_place);
-    out.later(field.key_place, &field.path, "an observer");
     let mut fields = Fields::open(field.node, &field.path, out)?;
     let mut later = Vec::new();
     let of = fields.required_text("of");
-    let drain = fields.find("drain");
-    keep_text(drain, Level::Plan, false, &mut later, out);
-    let read = fields.find("read");
+    let drain = fields.text("drain");
+    let read = fields.later("read");
     keep_all(read, Level::Plan, false, &mut later);
     let kind = fields.exactly_one(&["mqtt", "kafka", "eventhubs", "webhook", "nats"]);
     fields.close();
     let (source, field) = kind?;
+    let mqtt = if source == "mqtt" {
+        Some(mqtt(&field, out)?)
+    } else {
+        out.later(field.key_place, &field.path, &format!("an observer of `{source}`"));
+        of_later_kind(source, &field, &mut later, out)?;
+        None
+    };
+    Some(Observer { name, path, place, of, drain, source, mqtt, later })
+}
+
+fn mqtt(field: &Field<'_>, out: &Collector) -> Option<MqttSource> {
+    let mut inner = Fields::open(field.node, &field.path, out)?;
+    let broker = MqttTarget {
+        url: inner.required_text("url"),
+        protocol: inner.text("protocol"),
+        ca: inner.text("ca"),
+        ..MqttTarget::default()
+    };
+    let filter = inner.required_text("filter");
+    let (qos, share) = (inner.text("qos"), inner.text("share"));
+    let (mut username, mut password) = (None, None);
+    if let Some(mut credentials) = inner.map("credentials") {
+        username = credentials.text("username");
+        password = credentials.text("password");
+        credentials.close();
+    }
+    inner.close();
+    Some(MqttSource { broker, filter, qos, share, username, password })
+}
+
+fn of_later_kind(
+    source: &str,
+    field: &Field<'_>,
+    later: &mut Vec<LaterText>,
+    out: &Collector,
+) -> Option<()> {
     let (required, optional): (&[&'static str], &[&'static str]) = match source {
-        "mqtt" => (&["url", "filter"], &["qos", "share", "protocol", "ca", "credentials"]),
         "kafka" => (&["brokers", "topic"], &["group", "tls", "ca", "credentials"]),
         "eventhubs" => (&["connection", "hub"], &["consumer_group"]),
         "webhook" => (&["listen"], &["path", "ca", "credentials"]),
@@ -38,12 +84,12 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
     let mut inner = Fields::open(field.node, &field.path, out)?;
     for key in required {
         let field = inner.required(key);
-        keep_all(field, Level::Plan, true, &mut later);
+        keep_all(field, Level::Plan, true, later);
     }
     for key in optional {
         let field = inner.find(key);
-        keep_all(field, Level::Plan, true, &mut later);
+        keep_all(field, Level::Plan, true, later);
     }
     inner.close();
-    Some(Observer { name, path, place, of, source, later })
+    Some(())
 }

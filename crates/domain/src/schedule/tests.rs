@@ -71,6 +71,7 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         series: devices.iter().enumerate().flat_map(series).collect(),
         loads: vec![Load { groups: (0..devices.len()).collect(), stages: 0..stages.len() }],
         stages,
+        observers: vec![],
         thresholds: vec![],
         fleet: Fleet {
             min_agents: 1,
