@@ -86,7 +86,6 @@ mod tests {
             index: u64::from(stamp.device),
             device: "",
             lets: &[],
-            captured: &[],
             rows: None,
             captured: &[],
             secrets: &secrets,
