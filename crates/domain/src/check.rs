@@ -4,6 +4,7 @@
 //! needs it says nothing more. Invariant: a plan exists only where no mistake was reported, and
 //! what it says is never validated again.
 
+mod cbor;
 mod counts;
 mod defaults;
 mod files;
@@ -14,12 +15,15 @@ mod http;
 mod json;
 mod load;
 mod observers;
+mod payload;
+mod protobuf;
 mod sends;
 mod steps;
 mod tags;
 mod targets;
 mod text;
 mod thresholds;
+mod typed;
 mod vars;
 
 use std::collections::BTreeSet;

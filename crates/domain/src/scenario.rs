@@ -9,11 +9,13 @@ mod groups;
 pub(crate) mod http;
 mod load;
 mod observers;
+mod payload;
 
 use self::fields::{Fields, named};
 pub(crate) use self::fields::{Written, word, written};
 pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
 pub(crate) use self::observers::{MqttSource, Observer};
+pub(crate) use self::payload::{Payload, Protobuf};
 use crate::diagnostics::{Collector, Place};
 use crate::outcome::Operation;
 use crate::yaml::Node;
@@ -124,13 +126,9 @@ pub(crate) struct Publish {
     pub(crate) qos: Option<Written>,
     pub(crate) retain: Option<Written>,
     pub(crate) payload: Option<Payload>,
+    pub(crate) size: Option<Written>,
+    pub(crate) gzip: Option<Written>,
     pub(crate) ack_timeout: Option<Written>,
-}
-
-#[derive(Debug)]
-pub(crate) enum Payload {
-    Json { path: String, node: Node },
-    Text(Written),
 }
 
 impl Group {

@@ -5,10 +5,12 @@
 //! render their argument at the buffer's end and rewrite it there. Invariant: what a template of
 //! message level appends depends only on the two scopes, never on `Walks`.
 
+mod encoding;
 mod generator;
 
 use std::collections::BTreeMap;
 
+pub(crate) use self::encoding::{NumberFormat, Prefix, Raw, push_cbor_head, push_varint};
 pub(crate) use self::generator::Generator;
 use crate::files::Rows;
 use crate::ids::SeriesId;
@@ -85,14 +87,7 @@ impl Template {
         scope: &DeviceScope<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), MissingSecret> {
-        let mut walks = Walks::default();
-        for part in &self.parts {
-            match part {
-                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Value(generator) => generator.render(scope, None, &mut walks, out)?,
-            }
-        }
-        Ok(())
+        self.render(scope, None, &mut Walks::default(), out)
     }
 
     /// Renders an expression of message level (topic, payload). Never fails: `check` refuses
@@ -117,10 +112,20 @@ impl Template {
         walks: &mut Walks,
         out: &mut Vec<u8>,
     ) -> Result<(), MissingSecret> {
+        self.render(device, Some(message), walks, out)
+    }
+
+    fn render(
+        &self,
+        device: &DeviceScope<'_>,
+        message: Option<&MessageScope>,
+        walks: &mut Walks,
+        out: &mut Vec<u8>,
+    ) -> Result<(), MissingSecret> {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Value(generator) => generator.render(device, Some(message), walks, out)?,
+                Part::Value(generator) => generator.render(device, message, walks, out)?,
             }
         }
         Ok(())
@@ -141,6 +146,70 @@ impl Template {
             if let Part::Value(generator) = part {
                 generator.captures(into);
             }
+        }
+    }
+
+    pub(crate) fn of(generator: Generator) -> Self {
+        let mut template = Self::default();
+        template.push_value(generator);
+        template
+    }
+
+    /// Fixed bytes, which need not be text.
+    pub(crate) fn raw(bytes: &[u8]) -> Self {
+        let mut template = Self::default();
+        template.push_bytes(bytes);
+        template
+    }
+
+    pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        match self.parts.last_mut() {
+            Some(Part::Value(Generator::Raw(Raw(before)))) => {
+                *before = [&**before, bytes].concat().into();
+            }
+            _ => self.parts.push(Part::Value(Generator::Raw(Raw(bytes.into())))),
+        }
+    }
+
+    /// A value that may turn out to be the same always: then it renders here and now.
+    pub(crate) fn push_fixed(&mut self, generator: Generator) {
+        if !generator.is_fixed() {
+            return self.push_value(generator);
+        }
+        let secrets = BTreeMap::new();
+        let nobody = DeviceScope {
+            seed: 0,
+            run: "",
+            group: 0,
+            index: 0,
+            device: "",
+            lets: &[],
+            rows: None,
+            captured: &[],
+            secrets: &secrets,
+        };
+        let mut bytes = Vec::new();
+        if generator.render(&nobody, None, &mut Walks::default(), &mut bytes).is_ok() {
+            self.push_bytes(&bytes);
+        }
+    }
+
+    /// Whether it is the same for every device and message.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.parts.iter().all(|part| match part {
+            Part::Literal(_) => true,
+            Part::Value(generator) => generator.is_fixed(),
+        })
+    }
+
+    /// The expression, where it is all there is.
+    pub(crate) fn only_value(&self) -> Option<&Generator> {
+        match self.parts.as_slice() {
+            [Part::Value(generator)] => Some(generator),
+            _ => None,
         }
     }
 

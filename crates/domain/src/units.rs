@@ -99,6 +99,18 @@ pub(crate) fn millionths(text: &str) -> Option<u32> {
     u32::try_from(ppm).ok().filter(|ppm| *ppm <= 1_000_000)
 }
 
+/// Bytes of `100B`, `1KiB`, `1.5MiB`.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let (scaled, unit) = number(text)?;
+    let unit_bytes: u128 = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        _ => return None,
+    };
+    u64::try_from(scaled.checked_mul(unit_bytes)? / SCALE).ok()
+}
+
 pub(crate) fn whole(text: &str) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }

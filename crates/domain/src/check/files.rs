@@ -119,6 +119,12 @@ impl Check<'_> {
         Some(FileId(taken.borrow().len() as u32 - 1))
     }
 
+    /// Reads a shipped file.
+    pub(super) fn with_file<T>(&self, id: FileId, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let taken = self.shipping.taken.borrow();
+        taken.get(id.index()).and_then(|(file, _)| file.bytes()).map(read)
+    }
+
     /// `None` where one is missing, which was reported.
     pub(super) fn file_ref_or_none(&self, written: Option<&Written>) -> Option<Option<FileRef>> {
         match written {

@@ -8,12 +8,12 @@ use super::text::{Scope, Value, ValueKind};
 use crate::diagnostics::suggest;
 use crate::expression::Expression;
 use crate::scenario::{Level, Written};
-use crate::template::Generator;
+use crate::template::{Generator, NumberFormat};
 use crate::units;
 use crate::values::Walk;
 
 /// Name, arguments, least and most of them.
-const FUNCTIONS: [(&str, &str, usize, usize); 15] = [
+const FUNCTIONS: [(&str, &str, usize, usize); 34] = [
     ("int", "low, high", 2, 2),
     ("float", "low, high", 2, 2),
     ("normal", "mean, deviation", 2, 2),
@@ -28,7 +28,26 @@ const FUNCTIONS: [(&str, &str, usize, usize); 15] = [
     ("base64", "x", 1, 1),
     ("lower", "x", 1, 1),
     ("upper", "x", 1, 1),
+    ("sequence", "a, b, ...", 1, 1000),
     ("hmac_sha256", "key, message", 2, 2),
+    ("u8", "x", 1, 1),
+    ("i8", "x", 1, 1),
+    ("u16", "x", 1, 1),
+    ("u32", "x", 1, 1),
+    ("u64", "x", 1, 1),
+    ("i16", "x", 1, 1),
+    ("i32", "x", 1, 1),
+    ("i64", "x", 1, 1),
+    ("f32", "x", 1, 1),
+    ("f64", "x", 1, 1),
+    ("u16le", "x", 1, 1),
+    ("u32le", "x", 1, 1),
+    ("u64le", "x", 1, 1),
+    ("i16le", "x", 1, 1),
+    ("i32le", "x", 1, 1),
+    ("i64le", "x", 1, 1),
+    ("f32le", "x", 1, 1),
+    ("f64le", "x", 1, 1),
 ];
 
 /// Whole numbers up to this are exact in a JSON reader's doubles.
@@ -80,7 +99,7 @@ impl Check<'_> {
         if scope.level == Level::Plan {
             return self.too_early(function, "drawn once per device", scope, written, offset);
         }
-        if scope.level == Level::Device && matches!(*name, "walk" | "sine" | "step") {
+        if scope.level == Level::Device && matches!(*name, "walk" | "sine" | "step" | "sequence") {
             return self.too_early(
                 function,
                 "moving from message to message",
@@ -149,18 +168,31 @@ impl Call<'_> {
             "base64" => text(Generator::Base64(self.raw(0)?)),
             "lower" => text(Generator::Lower(Box::new(self.argument(0)?.text()))),
             "upper" => text(Generator::Upper(Box::new(self.argument(0)?.text()))),
+            "sequence" => {
+                let (options, kind) = self.options()?;
+                Some(Value { generator: Generator::Sequence(options), kind })
+            }
+            name if let Some(format) = number_format(name) => {
+                let inner = Box::new(self.argument(0)?.text());
+                bytes(Generator::Number(format, inner))
+            }
             _ => bytes(Generator::HmacSha256 { key: self.raw(0)?, message: self.raw(1)? }),
         }
     }
 
     fn choice(&self, field: u64) -> Option<Value> {
+        let (options, kind) = self.options()?;
+        Some(Value { generator: Generator::Choice { field, options }, kind })
+    }
+
+    /// All arguments, and the kind of what is one of them.
+    fn options(&self) -> Option<(Vec<Generator>, ValueKind)> {
         let options: Option<Vec<Value>> =
             (0..self.arguments.len()).map(|i| self.argument(i)).collect();
         let options = options?;
         let are_numbers = options.iter().all(|option| option.kind == ValueKind::Number);
         let kind = if are_numbers { ValueKind::Number } else { ValueKind::Text };
-        let options = options.into_iter().map(Value::text).collect();
-        Some(Value { generator: Generator::Choice { field, options }, kind })
+        Some((options.into_iter().map(Value::text).collect(), kind))
     }
 
     fn argument(&self, i: usize) -> Option<Value> {
@@ -235,6 +267,20 @@ impl Call<'_> {
             )),
         }
     }
+}
+
+/// `u16`, `f32le`: a number as bytes, big-endian unless it says otherwise.
+fn number_format(name: &str) -> Option<NumberFormat> {
+    let (name, is_little) = match name.strip_suffix("le") {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
+    let (kind, bits) = name.split_at_checked(1)?;
+    let n_bytes = bits.parse::<u8>().ok()? / 8;
+    Some(match kind {
+        "f" => NumberFormat::Float { n_bytes, is_little },
+        kind => NumberFormat::Int { n_bytes, is_signed: kind == "i", is_little },
+    })
 }
 
 /// Tells the values of one expression from those of every other: its path, its place in the

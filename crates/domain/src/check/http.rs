@@ -196,7 +196,10 @@ impl Check<'_> {
         let mut headers = headers?;
         let kind = request.body.as_ref().map(|body| match body {
             written::Body::Payload(Payload::Json { .. }) => "application/json",
-            written::Body::Payload(_) => "text/plain; charset=utf-8",
+            written::Body::Payload(Payload::Text(_)) => "text/plain; charset=utf-8",
+            written::Body::Payload(Payload::Cbor { .. }) => "application/cbor",
+            written::Body::Payload(Payload::Protobuf(_)) => "application/x-protobuf",
+            written::Body::Payload(_) => "application/octet-stream",
             written::Body::Form(_) => "application/x-www-form-urlencoded",
         });
         if let Some(kind) = kind
@@ -209,12 +212,7 @@ impl Check<'_> {
 
     fn body(&self, body: &written::Body, scope: &Scope<'_>) -> Option<Body> {
         match body {
-            written::Body::Payload(Payload::Json { path, node }) => {
-                self.json(node, path, scope).map(Body::Whole)
-            }
-            written::Body::Payload(Payload::Text(text)) => {
-                self.template(text, scope).map(Body::Whole)
-            }
+            written::Body::Payload(payload) => self.payload(payload, scope).map(Body::Whole),
             written::Body::Form(entries) => self.entries(entries, scope).map(Body::Form),
         }
     }

@@ -95,7 +95,7 @@ impl Check<'_> {
     }
 
     /// A scalar without expressions, by the core schema of YAML 1.2.
-    fn constant(&self, text: &str, is_plain: bool, written: &Written) -> Option<String> {
+    pub(super) fn constant(&self, text: &str, is_plain: bool, written: &Written) -> Option<String> {
         if !is_plain {
             return Some(quoted(text));
         }

@@ -4,7 +4,7 @@ use super::Check;
 use super::text::Scope;
 use crate::ids::SeriesId;
 use crate::plan::{Action, Arrivals, Pace, Phase, Publish, Qos, Send, WhileAway};
-use crate::scenario::{self, Level, Payload, Written};
+use crate::scenario::{self, Level, Written};
 use crate::template::{Generator, Part, Template};
 use crate::units;
 
@@ -49,9 +49,9 @@ impl Check<'_> {
         let topic = publish.topic.as_ref().and_then(|topic| self.topic(topic, &scope));
         let qos = publish.qos.as_ref().map_or(Some(Qos::AtMostOnce), |qos| self.qos(qos));
         let retain = self.flag(publish.retain.as_ref());
-        let payload = publish.payload.as_ref().and_then(|payload| match payload {
-            Payload::Json { path, node } => self.json(node, path, &scope),
-            Payload::Text(text) => self.template(text, &scope),
+        let payload = publish.payload.as_ref().and_then(|kind| {
+            let (size, gzip) = (publish.size.as_ref(), publish.gzip.as_ref());
+            self.finished(self.payload(kind, &scope)?, kind, size, gzip, &scope)
         });
         let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);
         Some(Send {

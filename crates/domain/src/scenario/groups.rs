@@ -1,10 +1,8 @@
 //! Groups: devices of one kind and what they do.
 
 use super::fields::{Field, Fields, named, written};
-use super::http;
-use super::{
-    Churn, Group, LaterText, Level, Pace, Payload, Publish, Send, keep_all, keep_text, plain_name,
-};
+use super::{Churn, Group, LaterText, Level, Pace, Publish, Send, keep_all, keep_text, plain_name};
+use super::{http, payload};
 use crate::diagnostics::Collector;
 use crate::outcome::Operation;
 
@@ -209,13 +207,11 @@ fn read_publish(field: &Field<'_>, out: &Collector) -> Option<Publish> {
         qos: fields.text("qos"),
         retain: fields.text("retain"),
         ack_timeout: fields.text("ack_timeout"),
-        payload: match fields.exactly_one(&["json", "text"]) {
-            Some(("json", json)) => {
-                Some(Payload::Json { path: json.path.clone(), node: json.node.clone() })
-            }
-            Some((_, text)) => written(text.node, &text.path, out).map(Payload::Text),
-            None => None,
-        },
+        payload: fields
+            .exactly_one(&payload::KINDS)
+            .and_then(|(kind, field)| payload::read(kind, &field, out)),
+        size: fields.text("size"),
+        gzip: fields.text("gzip"),
     };
     for key in ["properties", "content_type", "message_expiry", "topic_alias"] {
         fields.later(key);

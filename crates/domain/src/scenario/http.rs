@@ -1,7 +1,7 @@
 //! HTTP: targets, requests, and the closed model's steps, tasks and waits.
 
 use super::fields::{Field, Fields, Written, items, named, written};
-use super::{Payload, plain_name};
+use super::{Payload, payload, plain_name};
 use crate::diagnostics::{Collector, Place};
 use crate::plan::Method;
 use crate::yaml::{Kind, Node, child};
@@ -228,8 +228,9 @@ pub(super) fn request(field: &Field<'_>, secrets: bool, out: &Collector) -> Opti
 }
 
 fn read_body(fields: &mut Fields<'_>, out: &Collector) -> Option<Body> {
-    let mut found: Vec<(&str, Field<'_>)> = ["json", "text", "form"]
+    let mut found: Vec<(&str, Field<'_>)> = payload::KINDS
         .into_iter()
+        .chain(["form"])
         .filter_map(|key| fields.find(key).map(|field| (key, field)))
         .collect();
     if let [(first, _), (second, field), ..] = found.as_slice() {
@@ -241,14 +242,8 @@ fn read_body(fields: &mut Fields<'_>, out: &Collector) -> Option<Body> {
     }
     let (kind, field) = found.swap_remove(0);
     match kind {
-        "json" => {
-            let (path, node) = (field.path, field.node.clone());
-            Some(Body::Payload(Payload::Json { path, node }))
-        }
-        "text" => {
-            written(field.node, &field.path, out).map(|text| Body::Payload(Payload::Text(text)))
-        }
-        _ => Some(Body::Form(entries(Some(field), out))),
+        "form" => Some(Body::Form(entries(Some(field), out))),
+        kind => payload::read(kind, &field, out).map(Body::Payload),
     }
 }
 

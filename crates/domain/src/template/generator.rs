@@ -9,7 +9,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::{DeviceScope, MessageScope, MissingSecret};
+use super::encoding::{self, NumberFormat, Prefix, Raw};
+use super::{DeviceScope, MessageScope, MissingSecret, Template};
 use crate::digits;
 use crate::values::{Source, Stream, Walk, Walks};
 
@@ -91,7 +92,24 @@ pub(crate) enum Generator {
     },
     /// What may hold quotes or control characters, inside a JSON string.
     JsonText(Box<Generator>),
+    /// One after the other, from slot to slot.
+    Sequence(Vec<Generator>),
+    /// Fixed bytes that are no text.
+    Raw(Raw),
+    Number(NumberFormat, Box<Generator>),
+    /// With its length in front.
+    Prefixed(Prefix, Template),
+    /// With bytes after it, up to a size.
+    Filled {
+        payload: Template,
+        size: Box<Generator>,
+        filler: u8,
+    },
+    Gzip(Template),
 }
+
+/// What [`Generator::Filled`] fills up to at most, whatever size is drawn.
+const MAX_FILLED: usize = 1024 * 1024;
 
 /// The series of values that are drawn once per device.
 const NO_SERIES: u32 = u32::MAX;
@@ -222,6 +240,29 @@ impl Generator {
                 inner.render(device, message, walks, out)?;
                 digits::escape_json_in_place(out, start);
             }
+            Self::Sequence(options) => {
+                let next = (slot % options.len() as u64) as usize;
+                options[next].render(device, message, walks, out)?;
+            }
+            Self::Raw(Raw(bytes)) => out.extend_from_slice(bytes),
+            Self::Number(format, inner) => {
+                inner.render(device, message, walks, out)?;
+                encoding::number(*format, out, start);
+            }
+            Self::Prefixed(prefix, inner) => {
+                inner.render(device, message, walks, out)?;
+                encoding::prefix(*prefix, out, start);
+            }
+            Self::Filled { payload, size, filler } => {
+                payload.render(device, message, walks, out)?;
+                let size_at = out.len();
+                size.render(device, message, walks, out)?;
+                encoding::fill(out, start, size_at, *filler, MAX_FILLED);
+            }
+            Self::Gzip(inner) => {
+                inner.render(device, message, walks, out)?;
+                encoding::gzip(out, start);
+            }
         }
         Ok(())
     }
@@ -258,7 +299,9 @@ impl Generator {
                 false
             }
             Self::Text(text) => text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\'),
-            Self::Choice { options, .. } => options.iter().all(Self::is_json_safe),
+            Self::Choice { options, .. } | Self::Sequence(options) => {
+                options.iter().all(Self::is_json_safe)
+            }
             Self::Pad { inner, .. } | Self::Lower(inner) | Self::Upper(inner) => {
                 inner.is_json_safe()
             }
@@ -270,7 +313,7 @@ impl Generator {
     pub(super) fn captures(&self, into: &mut Vec<usize>) {
         match self {
             Self::Captured(index) | Self::CapturedJson(index) => into.push(*index),
-            Self::Choice { options, .. } => {
+            Self::Choice { options, .. } | Self::Sequence(options) => {
                 for option in options {
                     option.captures(into);
                 }
@@ -280,12 +323,28 @@ impl Generator {
             | Self::Base64(inner)
             | Self::Lower(inner)
             | Self::Upper(inner)
+            | Self::Number(_, inner)
             | Self::JsonText(inner) => inner.captures(into),
+            Self::Prefixed(_, inner) | Self::Gzip(inner) => inner.captures(into),
+            Self::Filled { payload, size, .. } => {
+                payload.captures(into);
+                size.captures(into);
+            }
             Self::HmacSha256 { key, message } => {
                 key.captures(into);
                 message.captures(into);
             }
             _ => {}
+        }
+    }
+
+    /// Whether it is the same for every device and message.
+    pub(super) fn is_fixed(&self) -> bool {
+        match self {
+            Self::Text(_) | Self::Raw(_) => true,
+            Self::Number(_, inner) => inner.is_fixed(),
+            Self::Prefixed(_, inner) => inner.is_fixed(),
+            _ => false,
         }
     }
 
