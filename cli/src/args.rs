@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub(crate) mod results;
+
+use results::{AboutArgs, BaselineCommand, LabelArgs, ListArgs, PruneArgs};
+
 #[derive(Debug, Parser)]
 #[command(
     name = "shoal",
@@ -92,14 +96,31 @@ Example:
         start: StartArgs,
     },
     /// The runs in the store, newest first
-    List {
-        /// At most this many
-        #[arg(long, default_value_t = 20, value_name = "N")]
-        limit: u32,
-        /// Only runs older than this run id
-        #[arg(long, value_name = "RUN")]
-        before: Option<String>,
+    #[command(after_help = "\
+Examples:
+  shoal list --scenario telemetry --label env=staging --since 7d
+  shoal list --verdict failed --output ndjson")]
+    List(ListArgs),
+    /// Set, remove or show the labels of a run
+    #[command(after_help = RUN_HELP)]
+    Label(LabelArgs),
+    /// Note something in a run's history, with the time of now
+    #[command(after_help = RUN_HELP)]
+    Annotate {
+        /// Which run
+        run: String,
+        /// What happened
+        text: String,
     },
+    /// Delete runs: the named ones, or the old ones; never one that goes on or is a baseline
+    #[command(after_help = "\
+Examples:
+  shoal prune --keep 100 --older-than 90d          what would go
+  shoal prune --keep 100 --older-than 90d --yes")]
+    Prune(PruneArgs),
+    /// The runs that later ones are compared with
+    #[command(subcommand)]
+    Baseline(BaselineCommand),
     /// One run's result, finished or not
     #[command(after_help = RUN_HELP)]
     Show {
@@ -185,6 +206,8 @@ pub(crate) struct StartArgs {
     /// Allow load only on this host, host:port or CIDR; repeatable; only in this process
     #[arg(long, value_name = "TARGET")]
     pub(crate) allow_target: Vec<String>,
+    #[command(flatten)]
+    pub(crate) about: AboutArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,8 +1,9 @@
 //! One file per command: fetch, then render. No command knows how the other end computes.
 
 mod agent;
+mod baseline;
 mod explain;
-mod list;
+mod past;
 mod run;
 mod scenario;
 mod serve;
@@ -30,9 +31,13 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
             run::perform(global, &settings(global)?, start, stages).await
         }
         Command::Start { start } => start::perform(global, &settings(global)?, start).await,
-        Command::List { limit, before } => {
-            list::perform(global, &settings(global)?, limit, before).await
+        Command::List(args) => past::list(global, &settings(global)?, args).await,
+        Command::Label(args) => past::label(global, &settings(global)?, args).await,
+        Command::Annotate { run, text } => {
+            past::annotate(global, &settings(global)?, run, text).await
         }
+        Command::Prune(args) => past::prune(global, &settings(global)?, args).await,
+        Command::Baseline(command) => baseline::perform(global, &settings(global)?, command).await,
         Command::Show { run, stages } => {
             show::perform(global, &settings(global)?, run, stages).await
         }

@@ -3,6 +3,7 @@
 //! The exit code is the answer to "may I rely on it?": for runs it is the run's own, for everything
 //! that could not be done it is 2, for a run lost from sight 4.
 
+mod about;
 mod args;
 mod builtin;
 mod client;

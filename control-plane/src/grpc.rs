@@ -3,6 +3,7 @@
 mod agent_service;
 mod auth;
 mod control_service;
+mod results;
 
 pub use agent_service::AgentApi;
 pub use auth::TokenCheck;

@@ -3,10 +3,12 @@
 //! A driver never decides by itself: it gathers what is observed, asks `domain::run::apply`, stores
 //! the new state and carries out the commands. What is lost with the process is read again.
 
+mod about;
 mod compaction;
 mod driver;
 mod placement;
 
+pub use about::{About, labels_from_wire, text};
 pub use compaction::decode;
 
 use std::collections::HashMap;
@@ -115,11 +117,11 @@ impl Runs {
     /// Accepts a run: checked, stored as PENDING, driven from now on.
     pub async fn accept(
         &self,
-        request: v1::StartRunRequest,
+        mut request: v1::StartRunRequest,
     ) -> Result<v1::StartRunResponse, Refusal> {
         let overrides: Vec<(String, String)> =
-            request.overrides.into_iter().map(|o| (o.name, o.value)).collect();
-        let files = files_from_wire(request.files)
+            std::mem::take(&mut request.overrides).into_iter().map(|o| (o.name, o.value)).collect();
+        let files = files_from_wire(std::mem::take(&mut request.files))
             .map_err(|error| Refusal::new(Kind::Invalid, "SH0101", error.to_string()))?;
         let plan = parse_plan(&request.scenario, &overrides, &files).map_err(|diagnostics| {
             let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
@@ -134,6 +136,7 @@ impl Runs {
             return Err(Refusal::new(Kind::Invalid, "SH0104", message)
                 .help("name a broker, for example --set broker=mqtt://host:1883"));
         }
+        let about = About::of(&mut request)?;
         let now_us = SystemClock.unix_us();
         let timeout_us = match request.agents_timeout_us {
             0 => AGENTS_TIMEOUT.as_micros() as u64,
@@ -161,6 +164,10 @@ impl Runs {
             seed: plan.seed.unwrap_or_else(random::u64),
             planned_devices: plan.devices() as i64,
             created_at_us: now_us as i64,
+            labels: about.labels,
+            note: about.note,
+            started_by: about.started_by,
+            revision: about.revision,
             owner: self.owner.to_string(),
             owner_token_hash: owner_token.as_deref().map(hash_token),
             phase: Phase::Pending,

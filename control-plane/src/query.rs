@@ -12,7 +12,7 @@ use shoal_domain::ids::{AgentId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Publish, Send};
 use shoal_domain::report::{
-    AgentReport, DeviceTotals, FailureReport, FileReport, RunReport, SCHEMA, ScenarioReport,
+    AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, RunReport, SCHEMA, ScenarioReport,
     SeriesReport, SlotReport, ThresholdReport, ThresholdResult, TimeReport, ValidityReason,
 };
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
@@ -27,7 +27,7 @@ use crate::live::LiveRuns;
 use crate::orchestrator::{ActiveRun, Status, decode};
 use crate::record::{Record, plan_of, shard_of};
 use crate::refusal::Refusal;
-use crate::store::{AssignmentRow, RunRow, Store, ThresholdRow};
+use crate::store::{AssignmentRow, EventRow, RunRow, Store, ThresholdRow};
 
 /// What is stored with a run's last phase.
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +172,10 @@ async fn build(
             vars: plan.vars.clone(),
             files: files(plan),
         },
+        labels: store.labels(row.run_id).await?,
+        note: row.note.clone(),
+        started_by: row.started_by.clone(),
+        revision: row.revision.clone(),
         seed: row.seed,
         phase,
         cause: record.state.cause().map(|cause| cause.sentence()),
@@ -184,7 +188,8 @@ async fn build(
         failures: failures(plan, &shares),
         thresholds,
         observers: Vec::new(),
-        agents: agents(store, record, &shares).await?,
+        agents: agents(store, row, record, &shares).await?,
+        events: events(store, row, record).await?,
     })
 }
 
@@ -368,10 +373,11 @@ fn failures(plan: &Plan, shares: &[Share]) -> Vec<FailureReport> {
 
 async fn agents(
     store: &Store,
+    row: &RunRow,
     record: &Record,
     shares: &[Share],
 ) -> Result<Vec<AgentReport>, Refusal> {
-    let known = store.agents().await?;
+    let known = store.run_agents(row.run_id).await?;
     let state = |share: &Share| {
         let agent = &share.row.grant.agent_id;
         if share.row.closing.is_some() {
@@ -402,6 +408,18 @@ async fn agents(
         totals_proved: share.totals_proved,
     };
     Ok(shares.iter().map(report).collect())
+}
+
+async fn events(store: &Store, row: &RunRow, record: &Record) -> Result<Vec<EventReport>, Refusal> {
+    let t0_us = record.state.t0_us();
+    let events = store.events(row.run_id).await?;
+    let report = |event: EventRow| EventReport {
+        at: rfc3339(event.at_us.max(0) as u64),
+        at_s: t0_us.map(|t0_us| (event.at_us as f64 - t0_us as f64) / 1e6),
+        kind: event.kind,
+        text: event.text.trim().to_owned(),
+    };
+    Ok(events.into_iter().map(report).collect())
 }
 
 fn rfc3339(unix_us: u64) -> String {

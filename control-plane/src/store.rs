@@ -15,14 +15,17 @@ use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 mod agents;
 mod assignments;
+mod baselines;
 mod changes;
 mod deltas;
 mod error;
 mod files;
 mod find;
 mod fold;
+mod labels;
 mod open;
 mod owners;
+mod prune;
 mod results;
 mod run_row;
 mod runs;
@@ -31,16 +34,19 @@ mod thresholds;
 
 pub use agents::AgentRow;
 pub use assignments::{AssignmentRow, Closing, NewAssignment};
+pub use baselines::BaselineRow;
 pub use changes::{EventRow, NewEvent, RunChange};
 pub use deltas::{IncomingDelta, IngestOutcome, Outcome, StoredDelta};
 pub use error::StoreError;
 pub use files::RunFile;
 pub use find::Found;
 pub use fold::{FoldBatch, FoldedThrough};
+pub use labels::RunAgentRow;
 pub use owners::OWNER_SILENT_US;
+pub use prune::{Prunable, PrunePolicy};
 pub use results::{SummaryRow, WindowKey, WindowRow};
 pub use run_row::{RunListing, RunRow};
-pub use runs::NewRun;
+pub use runs::{NewRun, RunFilter};
 pub use series::SeriesRow;
 pub use thresholds::ThresholdRow;
 

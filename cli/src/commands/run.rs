@@ -47,7 +47,7 @@ async fn own(
         Some(_) => Some(Builtin::start().await?),
         None => None,
     };
-    let request = request(scenario, args, builtin.as_ref().map(|broker| broker.addr), true);
+    let request = request(scenario, args, builtin.as_ref().map(|broker| broker.addr), true)?;
     let run = begin(place, request).await?;
     if !global.quiet {
         render::remark(&format!("run: {} ({})\n", clean(&run.name), clean(&run.run_id)));

@@ -4,6 +4,8 @@ use shoal_domain::files::File;
 use shoal_proto::v1::{Override, ShippedFile, StartRunRequest, StartRunResponse};
 
 use super::DONE;
+use super::past::to_wire;
+use crate::about::About;
 use crate::args::{Global, Output, StartArgs};
 use crate::config::Settings;
 use crate::error::Error;
@@ -27,7 +29,7 @@ pub(super) async fn perform(
     }
     check_where(settings, &args, &scenario)?;
     let mut place = Place::open(settings, Wish::private(0), global.quiet).await?;
-    let request = request(&scenario, &args, None, false);
+    let request = request(&scenario, &args, None, false)?;
     let run = begin(&mut place, request).await?;
     let text = match global.output {
         Output::Table => format!("{}\n", run.run_id),
@@ -76,9 +78,10 @@ pub(super) fn request(
     args: &StartArgs,
     builtin: Option<std::net::SocketAddr>,
     owned: bool,
-) -> StartRunRequest {
+) -> Result<StartRunRequest, Error> {
+    let about = About::of(&args.about, &|name| std::env::var(name).ok())?;
     let overrides = scenario.overrides.iter();
-    StartRunRequest {
+    Ok(StartRunRequest {
         scenario: scenario.text.clone(),
         overrides: overrides
             .map(|(name, value)| Override { name: name.clone(), value: value.clone() })
@@ -88,7 +91,11 @@ pub(super) fn request(
         owned,
         files: scenario.plan.files.iter().filter_map(shipped).collect(),
         builtin: builtin.map(|addr| addr.to_string()).unwrap_or_default(),
-    }
+        labels: to_wire(&about.labels),
+        note: about.note,
+        started_by: about.started_by,
+        revision: about.revision,
+    })
 }
 
 /// What was read here is whole.

@@ -60,7 +60,10 @@ async fn going(place: &mut Place) -> Result<Vec<String>, Error> {
     let mut ids = Vec::new();
     let mut before = String::new();
     loop {
-        let answer = place.client.list_runs(ListRunsRequest { before, limit: PAGE }).await;
+        let answer = place
+            .client
+            .list_runs(ListRunsRequest { before, limit: PAGE, ..ListRunsRequest::default() })
+            .await;
         let rows = answer.map_err(|status| place.refused(&status))?.into_inner().runs;
         ids.extend(
             rows.iter().filter(|row| !runs::is_over(&row.phase)).map(|row| row.run_id.clone()),

@@ -62,7 +62,28 @@ fn header(report: &RunReport, paint: Paint) -> String {
             let _ = writeln!(text, ", never started, on {}", clean(&report.server));
         }
     }
+    about(&mut text, report);
     text
+}
+
+/// What was said about the run; nothing where nothing was said.
+fn about(text: &mut String, report: &RunReport) {
+    if !report.labels.is_empty() {
+        let _ = writeln!(text, "labels {}", clean(&report.labels.to_string()));
+    }
+    let told =
+        [("by", &report.started_by), ("revision", &report.revision), ("note:", &report.note)];
+    let told: Vec<String> = told
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(word, value)| format!("{word} {}", clean(value)))
+        .collect();
+    if !told.is_empty() {
+        let _ = writeln!(text, "{}", told.join(", "));
+    }
+    for event in report.events.iter().filter(|event| event.kind == "annotation") {
+        let _ = writeln!(text, "noted {}: {}", clean(&event.at), clean(&event.text));
+    }
 }
 
 /// The rows a reader asked for: whole runs, or each stage as well.

@@ -2,6 +2,8 @@
 //!
 //! The documents carry every field of the wire under stable names with their units.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde_json::{Value, json};
 use shoal_proto::v1::{AgentRow, RunRow};
 
@@ -11,6 +13,15 @@ use super::numbers::{count, instant, seconds};
 /// An empty word is shown as a dash: not known yet, or nothing.
 fn or_dash(word: &str) -> String {
     if word.is_empty() { "-".into() } else { word.to_owned() }
+}
+
+fn sorted(labels: &HashMap<String, String>) -> BTreeMap<&String, &String> {
+    labels.iter().collect()
+}
+
+fn labels_text(labels: &HashMap<String, String>) -> String {
+    let labels = sorted(labels).into_iter().map(|(name, value)| format!("{name}={value}"));
+    labels.collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn runs(rows: &[RunRow]) -> String {
@@ -28,6 +39,7 @@ pub(crate) fn runs(rows: &[RunRow]) -> String {
         ">exit",
         ">devices",
         ">load",
+        "labels",
     ]);
     for row in rows {
         columns.row(vec![
@@ -41,6 +53,7 @@ pub(crate) fn runs(rows: &[RunRow]) -> String {
             if is_over(&row.phase) { row.exit_code.to_string() } else { "-".into() },
             count(row.planned_devices),
             seconds(row.duration_s),
+            or_dash(&labels_text(&row.labels)),
         ]);
     }
     columns.render()
@@ -63,6 +76,9 @@ pub(crate) fn run_document(row: &RunRow) -> Value {
         "exit_code": is_over(&row.phase).then_some(row.exit_code),
         "devices_planned": row.planned_devices,
         "duration_s": row.duration_s,
+        "labels": sorted(&row.labels),
+        "started_by": known(&row.started_by),
+        "revision": known(&row.revision),
     })
 }
 
@@ -83,9 +99,6 @@ pub(crate) fn agents(rows: &[AgentRow]) -> String {
         "labels",
     ]);
     for row in rows {
-        let mut labels: Vec<String> =
-            row.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        labels.sort();
         columns.row(vec![
             row.agent_id.clone(),
             row.state.clone(),
@@ -96,14 +109,13 @@ pub(crate) fn agents(rows: &[AgentRow]) -> String {
             count(row.memory_bytes >> 20),
             instant(row.last_seen_us),
             row.build.clone(),
-            or_dash(&labels.join(" ")),
+            or_dash(&labels_text(&row.labels)),
         ]);
     }
     columns.render()
 }
 
 pub(crate) fn agent_document(row: &AgentRow) -> Value {
-    let labels: std::collections::BTreeMap<_, _> = row.labels.iter().collect();
     json!({
         "agent": row.agent_id,
         "state": row.state,
@@ -114,7 +126,7 @@ pub(crate) fn agent_document(row: &AgentRow) -> Value {
         "memory_bytes": row.memory_bytes,
         "last_seen_us": row.last_seen_us,
         "build": row.build,
-        "labels": labels,
+        "labels": sorted(&row.labels),
     })
 }
 
@@ -137,10 +149,14 @@ mod tests {
             created_us: 1_772_366_405_000_000,
             planned_devices: 6_000,
             duration_s: 72.0,
+            labels: [("env".to_owned(), "staging".to_owned())].into(),
+            started_by: "kim".into(),
+            revision: "1f6c2a9".into(),
         };
         let going = RunRow {
             name: "brave-heron".into(),
             phase: "RUNNING".into(),
+            labels: HashMap::new(),
             validity: String::new(),
             verdict: String::new(),
             ..over.clone()

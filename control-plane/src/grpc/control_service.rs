@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shoal_domain::ids::RunId;
 use shoal_domain::lease::{BEAT_US, Presence};
+use shoal_domain::run::{Validity, Verdict};
 use shoal_proto::v1;
 use shoal_proto::v1::control_service_server::ControlService;
 use shoal_service_kit::{Clock, Lifecycle, SystemClock};
@@ -14,10 +15,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Fleet, Member};
-use crate::orchestrator::{Runs, Wish, hash_token};
+use crate::orchestrator::{Runs, Wish, hash_token, labels_from_wire};
 use crate::query;
 use crate::refusal::{Kind, Refusal};
-use crate::store::{Found, RunListing, RunRow, Store};
+use crate::store::{Found, RunFilter, RunListing, RunRow, Store};
+
+use super::results::to_wire;
 
 /// How often a watcher hears of its run.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -91,7 +94,9 @@ impl ControlService for ControlApi {
             ),
         };
         let limit = if request.limit == 0 { 50 } else { request.limit.min(MAX_PAGE) };
-        let rows = self.store.list_runs(before, i64::from(limit)).await.map_err(Refusal::from)?;
+        let filter = filter(request)?;
+        let rows = self.store.list_runs(&filter, before, i64::from(limit)).await;
+        let rows = rows.map_err(Refusal::from)?;
         let runs = rows.into_iter().map(run_row).collect();
         Ok(Response::new(v1::ListRunsResponse { runs }))
     }
@@ -143,10 +148,53 @@ impl ControlService for ControlApi {
         let agents = members.into_iter().map(|member| self.agent_row(member)).collect();
         Ok(Response::new(v1::ListAgentsResponse { agents }))
     }
+
+    async fn annotate(
+        &self,
+        request: Request<v1::AnnotateRequest>,
+    ) -> Result<Response<v1::RunReference>, Status> {
+        Ok(Response::new(self.annotated(request.into_inner()).await?))
+    }
+
+    async fn change_labels(
+        &self,
+        request: Request<v1::ChangeLabelsRequest>,
+    ) -> Result<Response<v1::ChangeLabelsResponse>, Status> {
+        Ok(Response::new(self.labelled(request.into_inner()).await?))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<v1::PruneRequest>,
+    ) -> Result<Response<v1::PruneResponse>, Status> {
+        Ok(Response::new(self.pruned(request.into_inner()).await?))
+    }
+
+    async fn set_baseline(
+        &self,
+        request: Request<v1::SetBaselineRequest>,
+    ) -> Result<Response<v1::Baseline>, Status> {
+        Ok(Response::new(self.baseline_set(request.into_inner()).await?))
+    }
+
+    async fn clear_baseline(
+        &self,
+        request: Request<v1::ClearBaselineRequest>,
+    ) -> Result<Response<v1::ClearBaselineResponse>, Status> {
+        Ok(Response::new(self.baseline_cleared(request.into_inner()).await?))
+    }
+
+    async fn list_baselines(
+        &self,
+        request: Request<v1::ListBaselinesRequest>,
+    ) -> Result<Response<v1::ListBaselinesResponse>, Status> {
+        let baselines = self.baselines(&request.into_inner().scenario).await?;
+        Ok(Response::new(v1::ListBaselinesResponse { baselines }))
+    }
 }
 
 impl ControlApi {
-    async fn find(&self, reference: &str) -> Result<RunRow, Refusal> {
+    pub(super) async fn find(&self, reference: &str) -> Result<RunRow, Refusal> {
         match self.store.find_run(reference).await? {
             Found::One(row) => Ok(*row),
             Found::None => {
@@ -225,5 +273,41 @@ fn run_row(row: RunListing) -> v1::RunRow {
         created_us: row.created_at_us as u64,
         planned_devices: row.planned_devices as u64,
         duration_s: lasted_us as f64 / 1e6,
+        labels: to_wire(&row.labels),
+        started_by: row.started_by,
+        revision: row.revision,
     }
+}
+
+fn filter(request: v1::ListRunsRequest) -> Result<RunFilter, Refusal> {
+    let unknown = |what: &str, word: &str, known: &str| {
+        let message = format!("`{word}` is no {what}: {known} is expected");
+        Refusal::new(Kind::Invalid, "SH0602", message)
+    };
+    let asked = |word: String| (!word.is_empty()).then_some(word);
+    let validity = asked(request.validity)
+        .map(|word| {
+            Validity::from_word(&word)
+                .ok_or_else(|| unknown("validity", &word, "VALID, DEGRADED or INVALID"))
+        })
+        .transpose()?;
+    let verdict = asked(request.verdict)
+        .map(|word| {
+            Verdict::from_word(&word).ok_or_else(|| unknown("verdict", &word, "PASSED or FAILED"))
+        })
+        .transpose()?;
+    let labels = labels_from_wire(request.labels)?;
+    if labels.len() > RunFilter::MOST_LABELS {
+        let message = format!("at most {} labels can be asked for", RunFilter::MOST_LABELS);
+        return Err(Refusal::new(Kind::Invalid, "SH0602", message));
+    }
+    let instant = |us: u64| (us > 0).then_some(us.min(i64::MAX as u64) as i64);
+    Ok(RunFilter {
+        scenario: asked(request.scenario),
+        validity,
+        verdict,
+        labels,
+        since_us: instant(request.since_us),
+        until_us: instant(request.until_us),
+    })
 }

@@ -98,6 +98,10 @@ impl Store {
         const INSERT: &str = "INSERT INTO assignments (assignment_id, epoch, run_id, agent_id, \
              blocks, n_devices, incarnation, folded_through, max_seq, intake_over) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, -1, -1, 0)";
+        // The registry is overwritten when an agent comes back with another build.
+        const REMEMBER: &str = "INSERT INTO run_agents (run_id, agent_id, build, labels_json, \
+             capacity_json) SELECT $1, agent_id, build, labels_json, capacity_json FROM agents \
+             WHERE agent_id = $2 ON CONFLICT (run_id, agent_id) DO NOTHING";
         const DOING: &str = "keep assignments";
         let mut tx = self.begin(DOING).await?;
         for grant in grants {
@@ -118,6 +122,13 @@ impl Store {
                     grant.epoch, grant.assignment_id
                 )
             }))?;
+            in_tx!(tx, |c| sqlx::query(REMEMBER)
+                .bind(grant.run_id.to_string())
+                .bind(&grant.agent_id)
+                .execute(c)
+                .await
+                .map(drop))
+            .map_err(unavailable(DOING))?;
         }
         tx.commit(DOING).await
     }

@@ -1,6 +1,7 @@
 //! Rows of `runs` as values: the words become the domain's, or the row is refused by name.
 
 use shoal_domain::ids::RunId;
+use shoal_domain::labels::Labels;
 use shoal_domain::run::{Phase, Validity, Verdict};
 use sqlx::FromRow;
 
@@ -18,6 +19,9 @@ pub struct RunRow {
     pub seed: u64,
     pub planned_devices: i64,
     pub created_at_us: i64,
+    pub note: String,
+    pub started_by: String,
+    pub revision: String,
     pub owner: String,
     pub owner_epoch: i64,
     pub owner_seen_us: i64,
@@ -41,6 +45,9 @@ pub struct RunListing {
     pub scenario_name: String,
     pub planned_devices: i64,
     pub created_at_us: i64,
+    pub labels: Labels,
+    pub started_by: String,
+    pub revision: String,
     pub phase: Phase,
     pub validity: Option<Validity>,
     pub verdict: Option<Verdict>,
@@ -61,6 +68,9 @@ pub(super) struct RawRun {
     seed: String,
     planned_devices: i64,
     created_at_us: i64,
+    note: String,
+    started_by: String,
+    revision: String,
     owner: String,
     owner_epoch: i64,
     owner_seen_us: i64,
@@ -94,6 +104,9 @@ impl TryFrom<RawRun> for RunRow {
             seed,
             planned_devices: raw.planned_devices,
             created_at_us: raw.created_at_us,
+            note: raw.note,
+            started_by: raw.started_by,
+            revision: raw.revision,
             owner: raw.owner,
             owner_epoch: raw.owner_epoch,
             owner_seen_us: raw.owner_seen_us,
@@ -118,6 +131,8 @@ pub(super) struct RawListing {
     scenario_name: String,
     planned_devices: i64,
     created_at_us: i64,
+    started_by: String,
+    revision: String,
     phase: String,
     validity: Option<String>,
     verdict: Option<String>,
@@ -138,6 +153,9 @@ impl TryFrom<RawListing> for RunListing {
             scenario_name: raw.scenario_name,
             planned_devices: raw.planned_devices,
             created_at_us: raw.created_at_us,
+            labels: Labels::default(),
+            started_by: raw.started_by,
+            revision: raw.revision,
             phase: words.phase,
             validity: words.validity,
             verdict: words.verdict,

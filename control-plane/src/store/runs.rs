@@ -1,9 +1,11 @@
 //! Runs: accepted once, read by id, listed newest first.
 
 use shoal_domain::ids::RunId;
-use shoal_domain::run::Phase;
+use shoal_domain::labels::Labels;
+use shoal_domain::run::{Phase, Validity, Verdict};
 
 use super::error::{unavailable, unless_taken};
+use super::labels::put_labels;
 use super::run_row::{RawListing, RawRun, RunListing, RunRow};
 use super::{RunFile, Store, StoreError, files, in_tx, on_db};
 
@@ -20,11 +22,33 @@ pub struct NewRun {
     pub seed: u64,
     pub planned_devices: i64,
     pub created_at_us: i64,
+    pub labels: Labels,
+    pub note: String,
+    pub started_by: String,
+    pub revision: String,
     /// The control plane that drives the run.
     pub owner: String,
     pub owner_token_hash: Option<String>,
     pub phase: Phase,
     pub state_json: String,
+}
+
+/// Which runs a list shows; what is not asked for is not looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    pub scenario: Option<String>,
+    pub validity: Option<Validity>,
+    pub verdict: Option<Verdict>,
+    /// All of these.
+    pub labels: Labels,
+    /// Accepted in `since..until`.
+    pub since_us: Option<i64>,
+    pub until_us: Option<i64>,
+}
+
+impl RunFilter {
+    /// As many as the statement has places for.
+    pub const MOST_LABELS: usize = 4;
 }
 
 /// A run id begins with its time, and no ULID begins with an 8: every run sorts before this.
@@ -35,9 +59,12 @@ impl Store {
     pub async fn insert_run(&self, run: &NewRun) -> Result<(), StoreError> {
         const INSERT: &str = "INSERT INTO runs (run_id, name, scenario_name, scenario_text, \
              scenario_sha256, vars_json, seed, planned_devices, created_at_us, owner, \
-             owner_epoch, owner_seen_us, owner_token_hash, version, n_events, phase, state_json) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1, $9, $11, 1, 0, $12, $13)";
-        let mut tx = self.begin("accept a run").await?;
+             owner_epoch, owner_seen_us, owner_token_hash, version, n_events, phase, state_json, \
+             note, started_by, revision) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1, $9, $11, 1, 0, $12, $13, $14, \
+             $15, $16)";
+        const DOING: &str = "accept a run";
+        let mut tx = self.begin(DOING).await?;
         in_tx!(tx, |c| sqlx::query(INSERT)
             .bind(run.run_id.to_string())
             .bind(&run.name)
@@ -52,20 +79,24 @@ impl Store {
             .bind(&run.owner_token_hash)
             .bind(run.phase.word())
             .bind(&run.state_json)
+            .bind(&run.note)
+            .bind(&run.started_by)
+            .bind(&run.revision)
             .execute(c)
             .await
             .map(drop))
-        .map_err(unless_taken("accept a run", || {
+        .map_err(unless_taken(DOING, || {
             format!("a run named `{}` exists; give this one another name", run.name)
         }))?;
         files::insert(&mut tx, run.run_id, &run.files).await?;
-        tx.commit("accept a run").await
+        put_labels(&mut tx, run.run_id, &run.labels).await?;
+        tx.commit(DOING).await
     }
 
     pub async fn run(&self, run_id: RunId) -> Result<Option<RunRow>, StoreError> {
         const RUN: &str = "SELECT run_id, name, scenario_name, scenario_text, scenario_sha256, \
-             vars_json, seed, planned_devices, created_at_us, owner, owner_epoch, owner_seen_us, \
-             owner_token_hash, version, phase, state_json, validity, verdict, exit_code, cause, \
+             vars_json, seed, planned_devices, created_at_us, note, started_by, revision, owner, \
+             owner_epoch, owner_seen_us, owner_token_hash, version, phase, state_json, validity, verdict, exit_code, cause, \
              t0_us, ended_at_us FROM runs WHERE run_id = $1";
         let raw: Option<RawRun> = on_db!(self, read, |p| sqlx::query_as(RUN)
             .bind(run_id.to_string())
@@ -75,48 +106,75 @@ impl Store {
         raw.map(RunRow::try_from).transpose()
     }
 
-    /// The page of runs accepted before `before`, newest first. The next page begins before the
-    /// last run of this one.
+    /// The page of runs that `filter` lets through and that were accepted before `before`, newest
+    /// first. The next page begins before the last run of this one.
     pub async fn list_runs(
         &self,
+        filter: &RunFilter,
         before: Option<RunId>,
         limit: i64,
     ) -> Result<Vec<RunListing>, StoreError> {
+        // An empty word filters nothing; every label has its own place.
         const PAGE: &str = "SELECT run_id, name, scenario_name, planned_devices, created_at_us, \
-             phase, validity, verdict, exit_code, cause, t0_us, ended_at_us FROM runs \
-             WHERE run_id < $1 ORDER BY run_id DESC LIMIT $2";
+             started_by, revision, phase, validity, verdict, exit_code, cause, t0_us, ended_at_us \
+             FROM runs WHERE run_id < $1 AND created_at_us >= $2 AND created_at_us < $3 \
+             AND ($4 = '' OR scenario_name = $4) AND ($5 = '' OR validity = $5) \
+             AND ($6 = '' OR verdict = $6) \
+             AND ($7 = '' OR EXISTS (SELECT 1 FROM run_labels l \
+                 WHERE l.run_id = runs.run_id AND l.name = $7 AND l.value = $8)) \
+             AND ($9 = '' OR EXISTS (SELECT 1 FROM run_labels l \
+                 WHERE l.run_id = runs.run_id AND l.name = $9 AND l.value = $10)) \
+             AND ($11 = '' OR EXISTS (SELECT 1 FROM run_labels l \
+                 WHERE l.run_id = runs.run_id AND l.name = $11 AND l.value = $12)) \
+             AND ($13 = '' OR EXISTS (SELECT 1 FROM run_labels l \
+                 WHERE l.run_id = runs.run_id AND l.name = $13 AND l.value = $14)) \
+             ORDER BY run_id DESC LIMIT $15";
+        if filter.labels.len() > RunFilter::MOST_LABELS {
+            return Err(StoreError::conflict(format!(
+                "at most {} labels can be asked for at once",
+                RunFilter::MOST_LABELS
+            )));
+        }
         let before = before.map_or_else(|| AFTER_EVERY_RUN.to_owned(), |run_id| run_id.to_string());
+        let mut labels = [("", ""); RunFilter::MOST_LABELS];
+        for (place, label) in labels.iter_mut().zip(filter.labels.iter()) {
+            *place = label;
+        }
+        let [first, second, third, fourth] = labels;
         let page: Vec<RawListing> = on_db!(self, read, |p| sqlx::query_as(PAGE)
             .bind(before)
+            .bind(filter.since_us.unwrap_or(0))
+            .bind(filter.until_us.unwrap_or(i64::MAX))
+            .bind(filter.scenario.as_deref().unwrap_or(""))
+            .bind(filter.validity.map_or("", Validity::word))
+            .bind(filter.verdict.map_or("", Verdict::word))
+            .bind(first.0)
+            .bind(first.1)
+            .bind(second.0)
+            .bind(second.1)
+            .bind(third.0)
+            .bind(third.1)
+            .bind(fourth.0)
+            .bind(fourth.1)
             .bind(limit.max(0))
             .fetch_all(p)
             .await)
         .map_err(unavailable("list the runs"))?;
-        page.into_iter().map(RunListing::try_from).collect()
+        let page = page.into_iter().map(RunListing::try_from).collect::<Result<Vec<_>, _>>()?;
+        self.with_labels(page).await
     }
 
     /// Every run that is not over, oldest first: what a restarted control plane picks up.
     pub async fn unfinished_runs(&self) -> Result<Vec<RunRow>, StoreError> {
         const UNFINISHED: &str = "SELECT run_id, name, scenario_name, scenario_text, \
-             scenario_sha256, vars_json, seed, planned_devices, created_at_us, owner, \
-             owner_epoch, owner_seen_us, owner_token_hash, version, phase, state_json, validity, \
+             scenario_sha256, vars_json, seed, planned_devices, created_at_us, note, started_by, \
+             revision, owner, owner_epoch, owner_seen_us, owner_token_hash, version, phase, \
+             state_json, validity, \
              verdict, exit_code, cause, t0_us, ended_at_us FROM runs \
              WHERE ended_at_us IS NULL ORDER BY run_id";
         let runs: Vec<RawRun> =
             on_db!(self, read, |p| sqlx::query_as(UNFINISHED).fetch_all(p).await)
                 .map_err(unavailable("list the runs that go on"))?;
         runs.into_iter().map(RunRow::try_from).collect()
-    }
-
-    /// Removes a run that is over, with all that hangs on it; `false` if there is none such.
-    pub async fn delete_run(&self, run_id: RunId) -> Result<bool, StoreError> {
-        // A run that goes on has agents whose deltas must find their assignment.
-        const DELETE: &str = "DELETE FROM runs WHERE run_id = $1 AND ended_at_us IS NOT NULL";
-        on_db!(self, write, |p| sqlx::query(DELETE)
-            .bind(run_id.to_string())
-            .execute(p)
-            .await
-            .map(|done| done.rows_affected() > 0))
-        .map_err(unavailable("delete a run"))
     }
 }

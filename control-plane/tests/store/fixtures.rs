@@ -5,6 +5,7 @@ use shoal_control_plane::store::{
     WindowRow,
 };
 use shoal_domain::ids::RunId;
+use shoal_domain::labels::Labels;
 use shoal_domain::run::Phase;
 
 pub(crate) const NOW_US: i64 = 1_790_000_000_000_000;
@@ -26,6 +27,10 @@ pub(crate) fn new_run(run_id: RunId, name: &str) -> NewRun {
         seed: u64::MAX,
         planned_devices: 6_000,
         created_at_us: NOW_US,
+        labels: Labels::default(),
+        note: String::new(),
+        started_by: String::new(),
+        revision: String::new(),
         owner: "one".to_owned(),
         owner_token_hash: Some("cd".repeat(32)),
         phase: Phase::Pending,

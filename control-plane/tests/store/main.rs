@@ -14,6 +14,7 @@ mod fold;
 mod ingest;
 mod open;
 mod owners;
+mod results;
 mod runs;
 
 /// Runs each named specification on both databases.

@@ -1,6 +1,6 @@
 //! Opening: addresses, both kinds of database alike, releases that differ, processes that share.
 
-use shoal_control_plane::store::{Found, Store, StoreError};
+use shoal_control_plane::store::{Found, RunFilter, Store, StoreError};
 
 use crate::databases::{Opened, execute};
 use crate::fixtures::{new_run, run_id};
@@ -93,7 +93,7 @@ async fn two_processes_may_write_one_sqlite_file() {
         }
     };
     tokio::join!(write(&opened.store, 0), write(&other, 1));
-    assert_eq!(other.list_runs(None, 100).await.unwrap().len(), 60);
+    assert_eq!(other.list_runs(&RunFilter::default(), None, 100).await.unwrap().len(), 60);
 }
 
 async fn newer_databases_are_judged_by_what_they_say(opened: Opened) {

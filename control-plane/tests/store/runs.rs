@@ -1,6 +1,6 @@
 //! Runs: accepted once, found by what people type, paged, moved by compare-and-set.
 
-use shoal_control_plane::store::{Found, NewEvent, NewRun, RunChange, RunFile, Store, StoreError};
+use shoal_control_plane::store::{Found, NewEvent, NewRun, RunChange, RunFile, RunFilter, Store, StoreError};
 use shoal_domain::ids::RunId;
 use shoal_domain::run::{Phase, Validity, Verdict};
 
@@ -117,7 +117,7 @@ async fn pages_of_runs_join_without_gap_or_repetition(store: &Store) {
     let mut listed = Vec::new();
     let mut before = None;
     loop {
-        let page = store.list_runs(before, 2).await.unwrap();
+        let page = store.list_runs(&RunFilter::default(), before, 2).await.unwrap();
         assert!(page.len() <= 2);
         let Some(last) = page.last() else { break };
         before = Some(last.run_id);

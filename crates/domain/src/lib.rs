@@ -28,6 +28,7 @@ mod expression;
 pub mod files;
 pub mod histogram;
 pub mod ids;
+pub mod labels;
 pub mod lease;
 pub mod observed;
 pub mod outcome;

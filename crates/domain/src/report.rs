@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::labels::Labels;
 use crate::outcome::{ErrorClass, Operation};
 use crate::run::{Phase, Validity, Verdict};
 
@@ -28,6 +29,16 @@ pub struct RunReport {
     /// Null until the run has ended.
     pub exit_code: Option<u8>,
     pub scenario: ScenarioReport,
+    /// What was said about the run.
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub note: String,
+    #[serde(default)]
+    pub started_by: String,
+    /// Of what was tested, like a git commit; empty: not told.
+    #[serde(default)]
+    pub revision: String,
     pub seed: u64,
     pub phase: Phase,
     /// Why it ended as it did; null while it runs.
@@ -41,6 +52,9 @@ pub struct RunReport {
     pub thresholds: Vec<ThresholdReport>,
     pub observers: Vec<ObserverReport>,
     pub agents: Vec<AgentReport>,
+    /// Its history in order: phases, lost agents, annotations.
+    #[serde(default)]
+    pub events: Vec<EventReport>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -261,6 +275,17 @@ pub enum ThresholdResult {
     Failed,
     /// Nothing to judge, which counts as failed.
     NoData,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventReport {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Run time, negative before the start; null if the run never started.
+    pub at_s: Option<f64>,
+    /// `phase`, `agent_lost`, `annotation`, …
+    pub kind: String,
+    pub text: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

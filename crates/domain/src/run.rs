@@ -87,6 +87,10 @@ impl Validity {
             Self::Invalid => "INVALID",
         }
     }
+
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Valid, Self::Degraded, Self::Invalid].into_iter().find(|known| known.word() == word)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -102,6 +106,10 @@ impl Verdict {
             Self::Passed => "PASSED",
             Self::Failed => "FAILED",
         }
+    }
+
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Passed, Self::Failed].into_iter().find(|known| known.word() == word)
     }
 }
 

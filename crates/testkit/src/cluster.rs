@@ -121,6 +121,7 @@ impl Cluster {
             owned: false,
             builtin: self.broker.addr().to_string(),
             files,
+            ..StartRunRequest::default()
         };
         let started = self.client.clone().start_run(request).await;
         let id = started.expect("the control plane accepts the run").into_inner().run_id;

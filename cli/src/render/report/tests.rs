@@ -1,7 +1,8 @@
 //! The two documents every face is checked with: all went well, and nearly nothing did.
 
+use shoal_domain::labels::Labels;
 use shoal_domain::outcome::{ErrorClass, Operation};
-use shoal_domain::report::{AgentReport, DeviceTotals, FailureReport, ValidityReason};
+use shoal_domain::report::{AgentReport, DeviceTotals, EventReport, FailureReport, ValidityReason};
 use shoal_domain::report::{SCHEMA, ScenarioReport, ThresholdReport};
 
 use super::*;
@@ -63,6 +64,11 @@ fn threshold(expr: &str, value: Option<f64>, limit: f64, unit: &str) -> Threshol
     }
 }
 
+fn event(at_s: f64, kind: &str, text: &str) -> EventReport {
+    let at = "2026-03-01T12:00:05Z".into();
+    EventReport { at, at_s: Some(at_s), kind: kind.into(), text: text.into() }
+}
+
 pub(crate) fn passed() -> RunReport {
     RunReport {
         schema: SCHEMA,
@@ -78,6 +84,10 @@ pub(crate) fn passed() -> RunReport {
             vars: [("broker".to_owned(), "builtin".to_owned())].into(),
             files: vec![],
         },
+        labels: Labels::parse(["env=staging"]).unwrap(),
+        note: "after the broker's update".into(),
+        started_by: "kim".into(),
+        revision: "1f6c2a9".into(),
         seed: 42,
         phase: Phase::Finished,
         cause: Some("completed".into()),
@@ -108,6 +118,7 @@ pub(crate) fn passed() -> RunReport {
             port_errors: 0,
             totals_proved: Some(true),
         }],
+        events: vec![event(-0.5, "phase", "RUNNING"), event(12.0, "phase", "FINISHED completed")],
     }
 }
 

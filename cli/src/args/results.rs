@@ -1,0 +1,160 @@
+//! The part of the command line that is about results: what a run is called, and past runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
+
+/// What is said about a run when it starts.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct AboutArgs {
+    /// Find the run by this later; repeatable
+    #[arg(long = "label", value_name = "NAME=VALUE", help_heading = "About the run")]
+    pub(crate) label: Vec<String>,
+    /// Why it was run, for those who read its result
+    #[arg(long, value_name = "TEXT", help_heading = "About the run")]
+    pub(crate) note: Option<String>,
+    /// Who started it (default: SHOAL_STARTED_BY, else the CI's user, else USER)
+    #[arg(long, value_name = "NAME", help_heading = "About the run")]
+    pub(crate) started_by: Option<String>,
+    /// Of what is tested, like a git commit (default: SHOAL_REVISION, else the CI's commit)
+    #[arg(long, value_name = "REVISION", help_heading = "About the run")]
+    pub(crate) revision: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerdictArg {
+    Passed,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ValidityArg {
+    Valid,
+    Degraded,
+    Invalid,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ListArgs {
+    /// At most this many
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) limit: u32,
+    /// Only runs older than this run id: the next page begins before the last id of this one
+    #[arg(long, value_name = "RUN")]
+    pub(crate) before: Option<String>,
+    /// Only runs of this scenario
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scenario: Option<String>,
+    /// Only runs with this label; repeatable: with all of them
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Only runs with this verdict
+    #[arg(long, value_enum)]
+    pub(crate) verdict: Option<VerdictArg>,
+    /// Only runs with this validity
+    #[arg(long, value_enum)]
+    pub(crate) validity: Option<ValidityArg>,
+    /// Only runs accepted since then: an age like 7d, or a time like 2026-03-01 or 2026-03-01T12:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+    /// Only runs accepted before then
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) until: Option<String>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Delete these runs; without any: what --keep and --older-than let go
+    pub(crate) runs: Vec<String>,
+    /// The newest so many stay, whatever their age
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) keep: u64,
+    /// Runs that ended less than this ago stay
+    #[arg(long, value_name = "AGE", default_value = "90d", value_parser = age)]
+    pub(crate) older_than: Duration,
+    /// Really delete; without it the runs are only listed
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LabelArgs {
+    /// Which run
+    pub(crate) run: String,
+    /// NAME=VALUE to set, NAME- to remove; without any the labels are only shown
+    #[arg(value_name = "NAME=VALUE|NAME-")]
+    pub(crate) changes: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BaselineCommand {
+    /// Make a run what later runs of its scenario are compared with
+    #[command(after_help = "\
+Further runs are repeats of the first: their spread tells `compare` which differences are noise.
+
+Examples:
+  shoal baseline set calm-otter brave-heron keen-wren
+  shoal baseline set last --label env=staging      for runs with this label only")]
+    Set {
+        /// The run, then its repeats
+        #[arg(required = true)]
+        runs: Vec<String>,
+        /// For runs with this label; repeatable
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        label: Vec<String>,
+    },
+    /// The baselines of a scenario, or all
+    Show {
+        /// Name of the scenario
+        scenario: Option<String>,
+    },
+    /// Forget a baseline; its runs stay
+    Clear {
+        /// Name of the scenario
+        scenario: String,
+        /// The one for runs with this label; repeatable
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        label: Vec<String>,
+    },
+}
+
+/// Where reports go.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct ReportArgs {
+    /// Write report.html, junit.xml, summary.md, run.json and CSV files there when the run is over;
+    /// {run}, {scenario} and {time} are replaced
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// `90d`, `12h`, `30m`, `45s`, `2w`.
+pub(crate) fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` found, an age with its unit, like 90d or 12h, expected");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit_s = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit_s).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_carries_its_unit() {
+        assert_eq!(age("90d"), Ok(Duration::from_secs(90 * 86_400)));
+        assert_eq!(age("2w"), Ok(Duration::from_secs(14 * 86_400)));
+        for wrong in ["90", "d", "1.5d", "-1d", "99999999999999999999d"] {
+            assert!(age(wrong).is_err(), "{wrong}");
+        }
+    }
+}
