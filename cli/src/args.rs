@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) mod results;
 
-use results::{AboutArgs, BaselineCommand, LabelArgs, ListArgs, PruneArgs};
+use results::{AboutArgs, BaselineCommand, CompareArgs, LabelArgs, ListArgs, PruneArgs, TrendArgs};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -118,6 +118,20 @@ Examples:
   shoal prune --keep 100 --older-than 90d          what would go
   shoal prune --keep 100 --older-than 90d --yes")]
     Prune(PruneArgs),
+    /// Runs against a baseline: differences, what they mean, gates for pipelines
+    #[command(after_help = "\
+Exit code: 0 every gate holds, 1 one does not (or has no data), 3 a run is INVALID, 2 it could not be done.
+
+Examples:
+  shoal compare calm-otter brave-heron
+  shoal compare --baseline last --gate 'sensors.telemetry.response_time.p95 <= +10% (floor 5ms)'
+  shoal compare A B --repeat A2 --repeat A3          judged by the spread of A, A2 and A3")]
+    Compare(CompareArgs),
+    /// One number over the last runs of a scenario
+    #[command(after_help = "\
+Example:
+  shoal trend sensors.telemetry.response_time.p95 --scenario telemetry --limit 30")]
+    Trend(TrendArgs),
     /// The runs that later ones are compared with
     #[command(subcommand)]
     Baseline(BaselineCommand),

@@ -2,6 +2,7 @@
 
 mod agent;
 mod baseline;
+mod compare;
 mod explain;
 mod past;
 mod run;
@@ -37,6 +38,8 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
             past::annotate(global, &settings(global)?, run, text).await
         }
         Command::Prune(args) => past::prune(global, &settings(global)?, args).await,
+        Command::Compare(args) => compare::compare(global, &settings(global)?, args).await,
+        Command::Trend(args) => compare::trend(global, &settings(global)?, args).await,
         Command::Baseline(command) => baseline::perform(global, &settings(global)?, command).await,
         Command::Show { run, stages } => {
             show::perform(global, &settings(global)?, run, stages).await

@@ -110,6 +110,8 @@ impl Error {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::LostSight { .. } | Self::Detached { .. } | Self::AfterStart(_) => 4,
+            // There are numbers, but none to trust.
+            Self::Refused { code: Some(code), .. } if code == "SH0705" => 3,
             _ => 2,
         }
     }

@@ -4,6 +4,7 @@
 //! came over the wire passes [`clean`], so that no broker can steer a terminal.
 
 pub(crate) mod columns;
+pub(crate) mod comparison;
 pub(crate) mod diagnostics;
 pub(crate) mod json;
 pub(crate) mod live;
@@ -11,6 +12,7 @@ pub(crate) mod numbers;
 pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod runs;
+pub(crate) mod spark;
 
 use std::io::{self, IsTerminal, Write};
 

@@ -2,6 +2,7 @@
 
 mod agent_service;
 mod auth;
+mod comparing;
 mod control_service;
 mod results;
 

@@ -1,5 +1,7 @@
 //! The read side: every number of every face is made here, from the store, by one function.
 
+pub mod compare;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,8 +14,9 @@ use shoal_domain::ids::{AgentId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Publish, Send};
 use shoal_domain::report::{
-    AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, RunReport, SCHEMA, ScenarioReport,
-    SeriesReport, SlotReport, ThresholdReport, ThresholdResult, TimeReport, ValidityReason,
+    AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, RunReport, SCHEMA,
+    ScenarioReport, SeriesReport, SlotReport, ThresholdReport, ThresholdResult, TimeReport,
+    ValidityReason,
 };
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;

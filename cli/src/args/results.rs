@@ -119,6 +119,54 @@ Examples:
     },
 }
 
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct CompareArgs {
+    /// The baseline, then the runs to compare with it; with --baseline only those (default: last)
+    pub(crate) runs: Vec<String>,
+    /// Against the stored baseline of the run's scenario
+    #[arg(long, conflicts_with = "repeat")]
+    pub(crate) baseline: bool,
+    /// A further run of what the baseline tested; repeatable: their spread tells noise
+    #[arg(long, value_name = "RUN")]
+    pub(crate) repeat: Vec<String>,
+    /// What must hold, like 'sensors.telemetry.response_time.p95 <= +10% (floor 5ms)'; repeatable
+    #[arg(long, value_name = "GATE")]
+    pub(crate) gate: Vec<String>,
+    /// Compare this stage instead of the steady ones; repeatable
+    #[arg(long, value_name = "STAGE", conflicts_with = "all_stages")]
+    pub(crate) stage: Vec<String>,
+    /// Compare all stages, ramps too
+    #[arg(long)]
+    pub(crate) all_stages: bool,
+    /// Also INVALID runs, and runs that were not asked alike
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// With --baseline: the one set for this label; repeatable
+    #[arg(long = "label", value_name = "NAME=VALUE", requires = "baseline")]
+    pub(crate) label: Vec<String>,
+    /// Every number, not only the usual ones
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct TrendArgs {
+    /// Like sensors.telemetry.response_time.p95 or all.publish.errors
+    pub(crate) metric: String,
+    /// Runs of this scenario (default: that of the last run)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scenario: Option<String>,
+    /// Only runs with this label; repeatable
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// The last so many runs
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) limit: u32,
+    /// Of all stages, ramps too
+    #[arg(long)]
+    pub(crate) all_stages: bool,
+}
+
 /// Where reports go.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ReportArgs {

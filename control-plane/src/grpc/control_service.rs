@@ -191,6 +191,20 @@ impl ControlService for ControlApi {
         let baselines = self.baselines(&request.into_inner().scenario).await?;
         Ok(Response::new(v1::ListBaselinesResponse { baselines }))
     }
+
+    async fn compare(
+        &self,
+        request: Request<v1::CompareRequest>,
+    ) -> Result<Response<v1::CompareResponse>, Status> {
+        Ok(Response::new(self.compared(request.into_inner()).await?))
+    }
+
+    async fn trend(
+        &self,
+        request: Request<v1::TrendRequest>,
+    ) -> Result<Response<v1::TrendResponse>, Status> {
+        Ok(Response::new(self.trended(request.into_inner()).await?))
+    }
 }
 
 impl ControlApi {

@@ -1,6 +1,8 @@
 //! Runs: accepted once, found by what people type, paged, moved by compare-and-set.
 
-use shoal_control_plane::store::{Found, NewEvent, NewRun, RunChange, RunFile, RunFilter, Store, StoreError};
+use shoal_control_plane::store::{
+    Found, NewEvent, NewRun, RunChange, RunFile, RunFilter, Store, StoreError,
+};
 use shoal_domain::ids::RunId;
 use shoal_domain::run::{Phase, Validity, Verdict};
 

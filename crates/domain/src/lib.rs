@@ -13,12 +13,14 @@
 //! | deltas | [`delta::Delta::absorb`] | totals per series and stage |
 //! | totals, plan | [`account::account`] | [`verdict::Facts`] |
 //! | facts | [`verdict::judge`], [`validity::assess`] | thresholds, validity |
+//! | two runs' facts | [`compare::compare`] | differences, gates |
 //! | phase, cause, validity, thresholds | [`verdict::outcome`] | verdict and exit code |
 
 pub mod account;
 pub mod capacity;
 pub mod check;
 pub mod closed;
+pub mod compare;
 pub mod cookies;
 pub mod delay;
 pub mod delta;

@@ -24,6 +24,14 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 ];
 
 pub(crate) fn parse(line: &str) -> Result<Line<'_>, String> {
+    let (path, comparison, limit) = split(line)?;
+    let limit = parse_limit(limit)
+        .ok_or_else(|| format!("`{limit}` is no limit: a count, 1%, 250ms or 100/s is expected"))?;
+    Ok(Line { path, comparison, limit })
+}
+
+/// Path, comparison and what stands behind it.
+pub(crate) fn split(line: &str) -> Result<(&str, Comparison, &str), String> {
     let expected = "`<path> <comparison> <limit>` is expected, like sensors.telemetry.errors < 1%";
     let at = line
         .find(['<', '>', '=', '!'])
@@ -33,13 +41,10 @@ pub(crate) fn parse(line: &str) -> Result<Line<'_>, String> {
         .iter()
         .find_map(|(sign, comparison)| Some((*comparison, rest.strip_prefix(sign)?)))
         .ok_or_else(|| format!("`{rest}` is no comparison with a limit: {expected}"))?;
-    let limit = limit.trim();
-    let limit = parse_limit(limit)
-        .ok_or_else(|| format!("`{limit}` is no limit: a count, 1%, 250ms or 100/s is expected"))?;
-    Ok(Line { path: path.trim(), comparison, limit })
+    Ok((path.trim(), comparison, limit.trim()))
 }
 
-fn parse_limit(text: &str) -> Option<Limit> {
+pub(crate) fn parse_limit(text: &str) -> Option<Limit> {
     if let Some(count) = units::bare(text) {
         return Some(Limit::Count(count));
     }

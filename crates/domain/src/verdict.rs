@@ -237,7 +237,7 @@ fn scaled(n: u64, whole: u64, limit: Limit) -> (Option<f64>, u64) {
     }
 }
 
-fn statistic_of(samples: &Samples, statistic: Statistic) -> (Option<f64>, u64) {
+pub(crate) fn statistic_of(samples: &Samples, statistic: Statistic) -> (Option<f64>, u64) {
     let us = |value: Option<u64>| value.map(|us| us as f64);
     let value = match statistic {
         Statistic::Min => us(samples.min_us()),
