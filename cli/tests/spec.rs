@@ -4,6 +4,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+#[path = "spec/results.rs"]
+mod results;
+
 /// A directory that no other test and no person uses, as home, store and working directory.
 struct Desk(tempfile::TempDir);
 

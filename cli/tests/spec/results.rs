@@ -1,0 +1,129 @@
+//! Past runs as people and pipelines use them: found again, compared, gated, pruned.
+
+use super::{Desk, document, stderr, stdout};
+
+/// Three runs of one scenario, oldest first; the last one with other labels.
+fn three_runs(desk: &Desk) -> Vec<serde_json::Value> {
+    let file = desk.scenario("1s", "sensors.telemetry.errors == 0");
+    let file = file.to_str().unwrap();
+    let run = |label: &str| {
+        let args = ["run", file, "--label", label, "--started-by", "kim", "--output", "json"];
+        let mut command = desk.shoal(&args);
+        let output = command.env("GITHUB_SHA", "1f6c2a9").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+        document(&output)
+    };
+    ["env=staging", "env=staging", "env=<b>=1+1</b>"].map(run).to_vec()
+}
+
+fn name(run: &serde_json::Value) -> &str {
+    run["name"].as_str().unwrap()
+}
+
+#[test]
+fn a_run_is_found_compared_gated_and_pruned() {
+    let desk = Desk::new();
+    let runs = three_runs(&desk);
+    assert_eq!(runs[0]["labels"]["env"], "staging");
+    assert_eq!((&runs[0]["started_by"], &runs[0]["revision"]), (&"kim".into(), &"1f6c2a9".into()));
+    let last_event = runs[0]["events"].as_array().unwrap().last().unwrap();
+    assert_eq!(last_event["kind"], "phase");
+
+    let listed = desk.run(&["list", "--label", "env=staging", "--since", "1d", "--output", "json"]);
+    let listed = document(&listed);
+    let names: Vec<&str> = listed.as_array().unwrap().iter().map(name).collect();
+    assert_eq!(names, [name(&runs[1]), name(&runs[0])]);
+    let failed = desk.run(&["list", "--verdict", "failed", "--output", "json"]);
+    assert_eq!(document(&failed), serde_json::json!([]));
+
+    // Two against one: every run sent the same, so nothing of that differs.
+    let compared = desk.run(&[
+        "compare",
+        name(&runs[0]),
+        name(&runs[2]),
+        "--repeat",
+        name(&runs[1]),
+        "--gate",
+        "sensors.telemetry.sent >= -50%",
+        "--output",
+        "json",
+    ]);
+    assert_eq!(compared.status.code(), Some(0), "{}", stderr(&compared));
+    let compared = document(&compared);
+    assert_eq!((&compared["baseline"], &compared["candidate"]), (&runs[0]["run"], &runs[2]["run"]));
+    let errors = compared["series"].as_array().unwrap().iter();
+    let errors = errors.clone().find(|row| row["metric"] == "errors").unwrap();
+    assert_eq!((&errors["difference"], &errors["judged"]), (&0.0.into(), &"no_difference".into()));
+    assert_eq!(compared["gates"][0]["result"], "passed");
+
+    let gated =
+        desk.run(&["compare", "last~1", "last", "--gate", "sensors.telemetry.sent >= +100%"]);
+    assert_eq!(gated.status.code(), Some(1), "{}", stderr(&gated));
+    assert!(
+        stdout(&gated).contains("FAILED sensors.telemetry.sent >= +100%"),
+        "{}",
+        stdout(&gated)
+    );
+
+    let set = desk.run(&["baseline", "set", name(&runs[0]), name(&runs[1]), "--quiet"]);
+    assert_eq!(set.status.code(), Some(0), "{}", stderr(&set));
+    let against = desk.run(&["compare", "--baseline", "--output", "json"]);
+    assert_eq!(document(&against)["baseline"], runs[0]["run"]);
+    let trend = desk.run(&["trend", "sensors.telemetry.rate", "--output", "json"]);
+    assert_eq!(document(&trend)["runs"].as_array().unwrap().len(), 3);
+
+    let kept = desk.run(&["prune", name(&runs[0]), "--yes"]);
+    assert_eq!(kept.status.code(), Some(2));
+    assert!(stderr(&kept).contains("error[SH0702]"), "{}", stderr(&kept));
+    let asked = desk.run(&["prune", "--keep", "0", "--older-than", "0s", "--output", "json"]);
+    let asked = document(&asked);
+    assert_eq!((name(&asked[0]), &asked[0]["deleted"]), (name(&runs[2]), &false.into()));
+    let gone = desk.run(&["prune", "--keep", "0", "--older-than", "0s", "--yes"]);
+    assert!(stderr(&gone).contains("1 run(s) deleted"), "{}", stderr(&gone));
+    let left = document(&desk.run(&["list", "--output", "json"]));
+    assert_eq!(left.as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn what_cannot_be_compared_says_why() {
+    let desk = Desk::new();
+    let file = desk.scenario("1s", "sensors.telemetry.errors == 0");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let output = desk.run(&["run", file.to_str().unwrap(), "--quiet"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    std::fs::write(&file, text.replace("devices: 10", "devices: 12")).unwrap();
+    let output = desk.run(&["run", file.to_str().unwrap(), "--quiet"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+
+    let refused = desk.run(&["compare", "last~1", "last"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        stderr(&refused).contains("group sensors: 10 devices against 12"),
+        "{}",
+        stderr(&refused)
+    );
+    let forced = desk.run(&["compare", "last~1", "last", "--force"]);
+    assert_eq!(forced.status.code(), Some(0), "{}", stderr(&forced));
+    assert!(stdout(&forced).contains("group sensors: 10 devices against 12"));
+    for (args, code) in [
+        (vec!["compare", "last", "nobody"], "SH0403"),
+        (vec!["compare", "last~1", "last", "--gate", "x <= +1%"], "SH0706"),
+        (vec!["compare", "last~1", "last", "--force", "--stage", "nowhere"], "SH0704"),
+        (vec!["compare", "--baseline"], "SH0703"),
+        (vec!["label", "last", "<b>=x"], "SH0602"),
+    ] {
+        let output = desk.run(&args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(
+            stderr(&output).contains(&format!("error[{code}]")),
+            "{args:?} {}",
+            stderr(&output)
+        );
+    }
+    let noted = desk.run(&["annotate", "last", "broker restarted"]);
+    assert_eq!(noted.status.code(), Some(0), "{}", stderr(&noted));
+    let labelled = desk.run(&["label", "last", "team=a", "env=x", "--output", "json"]);
+    assert_eq!(document(&labelled)["labels"], serde_json::json!({ "env": "x", "team": "a" }));
+    let shown = document(&desk.run(&["show", "last", "--output", "json"]));
+    assert_eq!(shown["events"].as_array().unwrap().last().unwrap()["text"], "broker restarted");
+}
