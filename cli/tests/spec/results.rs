@@ -5,11 +5,11 @@ use super::{Desk, document, stderr, stdout};
 /// Three runs of one scenario, oldest first; the last one with other labels.
 fn three_runs(desk: &Desk) -> Vec<serde_json::Value> {
     let file = desk.scenario("1s", "sensors.telemetry.errors == 0");
-    let file = file.to_str().unwrap();
+    let file = file.to_str().expect("a path of ours is text");
     let run = |label: &str| {
         let args = ["run", file, "--label", label, "--started-by", "kim", "--output", "json"];
         let mut command = desk.shoal(&args);
-        let output = command.env("GITHUB_SHA", "1f6c2a9").output().unwrap();
+        let output = command.env("GITHUB_SHA", "1f6c2a9").output().expect("shoal can be started");
         assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
         document(&output)
     };
@@ -17,7 +17,7 @@ fn three_runs(desk: &Desk) -> Vec<serde_json::Value> {
 }
 
 fn name(run: &serde_json::Value) -> &str {
-    run["name"].as_str().unwrap()
+    run["name"].as_str().expect("a run has a name")
 }
 
 #[test]
