@@ -16,6 +16,7 @@ use shoal_domain::plan::Plan;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SlotClass {
     Missed,
+    Away,
     NotConnected,
     Unsent,
 }
@@ -95,6 +96,7 @@ impl Recorder {
         let tally = self.tally(series, stage);
         match class {
             SlotClass::Missed => tally.missed += 1,
+            SlotClass::Away => tally.away += 1,
             SlotClass::NotConnected => tally.not_connected += 1,
             SlotClass::Unsent => tally.unsent += 1,
         }
@@ -169,10 +171,5 @@ impl Recorder {
             }
         };
         by_series.enumerate().map(progress).collect()
-    }
-
-    /// Zeroes of the shape that [`Recorder::swap`] takes.
-    pub(crate) fn no_slots(&self) -> Vec<u64> {
-        vec![0; self.classed.len()]
     }
 }

@@ -54,6 +54,7 @@ fn to_wire(delta: &Delta) -> v1::Delta {
         gaps: delta.gaps.iter().map(gap).collect(),
         receipts: delta.receipts.iter().map(receipt).collect(),
         clock_error_us: delta.clock_error_us,
+        revised_us: delta.revised_us.clone(),
     }
 }
 
@@ -198,6 +199,7 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
         gaps: wire.gaps.into_iter().map(gap_from).collect(),
         receipts: wire.receipts.into_iter().map(receipt_from).collect::<Result<_, _>>()?,
         clock_error_us: wire.clock_error_us,
+        revised_us: wire.revised_us,
     })
 }
 

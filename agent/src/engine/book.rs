@@ -117,6 +117,16 @@ impl SlotBook {
         }
     }
 
+    /// The load was revised: the same slots up to `now_us` and a while longer, then others.
+    pub(super) fn revise(&mut self, schedules: impl Iterator<Item = Slots>, now_us: u64) {
+        for (cursor, slots) in self.cursors.iter_mut().zip(schedules) {
+            if cursor.next.is_none_or(|(_, intended_us)| intended_us >= now_us) {
+                cursor.next = slots.first_from(now_us);
+            }
+            cursor.slots = slots;
+        }
+    }
+
     /// From now on, whatever still waits is held by the target.
     pub(super) fn settle(&mut self) {
         for cursor in &mut self.cursors {
@@ -124,9 +134,15 @@ impl SlotBook {
         }
     }
 
-    /// Empties the waiting ranges; `class` counts each (series, intended time).
-    pub(super) fn drain(&mut self, mut class: impl FnMut(usize, u64)) {
-        for (send, cursor) in self.cursors.iter_mut().enumerate() {
+    /// Empties the waiting ranges of the series that are `meant`; `class` counts each (series,
+    /// intended time).
+    pub(super) fn drain(
+        &mut self,
+        meant: impl Fn(usize) -> bool,
+        mut class: impl FnMut(usize, u64),
+    ) {
+        let meant = |(send, _): &(usize, &mut Cursor)| meant(*send);
+        for (send, cursor) in self.cursors.iter_mut().enumerate().filter(meant) {
             for slot in std::mem::take(&mut cursor.waiting).into_iter().flatten() {
                 class(send, cursor.slots.intended_us(slot));
             }

@@ -2,12 +2,14 @@
 //!
 //! Atomics, because every core reads them before every send. The end only ever moves earlier, and
 //! never to a moment that a core may already have passed: all cores close at the same run time, so
-//! what they count adds up to the plan's slots before it. A lapsed lease or an abort forbids sends
+//! what they count adds up to the plan's slots before it. A revision of the load likewise applies
+//! from one run time on all cores, ahead of what any of them has classed. A lapsed lease or an abort forbids sends
 //! at once and is then an end like any other.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use shoal_domain::schedule::Revision;
 use shoal_service_kit::{Clock, SystemClock};
 
 use super::releases::Releases;
@@ -33,6 +35,11 @@ pub struct Control {
     releases: Mutex<Arc<Releases>>,
     /// Counts the changes of `releases`, so that looking for one costs a load and no lock.
     n_releases: AtomicU64,
+    /// In order; each applies from the same run time on all cores.
+    revisions: Mutex<Vec<Revision>>,
+    n_revisions: AtomicUsize,
+    /// Connects per second, as the newest revision has it; the bits of an `f64`, 0: as prepared.
+    spawn_rate_bits: AtomicU64,
 }
 
 impl Control {
@@ -50,6 +57,9 @@ impl Control {
             from_us: 0.into(),
             releases: Mutex::default(),
             n_releases: 0.into(),
+            revisions: Mutex::default(),
+            n_revisions: 0.into(),
+            spawn_rate_bits: 0.into(),
         }
     }
 
@@ -95,6 +105,36 @@ impl Control {
         let t0 = self.t0_boot_us.load(Ordering::SeqCst);
         let floor = (SystemClock.boot_us() + END_MARGIN_US).saturating_sub(t0);
         self.end_us.fetch_min(run_us.max(floor), Ordering::SeqCst);
+    }
+
+    /// Takes over the revisions of the load beyond those it has, with the rate of connecting that
+    /// they need. One whose time has passed, or is too near, applies just ahead of now.
+    pub fn revise(&self, wanted: &[Revision], spawn_rate: f64) {
+        let mut revisions = self.revisions();
+        let Some(new) = wanted.get(revisions.len()..).filter(|new| !new.is_empty()) else { return };
+        let t0 = self.t0_boot_us.load(Ordering::SeqCst);
+        let floor = (SystemClock.boot_us() + END_MARGIN_US).saturating_sub(t0);
+        for revision in new {
+            let after = revisions.last().map_or(0, |last| last.at_us);
+            let at_us = revision.at_us.max(floor).max(after);
+            revisions.push(Revision { at_us, ..*revision });
+        }
+        self.spawn_rate_bits.store(spawn_rate.to_bits(), Ordering::SeqCst);
+        self.n_revisions.store(revisions.len(), Ordering::SeqCst);
+    }
+
+    /// With the run times from which they apply here.
+    pub(super) fn revisions(&self) -> MutexGuard<'_, Vec<Revision>> {
+        // A panic while it was held leaves a plain list behind.
+        self.revisions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn n_revisions(&self) -> usize {
+        self.n_revisions.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn spawn_rate(&self) -> f64 {
+        f64::from_bits(self.spawn_rate_bits.load(Ordering::SeqCst))
     }
 
     /// Closes all sockets now; what was not sent stays unsent.

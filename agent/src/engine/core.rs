@@ -5,7 +5,7 @@
 //! makes sure that nothing depends on a device waking.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::device::{self, Device};
 use super::dial::Route;
 use super::gate::ConnectGate;
 use super::stalls::{PROBE_US, Stalls};
-use super::start::Seat;
+use super::start::{Seat, sort_seats};
 use super::{Closed, Control, CoreReport, close};
 use crate::recorder::Recorder;
 
@@ -51,6 +51,8 @@ pub(super) struct Core {
     /// Where messages are rendered before one write.
     pub(super) scratch: RefCell<device::Scratch>,
     pub(super) read_buffer: RefCell<Box<[u8]>>,
+    /// Revisions that the timetable has taken in.
+    pub(super) n_revised: Cell<usize>,
 }
 
 impl Core {
@@ -79,6 +81,16 @@ impl Core {
         }
     }
 
+    /// Up to here nobody may have classed a slot: a revision that this core has not taken in
+    /// applies from then on.
+    pub(super) fn horizon_us(&self) -> u64 {
+        let n_revised = self.n_revised.get();
+        if self.control.n_revisions() == n_revised {
+            return u64::MAX;
+        }
+        self.control.revisions().get(n_revised).map_or(u64::MAX, |revision| revision.at_us)
+    }
+
     pub(super) fn opened(&self) {
         self.n_open.set(self.n_open.get() + 1);
     }
@@ -92,6 +104,7 @@ impl Core {
 pub(super) struct CoreLoop {
     pub(super) core: Rc<Core>,
     pub(super) number: usize,
+    pub(super) n_cores: usize,
     pub(super) reports: mpsc::Sender<CoreReport>,
     /// In start order, the next one last.
     pub(super) seats: Vec<Seat>,
@@ -103,6 +116,9 @@ pub(super) struct CoreLoop {
     pub(super) next_release_us: u64,
     /// Devices that are let go and may still get an ack until this run time.
     pub(super) parting: VecDeque<(u64, Rc<RefCell<Device>>)>,
+    /// By series, then stage: slots due before `due_us`.
+    pub(super) due: Vec<u64>,
+    pub(super) due_us: u64,
 }
 
 impl CoreLoop {
@@ -113,9 +129,12 @@ impl CoreLoop {
         self.core.stalls.begin(from_us);
         let mut closed_at = self.core.control.end_us();
         loop {
-            let now = self.beat();
+            self.revise();
+            let boot = self.core.boot_us();
+            let now = self.core.run_us(boot);
             self.start_due(now);
             self.release_due(now);
+            self.beat_at(boot, now);
             closed_at = closed_at.min(self.core.control.end_us());
             if now >= closed_at {
                 break;
@@ -171,7 +190,7 @@ impl CoreLoop {
             self.seats.retain(|seat| {
                 let until_us = releases.until_us(seat.group, seat.index);
                 // One that is to start later than it leaves never starts here.
-                seat.start_us < until_us
+                until_us == u64::MAX || seat.start_us < until_us
             });
         }
         while self.parting.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
@@ -181,10 +200,14 @@ impl CoreLoop {
         }
     }
 
-    /// What is due every 10 ms whatever else happens; returns the run time.
-    pub(super) fn beat(&mut self) -> u64 {
+    /// What is due every 10 ms whatever else happens.
+    pub(super) fn beat(&mut self) {
         let boot = self.core.boot_us();
-        let now = self.core.run_us(boot);
+        self.beat_at(boot, self.core.run_us(boot));
+    }
+
+    /// All devices that start before `now` have been started.
+    fn beat_at(&mut self, boot: u64, now: u64) {
         self.core.stalls.probe(now);
         if !self.core.control.may_send(boot) && !self.is_cut {
             self.is_cut = true;
@@ -197,7 +220,6 @@ impl CoreLoop {
             let delta = self.swap(window, now.min(self.core.control.end_us()));
             self.report(delta);
         }
-        now
     }
 
     /// Never waits: a full channel only costs resolution in time.
@@ -208,27 +230,60 @@ impl CoreLoop {
         }
     }
 
-    fn swap(&self, next_window: u64, through_us: u64) -> Delta {
+    fn swap(&mut self, next_window: u64, through_us: u64) -> Delta {
         let (plan, timetable) = (&self.core.plan, self.core.timetable.borrow());
         let n_stages = plan.stages.len();
-        let mut due = self.core.recorder.borrow().no_slots();
         for device in &self.devices {
             let device = device.borrow();
             let sends = plan.groups[device.group].sends();
             let (from_us, until_us) = device.tenure();
             for (send, slots) in sends.iter().zip(device.book.schedules()) {
                 let first = send.series.index() * n_stages;
-                let due = &mut due[first..first + n_stages];
-                let until_us = through_us.min(until_us);
+                let due = &mut self.due[first..first + n_stages];
+                let (from_us, until_us) = (from_us.max(self.due_us), through_us.min(until_us));
                 timetable.count_slots(device.group, slots, from_us, until_us, due);
             }
         }
+        self.due_us = self.due_us.max(through_us);
         let health = self.core.stalls.take_health();
-        self.core.recorder.borrow_mut().swap(next_window, through_us, &due, health)
+        let mut delta =
+            self.core.recorder.borrow_mut().swap(next_window, through_us, &self.due, health);
+        let revisions = self.core.control.revisions();
+        delta.revised_us = revisions.iter().map(|revision| revision.at_us).collect();
+        delta
+    }
+
+    /// Takes in the revisions of the load that have come since the last look.
+    fn revise(&mut self) {
+        let core = &self.core;
+        if core.control.n_revisions() == core.n_revised.get() {
+            return;
+        }
+        let now = core.now_us();
+        let revisions = core.control.revisions().clone();
+        let timetable = Timetable::new(Arc::clone(&core.plan), core.seed, &revisions);
+        let revised: BTreeSet<usize> =
+            revisions[core.n_revised.get()..].iter().map(|revision| revision.group).collect();
+        for device in &self.devices {
+            let mut device = device.borrow_mut();
+            if revised.contains(&device.group) {
+                device.revise(core, &timetable, now);
+            }
+        }
+        let releases = core.control.releases();
+        for seat in self.seats.iter_mut().filter(|seat| revised.contains(&seat.group)) {
+            let start_us = timetable.start_us(seat.group, seat.index, seat.from_us);
+            let until_us = releases.until_us(seat.group, seat.index);
+            seat.start_us = start_us.filter(|us| *us < until_us).unwrap_or(u64::MAX);
+        }
+        sort_seats(&mut self.seats);
+        core.gate.set_rate(core.control.spawn_rate() / self.n_cores as f64);
+        core.timetable.replace(Rc::new(timetable));
+        core.n_revised.set(revisions.len());
     }
 
     fn start_due(&mut self, now_us: u64) {
-        let until = (now_us + 1).min(self.core.control.end_us());
+        let until = (now_us + 1).min(self.core.control.end_us()).min(self.core.horizon_us());
         while let Some(seat) = self.seats.pop_if(|seat| seat.start_us < until) {
             let Some(device) = Device::new(&self.core, &seat) else { continue };
             self.core.recorder.borrow_mut().gauge(seat.group).started += 1;

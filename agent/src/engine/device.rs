@@ -7,16 +7,19 @@
 mod connecting;
 mod ending;
 mod identity;
+mod presence;
 mod sending;
 
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::MqttTarget;
+use shoal_domain::plan::{Send, WhileAway};
+use shoal_domain::schedule::{Calendar, Presence};
 use tokio::time::Sleep;
 
 use self::connecting::Link;
@@ -45,7 +48,6 @@ pub(super) struct Device {
     pub(super) book: SlotBook,
     index: u64,
     ordinal: u64,
-    start_us: u64,
     from_us: u64,
     incarnation: u32,
     /// Run time from which this device is let go, by the schedule of this number.
@@ -53,6 +55,16 @@ pub(super) struct Device {
     n_releases: u64,
     /// Its gate has closed, before that of the others or with it.
     leaving: bool,
+    calendar: Calendar,
+    presence: Presence,
+    /// When the calendar changes what it is.
+    change_us: u64,
+    /// Since when it is present: what `connect_within` counts from.
+    since_us: u64,
+    /// It leaves as soon as nothing is open, and at the latest then.
+    leave_by_us: Option<u64>,
+    /// Of its task, for the core that revises it.
+    waker: Option<Waker>,
     identity: Identity,
     streams: Box<[Stream]>,
     session: Session,
@@ -86,21 +98,32 @@ impl Device {
         let timetable = core.timetable.borrow();
         let calendar = timetable.calendar(seat.group, seat.index)?;
         let slots = |send| timetable.slots_on(&calendar, seat.group, seat.index, send);
+        let book = SlotBook::new(group.sends().iter().map(slots), seat.from_us);
+        // One that comes from another agent may come in the middle of a storm.
+        let (presence, change_us) = calendar.at(seat.start_us);
         Some(Self {
             group: seat.group,
-            book: SlotBook::new(group.sends().iter().map(slots), seat.from_us),
+            book,
             index: seat.index,
             ordinal: seat.ordinal,
-            start_us: seat.start_us,
             from_us: seat.from_us,
             incarnation: seat.incarnation,
             until_us: u64::MAX,
             n_releases: 0,
             leaving: false,
+            presence,
+            change_us,
+            since_us: seat.start_us,
+            leave_by_us: None,
+            waker: None,
+            calendar,
             identity,
             streams: group.sends().iter().map(|_| Stream::default()).collect(),
             session: Session::default(),
-            link: Link::Resting { until_us: seat.start_us },
+            link: match presence {
+                Presence::In => Link::Resting { until_us: seat.start_us },
+                Presence::Out | Presence::Away(_) => Link::Down,
+            },
             standing: Standing::Starting,
             tries: 0,
             n_attempts: 0,
@@ -125,12 +148,14 @@ impl Device {
         mut timer: Pin<&mut Sleep>,
         armed_us: &mut u64,
     ) -> Poll<()> {
+        self.waker.get_or_insert_with(|| cx.waker().clone());
         loop {
             self.drive_link(core, cx);
             let blocked = self.blocked;
             let now = core.now_us();
             let moved = self.on_time(core, now);
-            let wake_us = self.wake_us(core);
+            // A revision that this core has not taken in yet: nothing to do until it has.
+            let wake_us = if core.horizon_us() <= now { now + 1_000 } else { self.wake_us(core) };
             if wake_us != *armed_us {
                 *armed_us = wake_us;
                 timer.as_mut().reset(core.instant(now, wake_us.min(now + FAR_US)));
@@ -150,10 +175,11 @@ impl Device {
     /// Everything that time alone brings about. Whether the link was replaced.
     fn on_time(&mut self, core: &Rc<Core>, now: u64) -> bool {
         core.stalls.notice(now);
+        let mut moved = self.keep_calendar(core, now);
         self.fall_due(core, now);
         self.expire_acks(core, now);
         self.pump(core);
-        let moved = self.link_on_time(core, now);
+        moved |= self.link_on_time(core, now);
         self.book.settle();
         moved
     }
@@ -185,7 +211,7 @@ impl Device {
     }
 
     fn fall_due(&mut self, core: &Core, now: u64) {
-        let until = now.min(self.end_us(core));
+        let until = now.min(self.end_us(core)).min(core.horizon_us());
         if self.book.next_us() >= until {
             return;
         }
@@ -197,23 +223,39 @@ impl Device {
         };
         let group = self.group;
         let sends = core.plan.groups[group].sends();
+        let is_away = matches!(self.presence, Presence::Away(_));
+        let id = &self.identity.id;
         self.book.fall_due(until, |send, intended_us| {
-            let class = match (core.stalls.contains(intended_us), waits) {
-                (true, _) => SlotClass::Missed,
-                (false, false) => SlotClass::NotConnected,
-                (false, true) => return Fate::Waits,
+            let away = is_away.then(|| sends[send].while_away);
+            let class = match (away, core.stalls.contains(intended_us), waits) {
+                (Some(WhileAway::Skip), ..) => SlotClass::Away,
+                (_, true, _) => SlotClass::Missed,
+                (Some(WhileAway::Buffer), ..) | (None, _, true) => return Fate::Waits,
+                (Some(WhileAway::Fail), ..) | (None, _, false) => SlotClass::NotConnected,
             };
-            let stage = core.plan.stage_of(group, intended_us);
-            core.recorder.borrow_mut().class(sends[send].series, stage, class);
+            let (series, stage) = (sends[send].series, core.plan.stage_of(group, intended_us));
+            let mut recorder = core.recorder.borrow_mut();
+            recorder.class(series, stage, class);
+            if (away, class) == (Some(WhileAway::Fail), SlotClass::NotConnected) {
+                let (class, text) = (ErrorClass::ConnectionLost, "a storm has this device");
+                let failed =
+                    FailedOperation { series, class, text, device: id, at_us: intended_us };
+                recorder.failed(stage, &failed);
+            }
             Fate::Classed
         });
     }
 
     /// Gives a class to all slots that still wait.
     fn drain(&mut self, core: &Core, class: SlotClass) {
+        self.drain_of(core, class, |_| true);
+    }
+
+    fn drain_of(&mut self, core: &Core, class: SlotClass, meant: impl Fn(&Send) -> bool) {
         let group = self.group;
         let sends = core.plan.groups[group].sends();
-        self.book.drain(|send, intended_us| {
+        let meant = |send: usize| meant(&sends[send]);
+        self.book.drain(meant, |send, intended_us| {
             let stage = core.plan.stage_of(group, intended_us);
             core.recorder.borrow_mut().class(sends[send].series, stage, class);
         });
@@ -224,11 +266,14 @@ impl Device {
         let next_us = self.book.next_us();
         let end_us = core.control.end_us().min(self.until_us);
         let due = if next_us < end_us { next_us + 1 } else { u64::MAX };
-        due.min(self.link_wake_us(core))
+        let change = if self.change_us < end_us { self.change_us } else { u64::MAX };
+        let leave = self.leave_by_us.unwrap_or(u64::MAX);
+        due.min(change).min(leave).min(self.link_wake_us(core))
     }
 
     /// The gate closes at the core's end: what is due is handled, the rest is unsent.
     pub(super) fn close(&mut self, core: &Rc<Core>, now: u64) {
+        self.keep_calendar(core, now);
         self.fall_due(core, now);
         self.expire_acks(core, now);
         self.pump(core);

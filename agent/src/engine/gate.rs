@@ -15,7 +15,7 @@ const BURST_US: f64 = 100_000.0;
 
 pub(super) struct ConnectGate {
     /// Time between two connects at the full rate.
-    interval_us: f64,
+    interval_us: Cell<f64>,
     /// When the bucket would be empty and filled again by one token.
     next_us: Cell<f64>,
     in_flight: Arc<Semaphore>,
@@ -28,12 +28,15 @@ pub(super) struct Ticket {
 
 impl ConnectGate {
     pub(super) fn new(rate_per_s: f64) -> Self {
-        let rate = if rate_per_s.is_finite() && rate_per_s > 0.0 { rate_per_s } else { 1.0 };
         Self {
-            interval_us: 1e6 / rate,
+            interval_us: Cell::new(interval_us(rate_per_s)),
             next_us: Cell::new(0.0),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
         }
+    }
+
+    pub(super) fn set_rate(&self, rate_per_s: f64) {
+        self.interval_us.set(interval_us(rate_per_s));
     }
 
     /// A place among the attempts in flight; then [`ConnectGate::reserve`] says when it may start.
@@ -46,11 +49,16 @@ impl ConnectGate {
     pub(super) fn reserve(&self, now_us: u64) -> u64 {
         let now = now_us as f64;
         // The bucket holds what 100 ms fill, and at least the one token that is needed.
-        let credit = (BURST_US - self.interval_us).max(0.0);
+        let interval_us = self.interval_us.get();
+        let credit = (BURST_US - interval_us).max(0.0);
         let at = self.next_us.get().max(now - credit);
-        self.next_us.set(at + self.interval_us);
+        self.next_us.set(at + interval_us);
         at.max(0.0) as u64
     }
+}
+
+fn interval_us(rate_per_s: f64) -> f64 {
+    1e6 / if rate_per_s.is_finite() && rate_per_s > 0.0 { rate_per_s } else { 1.0 }
 }
 
 #[cfg(test)]

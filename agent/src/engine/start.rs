@@ -20,6 +20,7 @@ use crate::recorder::Recorder;
 /// A device that has not started: all it costs until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seat {
+    /// `u64::MAX`: not unless the load is revised.
     pub(super) start_us: u64,
     /// Its slots before this run time are not this agent's.
     pub(super) from_us: u64,
@@ -103,25 +104,24 @@ pub(super) fn deal(
     for (turn, (block, index)) in devices.enumerate() {
         let group = block.group;
         let ordinal = &mut ordinals[job.plan.groups[group].target];
-        if let Some(start_us) = timetable.start_us(group, index) {
-            let from_us = begin_us + block.from_us;
-            seats[turn % cores].push(Seat {
-                start_us: start_us.max(from_us),
-                from_us,
-                incarnation: block.incarnation,
-                group,
-                index,
-                ordinal: *ordinal,
-            });
-        }
+        let from_us = begin_us + block.from_us;
+        seats[turn % cores].push(Seat {
+            start_us: timetable.start_us(group, index, from_us).unwrap_or(u64::MAX),
+            from_us,
+            incarnation: block.incarnation,
+            group,
+            index,
+            ordinal: *ordinal,
+        });
         *ordinal += 1;
     }
-    for seats in &mut seats {
-        seats.sort_unstable_by_key(|seat| {
-            std::cmp::Reverse((seat.start_us, seat.group, seat.index))
-        });
-    }
+    seats.iter_mut().for_each(|seats| sort_seats(seats));
     seats
+}
+
+/// The next one to start last.
+pub(super) fn sort_seats(seats: &mut [Seat]) {
+    seats.sort_unstable_by_key(|seat| std::cmp::Reverse((seat.start_us, seat.group, seat.index)));
 }
 
 fn run_core(
@@ -157,10 +157,12 @@ fn run_core(
         closing: Cell::new(false),
         scratch: Default::default(),
         read_buffer: core::read_buffer(),
+        n_revised: Cell::new(0),
     };
     let core_loop = CoreLoop {
         core: Rc::new(core),
         number,
+        n_cores: job.cores.max(1),
         reports,
         seats,
         devices: Vec::new(),
@@ -169,6 +171,8 @@ fn run_core(
         n_releases: 0,
         next_release_us: u64::MAX,
         parting: Default::default(),
+        due: vec![0; job.plan.series.len() * job.plan.stages.len()],
+        due_us: 0,
     };
     LocalSet::new().block_on(&runtime, core_loop.run());
 }

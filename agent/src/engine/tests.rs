@@ -1,6 +1,7 @@
 //! The engine against a scripted broker: whatever happens, every planned slot has one class, and
 //! what the broker counted is what we say we sent.
 
+mod load;
 mod trial;
 
 use std::sync::Arc;

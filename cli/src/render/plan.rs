@@ -313,7 +313,7 @@ pub(crate) fn device(
     Device {
         group: group.name.clone(),
         index,
-        start_us: timetable.start_us(group_index, index),
+        start_us: timetable.start_us(group_index, index, 0),
         seed,
         seed_is_pinned: plan.seed.is_some(),
         username,

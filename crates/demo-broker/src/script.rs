@@ -76,6 +76,8 @@ pub struct Counters {
     pub connects_refused: u64,
     /// Clients connected now.
     pub connected: u64,
+    /// DISCONNECTs of clients.
+    pub goodbyes: u64,
     pub publishes_seen: u64,
     pub payload_bytes_seen: u64,
     /// PUBACK and PUBREC that were written.
@@ -94,6 +96,7 @@ pub(crate) struct Tally {
     pub(crate) connects_accepted: AtomicU64,
     pub(crate) connects_refused: AtomicU64,
     pub(crate) connected: AtomicU64,
+    pub(crate) goodbyes: AtomicU64,
     pub(crate) publishes_seen: AtomicU64,
     pub(crate) payload_bytes_seen: AtomicU64,
     pub(crate) acks_sent: AtomicU64,
@@ -213,6 +216,7 @@ impl Script {
             connects_accepted: read(&tally.connects_accepted),
             connects_refused: read(&tally.connects_refused),
             connected: read(&tally.connected),
+            goodbyes: read(&tally.goodbyes),
             publishes_seen: read(&tally.publishes_seen),
             payload_bytes_seen: read(&tally.payload_bytes_seen),
             acks_sent: read(&tally.acks_sent),

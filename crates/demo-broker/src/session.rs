@@ -151,7 +151,10 @@ impl Session {
                 // Its size is two bytes; writing it cannot fail.
                 let _ = PingResp.write(&mut out.bytes);
             }
-            Packet::Disconnect => return Err(Close::Goodbye),
+            Packet::Disconnect => {
+                add(&self.hub.tally.goodbyes, 1);
+                return Err(Close::Goodbye);
+            }
             Packet::Connect(_) => return Err(Close::Protocol("a second CONNECT")),
             // QoS 2 is never granted, so no client has a reason to send these.
             Packet::PubRec(_) | Packet::PubComp(_) => {

@@ -287,6 +287,9 @@ pub struct Delta {
     pub receipts: Vec<Receipt>,
     /// By how much this agent's idea of the control plane's time may have been wrong.
     pub clock_error_us: u64,
+    /// Run times from which the load's revisions apply on this agent, in their order; absolute,
+    /// and only ever longer.
+    pub revised_us: Vec<u64>,
 }
 
 impl Delta {
@@ -303,6 +306,9 @@ impl Delta {
             self.devices = later.devices;
         }
         self.health.merge(&later.health);
+        if later.revised_us.len() > self.revised_us.len() {
+            self.revised_us = later.revised_us;
+        }
         for failure in later.failures {
             add_failure(&mut self.failures, failure);
         }

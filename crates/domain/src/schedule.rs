@@ -79,9 +79,10 @@ impl Timetable {
         Some(Calendar::new(active.into(), visits, absences.collect()))
     }
 
-    /// Run time at which this device first connects; `None` if no stage reaches it.
-    pub fn start_us(&self, group: usize, index: u64) -> Option<u64> {
-        self.calendar(group, index)?.first_us()
+    /// The first run time, `from_us` or later, at which this device is not out; `None` if no stage
+    /// reaches it then.
+    pub fn start_us(&self, group: usize, index: u64, from_us: u64) -> Option<u64> {
+        self.calendar(group, index)?.first_from(from_us)
     }
 
     /// The slots of device `index` of `group` for one of its series.

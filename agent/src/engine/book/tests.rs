@@ -103,12 +103,12 @@ proptest! {
                 Happening::Sends { .. } => {}
                 Happening::ConnectionLost => {
                     connected = false;
-                    book.drain(|send, at| account.not_connected.push((send, at)));
+                    book.drain(|_| true, |send, at| account.not_connected.push((send, at)));
                 }
                 Happening::Connected => connected = true,
             }
         }
-        book.drain(|send, at| account.unsent.push((send, at)));
+        book.drain(|_| true, |send, at| account.unsent.push((send, at)));
         let Account { missed, not_connected, sent, unsent } = account;
         let classed = [missed, not_connected, sent, unsent].concat();
         let distinct: BTreeSet<_> = classed.iter().collect();

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use shoal_domain::outcome::ErrorClass;
+use shoal_domain::schedule::Presence;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -101,8 +102,12 @@ impl Device {
 
     /// Deadlines of the link. Whether it was replaced.
     pub(super) fn link_on_time(&mut self, core: &Rc<Core>, now: u64) -> bool {
-        if self.standing == Standing::Starting && now >= self.connect_by_us(core) {
+        let is_awaited = self.standing == Standing::Starting && self.presence == Presence::In;
+        if is_awaited && now >= self.connect_by_us(core) {
             self.too_late(core);
+            return true;
+        }
+        if self.leave_on_time(core, now) {
             return true;
         }
         match &self.link {
@@ -123,8 +128,8 @@ impl Device {
     }
 
     pub(super) fn link_wake_us(&self, core: &Core) -> u64 {
-        let by = match self.standing {
-            Standing::Starting => self.connect_by_us(core),
+        let by = match (self.standing, self.presence) {
+            (Standing::Starting, Presence::In) => self.connect_by_us(core),
             _ => u64::MAX,
         };
         by.min(match &self.link {
@@ -138,7 +143,7 @@ impl Device {
     }
 
     fn connect_by_us(&self, core: &Core) -> u64 {
-        self.start_us.saturating_add(core.plan.groups[self.group].connect_within_us)
+        self.since_us.saturating_add(core.plan.groups[self.group].connect_within_us)
     }
 
     fn queue(&mut self, core: &Rc<Core>, intended_us: u64) {

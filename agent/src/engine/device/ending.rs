@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use shoal_domain::outcome::ErrorClass;
+use shoal_domain::schedule::Presence;
 use shoal_service_kit::Backoff;
 
 use super::super::core::Core;
@@ -87,10 +88,7 @@ impl Device {
             return self.attempt_failed(core, lost, false);
         }
         let now = core.now_us();
-        self.rest = Vec::new();
-        self.blocked = false;
-        self.ping_us = None;
-        self.ack_deadline_us = u64::MAX;
+        self.forget_connection();
         for open in self.session.reset() {
             core.answered();
             let series = core.plan.groups[self.group].sends()[usize::from(open.send)].series;
@@ -98,13 +96,24 @@ impl Device {
         }
         core.recorder.borrow_mut().gauge(self.group).connected -= 1;
         self.tries = 0;
-        self.drain(core, SlotClass::NotConnected);
+        match self.presence {
+            Presence::Away(_) => self.drain_away(core),
+            Presence::In | Presence::Out => self.drain(core, SlotClass::NotConnected),
+        }
         self.rest_for_a_while(core, now);
+    }
+
+    /// What only a connection has.
+    pub(super) fn forget_connection(&mut self) {
+        self.rest = Vec::new();
+        self.blocked = false;
+        self.ping_us = None;
+        self.ack_deadline_us = u64::MAX;
     }
 
     /// Waits for the next attempt: full jitter, from this device's own random numbers.
     fn rest_for_a_while(&mut self, core: &Core, now: u64) {
-        if core.closing.get() || self.leaving {
+        if core.closing.get() || self.leaving || self.presence != Presence::In {
             self.link = Link::Down;
             return;
         }

@@ -48,7 +48,11 @@ impl Device {
     /// Sends waiting slots as far as connection, socket, in-flight limit and lease allow.
     pub(super) fn pump(&mut self, core: &Rc<Core>) {
         // Most wake-ups end here: nothing waits.
-        while self.book.has_waiting() && matches!(self.link, Link::Up(_)) && !self.blocked {
+        while self.book.has_waiting()
+            && matches!(self.link, Link::Up(_))
+            && !self.blocked
+            && self.leave_by_us.is_none()
+        {
             let mut scratch = core.scratch.borrow_mut();
             let boot_us = core.boot_us();
             if !core.control.may_send(boot_us) {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_demo_broker::{BrokerThread, Script};
+use shoal_domain::check::parse_plan;
 use shoal_domain::delta::{Cells, DeviceGauge, Failure, Tally, add_failure, merge_cells};
+use shoal_domain::files::Files;
 use shoal_domain::ids::{RunId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::*;
-use shoal_domain::schedule::Timetable;
+use shoal_domain::schedule::{Revision, Timetable};
 use shoal_domain::shard::{Block, Shard};
 use shoal_domain::template::Template;
 use shoal_service_kit::{Clock, SystemClock, TargetGuard};
@@ -54,6 +56,9 @@ pub(super) struct Outcome {
     cells: Cells,
     /// By core: the last ones reported.
     gauges: BTreeMap<usize, Vec<DeviceGauge>>,
+    /// Of the load, as they were wanted, and when they came to apply.
+    pub(super) revisions: Vec<Revision>,
+    pub(super) revised_us: Vec<u64>,
 }
 
 impl Trial {
@@ -128,6 +133,13 @@ impl Trial {
         Self { plan, cores: 1, lease_us: ms(3_600_000) }.lasting(ms(1_000))
     }
 
+    /// A run of this file, whose target is `builtin`.
+    pub(super) fn of(text: &str) -> Self {
+        let plan =
+            parse_plan(text, &[], &Files::none()).unwrap_or_else(|found| panic!("{found:#?}"));
+        Self { plan, cores: 1, lease_us: ms(3_600_000) }
+    }
+
     /// Everybody starts within the first 100 ms, which is a stage of its own.
     pub(super) fn lasting(mut self, us: u64) -> Self {
         let to = self.plan.devices();
@@ -196,7 +208,7 @@ impl Trial {
     }
 
     pub(super) fn job(&self) -> Job {
-        let block = |group| Block::new(group, 0..1);
+        let block = |group: usize| Block::new(group, 0..self.plan.groups[group].devices);
         Job {
             plan: Arc::new(self.plan.clone()),
             shard: Shard { blocks: (0..self.plan.groups.len()).map(block).collect() },
@@ -207,7 +219,7 @@ impl Trial {
             guard: TargetGuard::any(),
             builtin: None,
             cores: self.cores,
-            spawn_rate: 1_000.0,
+            spawn_rate: 1_000.0_f64.max(self.plan.spawn_rate()),
         }
     }
 
@@ -250,11 +262,16 @@ impl Trial {
             failures: Vec::new(),
             cells: Cells::new(),
             gauges: BTreeMap::new(),
+            revised_us: Vec::new(),
+            revisions: Vec::new(),
         };
         let mut n_closed = 0;
         while let Ok(report) = reports.try_recv() {
             merge_cells(&mut outcome.cells, &report.delta.cells);
             outcome.gauges.insert(report.core, report.delta.devices);
+            if report.delta.revised_us.len() > outcome.revised_us.len() {
+                outcome.revised_us = report.delta.revised_us;
+            }
             for failure in report.delta.failures {
                 add_failure(&mut outcome.failures, failure);
             }
@@ -266,11 +283,25 @@ impl Trial {
             }
         }
         assert_eq!(n_closed, self.cores);
+        outcome.revisions = outcome.control.revisions().clone();
         outcome
     }
 }
 
 impl Outcome {
+    /// One operation in one stage, by its name.
+    pub(super) fn stage(&self, operation: Operation, name: &str) -> Tally {
+        let mut total = Tally::default();
+        for ((series, stage), tally) in &self.cells {
+            if self.plan.series[series.index()].operation == operation
+                && self.plan.stages[stage.index()].name == name
+            {
+                total.merge(tally);
+            }
+        }
+        total
+    }
+
     fn total(&self, operation: Operation) -> Tally {
         let mut total = Tally::default();
         for ((series, _), tally) in &self.cells {
@@ -298,10 +329,16 @@ impl Outcome {
 
     fn planned_per_stage(&self, group: usize) -> Vec<u64> {
         let mut planned = vec![0; self.plan.stages.len()];
-        let timetable = Timetable::new(Arc::clone(&self.plan), 1, &[]);
+        let timed = self.revisions.iter().zip(&self.revised_us);
+        let revisions: Vec<Revision> =
+            timed.map(|(revision, at_us)| Revision { at_us: *at_us, ..*revision }).collect();
+        let timetable = Timetable::new(Arc::clone(&self.plan), 1, &revisions);
         for send in self.plan.groups[group].sends() {
-            let slots = timetable.slots(group, 0, send).unwrap();
-            timetable.count_slots(group, &slots, 0, self.closed_at_us, &mut planned);
+            for index in 0..self.plan.groups[group].devices {
+                if let Some(slots) = timetable.slots(group, index, send) {
+                    timetable.count_slots(group, &slots, 0, self.closed_at_us, &mut planned);
+                }
+            }
         }
         planned
     }

@@ -71,9 +71,8 @@ impl Calendar {
         self.active.first().map_or(0, |first| first.from_us)
     }
 
-    /// When it is present for the first time.
-    pub fn first_us(&self) -> Option<u64> {
-        let mut us = 0;
+    /// The first moment, `us` or later, at which it is not out.
+    pub fn first_from(&self, mut us: u64) -> Option<u64> {
         loop {
             match self.at(us) {
                 (Presence::Out, u64::MAX) => return None,

@@ -132,7 +132,7 @@ fn device_k_starts_at_k_over_the_rate() {
     let plan = plan(&[100], S, ramp_and_hold(100, 20 * S, 40 * S));
     let timetable = timetable(&plan);
     for k in 0..100 {
-        assert_eq!(timetable.start_us(0, k), Some(k * 200_000));
+        assert_eq!(timetable.start_us(0, k, 0), Some(k * 200_000));
     }
     assert_eq!((timetable.level_at(0, 1), timetable.level_at(0, 19_999_999)), (1, 100));
 }
@@ -222,7 +222,7 @@ fn a_revision_changes_one_group_from_its_time_on_and_restarts_nobody() {
         after.calendar(0, 49).unwrap().active[..],
         [Interval { from_us: 10 * S + 29 * 100_000, until_us: 20 * S }]
     );
-    assert_eq!(before.start_us(1, 7), after.start_us(1, 7));
+    assert_eq!(before.start_us(1, 7, 0), after.start_us(1, 7, 0));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn visits_of_a_group_with_churn_spread_and_send_the_same_each_time() {
     let send = &plan.groups[0].sends()[0];
     for index in 0..20 {
         let slots = timetable.slots(0, index, send).unwrap();
-        let start_us = timetable.start_us(0, index).unwrap();
+        let start_us = timetable.start_us(0, index, 0).unwrap();
         let n = slots.due_before(start_us + 10 * S);
         assert!((2..=3).contains(&n));
         assert_eq!(slots.due_before(start_us + 70 * S), 2 * n);
