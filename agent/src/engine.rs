@@ -16,8 +16,11 @@ mod gate;
 mod ports;
 mod prepare;
 mod releases;
+mod secure;
 mod stalls;
 mod start;
+mod tls;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -53,6 +53,8 @@ pub(super) struct Core {
     pub(super) read_buffer: RefCell<Box<[u8]>>,
     /// Revisions that the timetable has taken in.
     pub(super) n_revised: Cell<usize>,
+    /// What the protocol answers to what was just read.
+    pub(super) answers: RefCell<Vec<u8>>,
 }
 
 impl Core {

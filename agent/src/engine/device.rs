@@ -4,6 +4,7 @@
 //! memory that all devices of the core share. The core's loop reaches into devices as well (close,
 //! cut, finish), which is safe because nothing holds a device across an await.
 
+mod answers;
 mod connecting;
 mod ending;
 mod identity;
@@ -13,8 +14,10 @@ mod sending;
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use rustls::ClientConfig;
 use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::MqttTarget;
@@ -28,9 +31,13 @@ pub(super) use self::sending::Scratch;
 use self::sending::Stream;
 use super::book::{Fate, SlotBook};
 use super::core::Core;
+use super::secure::Secure;
 use super::start::Seat;
-use crate::mqtt::Session;
+use crate::mqtt::{Refusal, Rules, Session};
 use crate::recorder::{FailedOperation, SlotClass};
+
+/// The longest packet that a device takes from its broker.
+const MAX_PACKET: u32 = 256 * 1024;
 
 /// What a device has reached; decides what a slot without a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +75,8 @@ pub(super) struct Device {
     identity: Identity,
     streams: Box<[Stream]>,
     session: Session,
+    /// What only its own TLS connections use.
+    tls: Option<Arc<ClientConfig>>,
     link: Link,
     standing: Standing,
     /// Attempts since the connection was last up, for the back-off.
@@ -84,9 +93,28 @@ pub(super) struct Device {
 }
 
 /// Why a connection ended.
-struct Lost {
-    class: ErrorClass,
-    text: String,
+pub(super) struct Lost {
+    pub(super) class: ErrorClass,
+    pub(super) text: String,
+}
+
+impl Lost {
+    /// An error of the socket, or of what wraps it.
+    pub(super) fn broken(error: &std::io::Error) -> Self {
+        match super::tls::class_of(error) {
+            Some((class, text)) => Self { class, text },
+            None => Self {
+                class: ErrorClass::ConnectionLost,
+                text: format!("the connection broke: {error}"),
+            },
+        }
+    }
+}
+
+impl From<Refusal> for Lost {
+    fn from(Refusal { class, text }: Refusal) -> Self {
+        Self { class, text }
+    }
 }
 
 impl Device {
@@ -101,6 +129,13 @@ impl Device {
         let book = SlotBook::new(group.sends().iter().map(slots), seat.from_us);
         // One that comes from another agent may come in the middle of a storm.
         let (presence, change_us) = calendar.at(seat.start_us);
+        let target = core.plan.targets[group.target].mqtt()?;
+        let rules = Rules {
+            protocol: target.protocol,
+            max_packet: MAX_PACKET,
+            // A session that the broker keeps may have been used by another run.
+            expects_messages: target.keeps_session() || !target.clean_start,
+        };
         Some(Self {
             group: seat.group,
             book,
@@ -119,7 +154,8 @@ impl Device {
             calendar,
             identity,
             streams: group.sends().iter().map(|_| Stream::default()).collect(),
-            session: Session::default(),
+            session: Session::new(rules),
+            tls: core.routes[&group.target].secure.as_ref().and_then(Secure::own_config),
             link: match presence {
                 Presence::In => Link::Resting { until_us: seat.start_us },
                 Presence::Out | Presence::Away(_) => Link::Down,
@@ -268,7 +304,7 @@ impl Device {
         let due = if next_us < end_us { next_us + 1 } else { u64::MAX };
         let change = if self.change_us < end_us { self.change_us } else { u64::MAX };
         let leave = self.leave_by_us.unwrap_or(u64::MAX);
-        due.min(change).min(leave).min(self.link_wake_us(core))
+        due.min(self.ack_deadline_us).min(change).min(leave).min(self.link_wake_us(core))
     }
 
     /// The gate closes at the core's end: what is due is handled, the rest is unsent.
@@ -310,15 +346,21 @@ impl Device {
     }
 
     fn failed(&self, core: &Core, series: SeriesId, stage: StageId, lost: &Lost, now: u64) {
-        let failed = FailedOperation {
-            series,
-            class: lost.class,
-            text: &lost.text,
-            device: &self.identity.id,
-            at_us: now,
-        };
-        core.recorder.borrow_mut().failed(stage, &failed);
+        note_failure(core, &self.identity.id, series, stage, lost, now);
     }
+}
+
+fn note_failure(
+    core: &Core,
+    device: &str,
+    series: SeriesId,
+    stage: StageId,
+    lost: &Lost,
+    now: u64,
+) {
+    let Lost { class, text } = lost;
+    let failed = FailedOperation { series, class: *class, text, device, at_us: now };
+    core.recorder.borrow_mut().failed(stage, &failed);
 }
 
 /// Timers beyond a day are re-armed when they go off; the timer wheel does not take all of u64.

@@ -1,15 +1,22 @@
 //! TCP connections of devices: where from, where to, and what a failure means.
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
+use rustls::ClientConfig;
 use shoal_domain::outcome::ErrorClass;
 use shoal_service_kit::Permit;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::device::Lost;
 use super::ports::Path;
+use super::secure::Secure;
+use super::tls::TlsStream;
+use super::transport::Transport;
 
 /// Beyond this many connections from one address to one destination, `connect()` searches for a
 /// free port and costs ten times as much.
@@ -22,6 +29,8 @@ pub(super) struct Route {
     pub(super) permits: Vec<Permit>,
     /// Local addresses that devices take in turn; empty: the kernel's choice.
     pub(super) sources: Vec<IpAddr>,
+    /// `None`: plain TCP.
+    pub(super) secure: Option<Secure>,
 }
 
 impl Route {
@@ -38,6 +47,35 @@ impl Route {
         let spare = addr.is_ipv4() && addr.ip().is_loopback() && block > 0;
         let source = Ipv4Addr::new(127, 0, (block / 200) as u8, 1 + (block % 200) as u8);
         (addr, spare.then_some(IpAddr::V4(source)))
+    }
+}
+
+impl Route {
+    /// A connection of the `ordinal`-th device of this agent, ready for its protocol; `own` is what
+    /// only this device's TLS connections use.
+    pub(super) fn dial(
+        &self,
+        ordinal: u64,
+        own: Option<Arc<ClientConfig>>,
+    ) -> impl Future<Output = Result<Transport, Lost>> + use<> {
+        let (addr, source) = self.path(ordinal);
+        let tls = self.secure.as_ref().map(|secure| {
+            let config = own.unwrap_or_else(|| Arc::clone(&secure.config));
+            (config, secure.name.clone())
+        });
+        async move {
+            let tcp = tcp(addr, source).await.map_err(|error| Lost {
+                class: class_of(&error),
+                text: format!("cannot connect: {error}"),
+            })?;
+            match tls {
+                None => Ok(Transport::Plain(tcp)),
+                Some((config, name)) => {
+                    let stream = TlsStream::connect(tcp, config, name).await;
+                    stream.map(Transport::Tls).map_err(|error| Lost::broken(&error))
+                }
+            }
+        }
     }
 }
 
@@ -72,7 +110,7 @@ mod tests {
     fn more_devices_than_one_source_carries_are_spread_over_loopback() {
         let addr = "127.0.0.1:1883".parse().unwrap();
         let permit = TargetGuard::any().authorize("localhost", addr).unwrap();
-        let route = Route { permits: vec![permit], sources: vec![] };
+        let route = Route { permits: vec![permit], sources: vec![], secure: None };
         assert_eq!(route.path(13_999), (addr, None));
         assert_eq!(route.path(14_000).1, Some("127.0.0.2".parse().unwrap()));
         assert_eq!(route.path(28_000).1, Some("127.0.0.3".parse().unwrap()));
@@ -83,7 +121,11 @@ mod tests {
         let guard = TargetGuard::any();
         let to = |text: &str| guard.authorize("broker", text.parse().unwrap()).unwrap();
         let sources = vec!["10.0.0.8".parse().unwrap(), "10.0.0.9".parse().unwrap()];
-        let route = Route { permits: vec![to("10.0.0.1:1883"), to("10.0.0.2:1883")], sources };
+        let route = Route {
+            permits: vec![to("10.0.0.1:1883"), to("10.0.0.2:1883")],
+            sources,
+            secure: None,
+        };
         let paths: std::collections::BTreeSet<_> = (0..4).map(|n| route.path(n)).collect();
         assert_eq!(paths.len(), 4, "{paths:?}");
         assert_eq!(route.path(4), route.path(0));

@@ -14,11 +14,14 @@ use shoal_domain::capacity::{BYTES_PER_DEVICE, SPARE_DESCRIPTORS};
 use shoal_domain::plan::{Endpoint, Target};
 use shoal_domain::template::MissingSecret;
 use shoal_service_kit::{Permit, Refused, limits};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::dial::{self, Route};
 use super::ports::{Exhausted, Reservation};
+use super::secure::Secure;
 use super::start::{self, Running};
+use super::tls::{self, TlsStream};
 use super::{Control, CoreReport, Job, device::Identity};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +44,8 @@ pub enum PrepareError {
          check that it runs and that no firewall is between"
     )]
     Unreachable { target: String, addr: SocketAddr, why: String },
+    #[error("target {target} cannot be reached securely: {why}")]
+    Insecure { target: String, why: String },
     #[error("group {group} cannot start: {missing}")]
     Secret { group: String, missing: MissingSecret },
     #[error(
@@ -75,6 +80,7 @@ impl PrepareError {
             Self::Refused(_) => "SH0302",
             Self::Secret { .. } => "SH0303",
             Self::Descriptors { .. } | Self::Ports { .. } | Self::Memory { .. } => "SH0304",
+            Self::Insecure { .. } => "SH0307",
             Self::Unresolved { .. } | Self::NoBuiltin { .. } | Self::Http { .. } => "SH0305",
         }
     }
@@ -102,8 +108,8 @@ impl Prepared {
     }
 }
 
-/// Checks everything that can be checked without sending; sends nothing but one TCP connect per
-/// target.
+/// Checks everything that can be checked without sending; sends nothing but one TCP connect, and
+/// a TLS handshake where the target is secured, per target.
 pub async fn prepare(job: Job) -> Result<Prepared, PrepareError> {
     check_limits(&job)?;
     let groups: BTreeSet<usize> = job.shard.blocks.iter().map(|block| block.group).collect();
@@ -112,6 +118,10 @@ pub async fn prepare(job: Job) -> Result<Prepared, PrepareError> {
     for target in groups.iter().map(|group| job.plan.groups[*group].target) {
         if let Entry::Vacant(entry) = routes.entry(target) {
             let mut route = resolve(&job, &job.plan.targets[target]).await?;
+            let insecure =
+                |why| PrepareError::Insecure { target: job.plan.targets[target].name.clone(), why };
+            route.secure =
+                Secure::of(&job.plan, &job.plan.targets[target]).await.map_err(insecure)?;
             probe(&job.plan.targets[target], &mut route).await?;
             route.sources = job.sources.towards(route.permits[0].addr());
             ports.push(reserve_ports(&job, target, &route)?);
@@ -147,6 +157,7 @@ fn check_identities(job: &Job) -> Result<(), PrepareError> {
         let scope = super::device::scope(job.seed, &mark, block.group, &job.secrets);
         let identity = Identity::render(group, &scope, block.devices.start).map_err(error)?;
         identity.credentials(group, &scope, block.devices.start).map_err(error)?;
+        identity.will(group, &scope, block.devices.start).map_err(error)?;
     }
     Ok(())
 }
@@ -175,7 +186,7 @@ async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
     };
     let permits: Result<Vec<_>, Refused> =
         addrs.into_iter().map(|addr| job.guard.authorize(host, addr)).collect();
-    Ok(Route { permits: permits?, sources: Vec::new() })
+    Ok(Route { permits: permits?, sources: Vec::new(), secure: None })
 }
 
 /// One connect per target and, where a name has addresses of both families, per family: a name
@@ -188,9 +199,9 @@ async fn probe(target: &Target, route: &mut Route) -> Result<(), PrepareError> {
             continue;
         };
         let why = match tokio::time::timeout(PROBE_TIMEOUT, dial::tcp(addr, None)).await {
-            Ok(Ok(_)) => {
+            Ok(Ok(tcp)) => {
                 route.permits.retain(|permit| of_family(&permit));
-                return Ok(());
+                return probe_tls(target, route, tcp).await;
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", PROBE_TIMEOUT.as_secs()),
@@ -199,6 +210,22 @@ async fn probe(target: &Target, route: &mut Route) -> Result<(), PrepareError> {
         refused.get_or_insert(PrepareError::Unreachable { target, addr, why });
     }
     refused.map_or(Ok(()), Err)
+}
+
+/// What is wrong with the peer's certificate is wrong for every device. What the peer thinks of us
+/// is not found out: the probe shows no device's certificate.
+async fn probe_tls(target: &Target, route: &Route, tcp: TcpStream) -> Result<(), PrepareError> {
+    let Some(secure) = &route.secure else { return Ok(()) };
+    let handshake = TlsStream::connect(tcp, Arc::clone(&secure.config), secure.name.clone());
+    let Ok(Err(error)) = tokio::time::timeout(PROBE_TIMEOUT, handshake).await else {
+        return Ok(());
+    };
+    match tls::class_of(&error) {
+        Some((_, why)) if !tls::is_the_peers_word(&error) => {
+            Err(PrepareError::Insecure { target: target.name.clone(), why })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn reserve_ports(job: &Job, target: usize, route: &Route) -> Result<Reservation, PrepareError> {

@@ -158,6 +158,7 @@ fn run_core(
         scratch: Default::default(),
         read_buffer: core::read_buffer(),
         n_revised: Cell::new(0),
+        answers: RefCell::default(),
     };
     let core_loop = CoreLoop {
         core: Rc::new(core),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shoal_domain::plan::Endpoint;
+use shoal_domain::plan::{Endpoint, Group, Plan, Protocol};
 use shoal_service_kit::{Clock as _, SystemClock};
 
 use super::DONE;
@@ -72,6 +72,16 @@ pub(super) async fn perform(
             (Endpoint::Builtin, None) => unreachable!("started above for every builtin target"),
         };
         let mut steps = Steps::default();
+        if let Some(what) = beyond(&scenario.plan, group) {
+            return Err(Error::Refused {
+                code: None,
+                message: format!(
+                    "group {} uses {what}: `scenario try` speaks MQTT 3.1.1 over plain TCP only",
+                    group.name
+                ),
+                help: Some("use `shoal run` with few devices".into()),
+            });
+        }
         let failed = drive(&device, &host, port, &mut steps).await.err();
         if let Some(why) = &failed {
             steps.add("failed", why.clone());
@@ -87,6 +97,18 @@ pub(super) async fn perform(
         render::data(&json::documents(documents, global.output))?;
     }
     Ok(if through { DONE } else { NOT_THROUGH })
+}
+
+/// What this command does not speak.
+fn beyond(plan: &Plan, group: &Group) -> Option<&'static str> {
+    let mqtt = plan.targets[group.target].mqtt()?;
+    if mqtt.tls.is_some() {
+        Some("TLS")
+    } else if mqtt.web_socket.is_some() {
+        Some("WebSocket")
+    } else {
+        (mqtt.protocol == Protocol::V5).then_some("MQTT 5")
+    }
 }
 
 async fn drive(device: &Device, host: &str, port: u16, steps: &mut Steps) -> Result<(), String> {

@@ -63,9 +63,27 @@ pub enum TargetKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MqttTarget {
     pub endpoint: Endpoint,
+    pub protocol: Protocol,
     pub keep_alive_us: u64,
+    pub tls: Option<Tls>,
+    /// MQTT inside WebSocket messages: the path that is asked for.
+    pub web_socket: Option<String>,
+    /// Whether a device's first connection of a run begins without an older session. With MQTT
+    /// 3.1.1 it says so for all of its connections.
+    pub clean_start: bool,
+    /// MQTT 5: how long a session outlives its connection; 0 with MQTT 3.1.1.
+    pub session_expiry_s: u32,
+}
+
+/// How a target's certificate is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
     /// The authorities that may have signed its certificate; `None`: the public ones.
     pub ca: Option<FileRef>,
+    /// Whom the certificate must be for; `None`: the host.
+    pub server_name: Option<String>,
+    /// Whether a device that comes back resumes its TLS session.
+    pub resumption: bool,
 }
 
 /// A file that a scenario names.
@@ -75,6 +93,14 @@ pub enum FileRef {
     Shipped(FileId),
     /// An absolute path on the agent, written `agent:/...`.
     OnAgent(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT 3.1.1.
+    V3,
+    /// MQTT 5.
+    V5,
 }
 
 /// Where a target listens.
@@ -107,6 +133,8 @@ pub struct Group {
     pub max_in_flight: u32,
     pub connect_within_us: u64,
     pub churn: Option<Churn>,
+    /// What an MQTT broker publishes when a connection ends without a goodbye.
+    pub will: Option<Will>,
     /// The series of this group's connection attempts.
     pub connect: SeriesId,
     /// Names of the values that steps capture from replies; a template knows them by index.
@@ -140,6 +168,15 @@ pub struct Credentials {
     pub password: Option<Template>,
     /// HTTP only, and then without the others.
     pub bearer: Option<Template>,
+}
+
+/// Known once per device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Will {
+    pub topic: Template,
+    pub qos: Qos,
+    pub retain: bool,
+    pub payload: Template,
 }
 
 /// Back-off between connection attempts: doubles from `first` to `max`, with jitter.
@@ -216,7 +253,19 @@ pub struct Publish {
     pub qos: Qos,
     pub retain: bool,
     pub payload: Template,
+    pub properties: Properties,
     pub ack_timeout_us: u64,
+}
+
+/// What MQTT 5 may say about a message; empty with MQTT 3.1.1.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Properties {
+    pub message_expiry_s: Option<u32>,
+    pub content_type: Option<Template>,
+    /// User properties, in the file's order.
+    pub user: Vec<(String, Template)>,
+    /// The topic is named once per connection, then by a number, where the broker takes one.
+    pub topic_alias: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -469,6 +518,16 @@ impl Target {
         match &self.kind {
             TargetKind::Mqtt(mqtt) => Some(mqtt),
             TargetKind::Http(_) => None,
+        }
+    }
+}
+
+impl MqttTarget {
+    /// Whether a session goes on after its connection, with what was not acknowledged.
+    pub fn keeps_session(&self) -> bool {
+        match self.protocol {
+            Protocol::V3 => !self.clean_start,
+            Protocol::V5 => self.session_expiry_s > 0,
         }
     }
 }

@@ -54,6 +54,10 @@ pub(crate) struct MqttTarget {
     pub(crate) protocol: Option<Written>,
     pub(crate) keep_alive: Option<Written>,
     pub(crate) ca: Option<Written>,
+    pub(crate) clean_start: Option<Written>,
+    pub(crate) session_expiry: Option<Written>,
+    pub(crate) server_name: Option<Written>,
+    pub(crate) tls_resumption: Option<Written>,
 }
 
 #[derive(Debug)]
@@ -79,6 +83,7 @@ pub(crate) struct Group {
     pub(crate) reconnect_max: Option<Written>,
     pub(crate) max_in_flight: Option<Written>,
     pub(crate) connect_within: Option<Written>,
+    pub(crate) will: Option<Message>,
     pub(crate) sends: Vec<Send>,
     pub(crate) on_start: Vec<http::Step>,
     pub(crate) on_stop: Vec<http::Step>,
@@ -129,6 +134,20 @@ pub(crate) struct Publish {
     pub(crate) size: Option<Written>,
     pub(crate) gzip: Option<Written>,
     pub(crate) ack_timeout: Option<Written>,
+    pub(crate) message_expiry: Option<Written>,
+    pub(crate) content_type: Option<Written>,
+    pub(crate) topic_alias: Option<Written>,
+    /// User properties; the last part of the path is the name.
+    pub(crate) properties: Vec<(String, Written)>,
+}
+
+/// What an MQTT message needs.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) topic: Option<Written>,
+    pub(crate) qos: Option<Written>,
+    pub(crate) retain: Option<Written>,
+    pub(crate) payload: Option<Payload>,
 }
 
 impl Group {
@@ -241,11 +260,13 @@ fn target(name: String, node: &Node, path: &str, out: &Collector) -> Option<Targ
             protocol: inner.text("protocol"),
             keep_alive: inner.text("keep_alive"),
             ca: inner.text("ca"),
+            clean_start: inner.text("clean_start"),
+            session_expiry: inner.text("session_expiry"),
+            server_name: inner.text("server_name"),
+            tls_resumption: inner.text("tls_resumption"),
         };
-        for key in ["session_expiry", "server_name", "clean_start", "connect_timeout"] {
-            let field = inner.later(key);
-            keep_text(field, Level::Plan, false, &mut later, out);
-        }
+        let field = inner.later("connect_timeout");
+        keep_text(field, Level::Plan, false, &mut later, out);
         Some(mqtt)
     };
     inner.close();

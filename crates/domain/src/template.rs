@@ -213,6 +213,14 @@ impl Template {
         }
     }
 
+    /// Whether all messages of one device render the same.
+    pub fn is_fixed_per_device(&self) -> bool {
+        self.parts.iter().all(|part| match part {
+            Part::Literal(_) => true,
+            Part::Value(generator) => generator.is_fixed_per_device(),
+        })
+    }
+
     pub(crate) fn push_literal(&mut self, text: &str) {
         if text.is_empty() {
             return;

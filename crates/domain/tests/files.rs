@@ -8,7 +8,7 @@ use shoal_domain::shard::{Block, Shard};
 const SCENARIO: &str = "version: 1
 name: files
 vars: { users: users.csv }
-targets: { t: { mqtt: { url: builtin, ca: certs/ca.pem } } }
+targets: { t: { mqtt: { url: mqtts://127.0.0.1, ca: certs/ca.pem } } }
 groups:
   g:
     target: t
@@ -34,7 +34,7 @@ fn plan(text: &str, files: &Files) -> Result<Plan, Vec<String>> {
 
 fn ca(plan: &Plan) -> Option<FileRef> {
     match &plan.targets[0].kind {
-        TargetKind::Mqtt(target) => target.ca.clone(),
+        TargetKind::Mqtt(target) => target.tls.as_ref().and_then(|tls| tls.ca.clone()),
         TargetKind::Http(_) => None,
     }
 }

@@ -10,13 +10,12 @@ use std::task::{Context, Poll};
 
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::schedule::Presence;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::super::core::Core;
-use super::super::{dial, gate::Ticket};
+use super::super::gate::Ticket;
+use super::super::transport::Transport;
 use super::{Device, Lost, Standing};
-use crate::mqtt::{Event, Refusal, encode};
+use crate::mqtt::encode;
 
 /// An attempt that takes longer is given up and counted as a time-out.
 const ATTEMPT_US: u64 = 10_000_000;
@@ -33,14 +32,14 @@ pub(super) enum Link {
     },
     Dialing {
         attempt: Attempt,
-        tcp: Pin<Box<dyn Future<Output = std::io::Result<TcpStream>>>>,
+        dial: Pin<Box<dyn Future<Output = Result<Transport, Lost>>>>,
     },
     /// CONNECT is sent.
     Greeting {
         attempt: Attempt,
-        stream: TcpStream,
+        transport: Transport,
     },
-    Up(TcpStream),
+    Up(Transport),
     /// For good.
     Down,
 }
@@ -62,33 +61,25 @@ impl Device {
                     let Poll::Ready(ticket) = turn.as_mut().poll(cx) else { return };
                     self.begin_attempt(core, intended_us, ticket);
                 }
-                Link::Dialing { tcp, .. } => match tcp.as_mut().poll(cx) {
+                Link::Dialing { dial, .. } => match dial.as_mut().poll(cx) {
                     Poll::Pending => return,
-                    Poll::Ready(Ok(stream)) => self.greet(core, stream),
-                    Poll::Ready(Err(error)) => {
-                        let class = dial::class_of(&error);
-                        let text = format!("cannot connect: {error}");
-                        self.attempt_failed(core, Lost { class, text }, false);
-                    }
+                    Poll::Ready(Ok(transport)) => self.greet(core, transport),
+                    Poll::Ready(Err(lost)) => self.attempt_failed(core, lost, false),
                 },
-                Link::Greeting { stream, .. } | Link::Up(stream) => {
-                    if self.blocked && stream.poll_write_ready(cx).is_ready() {
+                Link::Greeting { transport, .. } | Link::Up(transport) => {
+                    if self.blocked && transport.poll_write_ready(cx).is_ready() {
                         self.flush(core);
                         continue;
                     }
                     let mut buffer = core.read_buffer.borrow_mut();
-                    let mut read = ReadBuf::new(&mut buffer);
-                    let result = match Pin::new(stream).poll_read(cx, &mut read) {
+                    let result = match transport.poll_read(cx, &mut buffer) {
                         Poll::Pending => return,
-                        Poll::Ready(Ok(())) if read.filled().is_empty() => Err(Lost {
+                        Poll::Ready(Ok(0)) => Err(Lost {
                             class: ErrorClass::ConnectionLost,
                             text: "the peer closed the connection".to_owned(),
                         }),
-                        Poll::Ready(Ok(())) => self.received(core, read.filled()),
-                        Poll::Ready(Err(error)) => Err(Lost {
-                            class: ErrorClass::ConnectionLost,
-                            text: format!("the connection broke: {error}"),
-                        }),
+                        Poll::Ready(Ok(n)) => self.received(core, &buffer[..n]),
+                        Poll::Ready(Err(error)) => Err(Lost::broken(&error)),
                     };
                     drop(buffer);
                     match result {
@@ -137,7 +128,7 @@ impl Device {
             Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. } => {
                 attempt.began_us + ATTEMPT_US
             }
-            Link::Up(_) => self.ack_deadline_us.min(self.keep_alive_wake_us(core)),
+            Link::Up(_) => self.keep_alive_wake_us(core),
             Link::Queued { .. } | Link::Down => u64::MAX,
         })
     }
@@ -172,32 +163,18 @@ impl Device {
         core.recorder.borrow_mut().tally(group.connect, stage).sent += 1;
         core.opened();
         self.n_attempts += 1;
-        let (addr, source) = core.routes[&group.target].path(self.ordinal);
+        let dial = core.routes[&group.target].dial(self.ordinal, self.tls.clone());
         let attempt = Attempt { intended_us, began_us, _ticket: ticket };
-        self.link = Link::Dialing { attempt, tcp: Box::pin(dial::tcp(addr, source)) };
+        self.link = Link::Dialing { attempt, dial: Box::pin(dial) };
     }
 
-    /// TCP is up: says CONNECT.
-    fn greet(&mut self, core: &Rc<Core>, stream: TcpStream) {
-        let group = &core.plan.groups[self.group];
-        let scope = super::scope(core.seed, &core.mark, self.group, &core.secrets);
-        let hello = self.identity.credentials(group, &scope, self.index);
-        let packet =
-            hello.map_err(|missing| missing.to_string()).and_then(|(username, password)| {
-                let keep_alive_s = self.target(core).keep_alive_us.div_ceil(1_000_000);
-                encode::connect(&encode::Hello {
-                    client_id: &self.identity.id,
-                    keep_alive_s: keep_alive_s.min(u64::from(u16::MAX)) as u16,
-                    username: username.as_deref(),
-                    password: password.as_deref(),
-                })
-                .map_err(|error| error.to_string())
-            });
+    /// The transport is up: says CONNECT.
+    fn greet(&mut self, core: &Rc<Core>, transport: Transport) {
+        let packet = self.hello(core);
         let Link::Dialing { attempt, .. } = std::mem::replace(&mut self.link, Link::Down) else {
-            unreachable!("only a dialing device gets a stream")
+            unreachable!("only a dialing device gets a transport")
         };
-        self.link = Link::Greeting { attempt, stream };
-        self.session.reset();
+        self.link = Link::Greeting { attempt, transport };
         self.blocked = false;
         self.ping_us = None;
         self.written_us = core.now_us();
@@ -213,31 +190,28 @@ impl Device {
         }
     }
 
-    fn received(&mut self, core: &Rc<Core>, bytes: &[u8]) -> Result<(), Lost> {
-        let now = core.now_us();
-        let group = self.group;
-        let mut answer: Option<Result<(), Refusal>> = None;
-        let mut pong = false;
-        let result = self.session.receive(bytes, |event| match event {
-            Event::Acked(open) => super::sending::acked(core, group, &open, now),
-            Event::Accepted => answer = Some(Ok(())),
-            Event::Refused(refusal) => answer = Some(Err(refusal)),
-            Event::Pong => pong = true,
-        });
-        if pong {
-            self.ping_us = None;
-        }
-        match answer {
-            Some(Ok(())) => self.accepted(core, now),
-            Some(Err(refusal)) => {
-                let lost = Lost { class: refusal.class, text: refusal.text.to_owned() };
-                self.attempt_failed(core, lost, true);
-                // The connection is gone; whatever else came on it means nothing.
-                return Ok(());
-            }
-            None => {}
-        }
-        result.map_err(|broken| Lost { class: ErrorClass::Protocol, text: broken.to_string() })
+    fn hello(&self, core: &Core) -> Result<Vec<u8>, String> {
+        let group = &core.plan.groups[self.group];
+        let target = self.target(core);
+        let scope = super::scope(core.seed, &core.mark, self.group, &core.secrets);
+        let spoken = |missing: shoal_domain::template::MissingSecret| missing.to_string();
+        let (username, password) =
+            self.identity.credentials(group, &scope, self.index).map_err(spoken)?;
+        let will = self.identity.will(group, &scope, self.index).map_err(spoken)?;
+        // Only a session that this device has had in this run is taken up again.
+        let is_back = target.keeps_session() && self.standing == Standing::Known;
+        encode::connect(&encode::Hello {
+            protocol: target.protocol,
+            client_id: &self.identity.id,
+            keep_alive_s: target.keep_alive_us.div_ceil(1_000_000).min(u64::from(u16::MAX)) as u16,
+            clean_start: target.clean_start && !is_back,
+            session_expiry_s: target.session_expiry_s,
+            max_packet: super::MAX_PACKET,
+            username: username.as_deref(),
+            password: password.as_deref(),
+            will,
+        })
+        .map_err(|error| error.to_string())
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use shoal_domain::ids::SeriesId;
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::schedule::Presence;
 use shoal_service_kit::Backoff;
@@ -12,14 +13,14 @@ use shoal_service_kit::Backoff;
 use super::super::core::Core;
 use super::connecting::Link;
 use super::{Device, Lost, Standing};
-use crate::mqtt::Open;
+use crate::mqtt::{Open, What};
 use crate::recorder::SlotClass;
 
 impl Device {
     pub(super) fn accepted(&mut self, core: &Core, now: u64) {
         match std::mem::replace(&mut self.link, Link::Down) {
-            Link::Greeting { attempt, stream } => {
-                self.link = Link::Up(stream);
+            Link::Greeting { attempt, transport } => {
+                self.link = Link::Up(transport);
                 core.answered();
                 let connect = core.plan.groups[self.group].connect;
                 let stage = core.plan.stage_of(self.group, attempt.intended_us);
@@ -40,6 +41,8 @@ impl Device {
     /// a sample.
     pub(super) fn attempt_failed(&mut self, core: &Core, lost: Lost, answered: bool) {
         let now = core.now_us();
+        // What came on the attempt's connection means nothing on the next one.
+        self.session.suspend();
         let link = std::mem::replace(&mut self.link, Link::Down);
         if let Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. } = link {
             core.answered();
@@ -89,11 +92,11 @@ impl Device {
         }
         let now = core.now_us();
         self.forget_connection();
-        for open in self.session.reset() {
-            core.answered();
-            let series = core.plan.groups[self.group].sends()[usize::from(open.send)].series;
-            self.failed(core, series, core.plan.stage_of(self.group, open.intended_us), &lost, now);
-        }
+        let gone = match self.target(core).keeps_session() {
+            true => self.session.suspend(),
+            false => self.session.reset(),
+        };
+        self.lost_messages(core, &gone, &lost, now);
         core.recorder.borrow_mut().gauge(self.group).connected -= 1;
         self.tries = 0;
         match self.presence {
@@ -109,6 +112,16 @@ impl Device {
         self.blocked = false;
         self.ping_us = None;
         self.ack_deadline_us = u64::MAX;
+    }
+
+    /// Messages that no connection will bring to their end.
+    pub(super) fn lost_messages(&mut self, core: &Core, gone: &[Open], lost: &Lost, now: u64) {
+        for open in gone {
+            core.answered();
+            let stage = core.plan.stage_of(self.group, open.intended_us);
+            self.failed(core, series_of(core, self.group, &open.what), stage, lost, now);
+        }
+        self.set_ack_deadline(core);
     }
 
     /// Waits for the next attempt: full jitter, from this device's own random numbers.
@@ -137,9 +150,8 @@ impl Device {
             _ => None,
         };
         let messages = self.session.reset();
-        let of_message = |open: &Open| {
-            (group.sends()[usize::from(open.send)].series, open.intended_us, open.sent_us)
-        };
+        let of_message =
+            |open: &Open| (series_of(core, self.group, &open.what), open.intended_us, open.sent_us);
         for (series, intended_us, began_us) in
             attempt.into_iter().chain(messages.iter().map(of_message))
         {
@@ -155,6 +167,12 @@ impl Device {
             tally.service_time.record(now.saturating_sub(began_us));
         }
     }
+}
+
+/// Whose result an open packet is.
+pub(super) fn series_of(core: &Core, group: usize, what: &What) -> SeriesId {
+    let What::Slot { send, .. } = what;
+    core.plan.groups[group].sends()[usize::from(*send)].series
 }
 
 /// A number in `0.0..1.0` that depends on nothing but its key.

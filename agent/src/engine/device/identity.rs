@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use shoal_domain::plan::Group;
 use shoal_domain::template::{DeviceScope, MissingSecret, Template};
 
+use crate::mqtt::encode::Will;
+
 /// The scope of a group, before its device is known.
 pub(in crate::engine) fn scope<'a>(
     seed: u64,
@@ -68,6 +70,22 @@ impl Identity {
             None => Ok((None, None)),
             Some(login) => Ok((render(&login.username)?, render(&login.password)?)),
         }
+    }
+
+    /// What the broker publishes should the connection end without a goodbye.
+    pub(in crate::engine) fn will(
+        &self,
+        group: &Group,
+        scope: &DeviceScope<'_>,
+        index: u64,
+    ) -> Result<Option<Will>, MissingSecret> {
+        let Some(will) = &group.will else { return Ok(None) };
+        let (device, lets, rows) = (&*self.id, &*self.lets, group.rows.as_ref());
+        let scope = DeviceScope { index, device, lets, rows, ..*scope };
+        let topic = text(&will.topic, &scope)?;
+        let mut payload = Vec::new();
+        will.payload.render_device(&scope, &mut payload)?;
+        Ok(Some(Will { topic, payload, qos: will.qos, retain: will.retain }))
     }
 }
 

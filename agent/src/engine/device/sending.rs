@@ -5,17 +5,16 @@
 
 use std::rc::Rc;
 
-use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Publish, Qos, Send};
-use shoal_domain::template::{DeviceScope, MessageScope, Walks};
+use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 
 use super::super::book::Due;
 use super::super::core::Core;
 use super::connecting::Link;
 use super::{Device, Lost};
-use crate::mqtt::Open;
-use crate::mqtt::encode::{self, Delivery};
+use crate::mqtt::encode::{self, Delivery, Head, TooLong, property};
+use crate::mqtt::{Open, What};
 use crate::recorder::SlotClass;
 
 /// One write holds what fits here and at least one message.
@@ -29,6 +28,8 @@ pub(super) struct Stream {
     /// Packets handed to the socket.
     n: u32,
     walks: Walks,
+    /// The broker knows this series' topic by its number, on this connection.
+    pub(super) aliased: bool,
 }
 
 /// Memory for rendering that all devices of a core share.
@@ -42,6 +43,21 @@ struct Packet {
     due: Due,
     pid: Option<u16>,
     end: usize,
+    now_us: u64,
+    n: u32,
+    /// It tells the broker the number of its topic.
+    names_alias: bool,
+}
+
+/// One message of a slot, as often as it is written.
+pub(super) struct Copy {
+    pub(super) send: usize,
+    pub(super) slot: u64,
+    pub(super) n: u32,
+    pub(super) now_us: u64,
+    pub(super) delivery: Delivery,
+    /// The peer may have it already.
+    pub(super) dup: bool,
 }
 
 impl Device {
@@ -59,20 +75,19 @@ impl Device {
                 return;
             }
             self.render(core, boot_us, &mut scratch);
-            let Link::Up(stream) = &self.link else { return };
+            let Link::Up(transport) = &mut self.link else { return };
             if scratch.batch.is_empty() {
                 return;
             }
             let now = core.run_us(boot_us);
-            match stream.try_write(&scratch.bytes) {
+            match transport.try_write(&scratch.bytes) {
                 Ok(n) => self.commit(core, now, n, &mut scratch),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     self.commit(core, now, 0, &mut scratch);
                 }
                 Err(error) => {
                     self.commit(core, now, 0, &mut scratch);
-                    let text = format!("the connection broke: {error}");
-                    self.lost(core, Lost { class: ErrorClass::ConnectionLost, text });
+                    self.lost(core, Lost::broken(&error));
                 }
             }
         }
@@ -85,62 +100,127 @@ impl Device {
         let group = &core.plan.groups[self.group];
         let sends = group.sends();
         let now_us = core.control.control_unix_us(boot_us);
-        let device = DeviceScope {
-            seed: core.seed,
-            run: &core.mark,
-            group: self.group as u32,
-            index: self.index,
-            device: &self.identity.id,
-            lets: &self.identity.lets,
-            rows: group.rows.as_ref(),
-            captured: &[],
-            secrets: &core.secrets,
-        };
-        let mut room = group.max_in_flight.saturating_sub(self.session.n_live());
+        let mut room = self.session.room(group.max_in_flight);
         while scratch.bytes.len() < MAX_WRITE {
             let has_room = |send: usize| !publish_of(&sends[send]).is_acknowledged() || room > 0;
             let Some(due) = self.book.take(has_room) else { return };
-            let send = &sends[due.send];
-            let publish = publish_of(send);
-            let (delivery, pid) = match publish.qos {
-                Qos::AtMostOnce => (Delivery::AtMostOnce, None),
+            let publish = publish_of(&sends[due.send]);
+            let pid = match publish.qos {
+                Qos::AtMostOnce => None,
                 Qos::AtLeastOnce | Qos::ExactlyOnce => {
                     let Some(pid) = self.session.next_pid() else {
                         self.book.put_back(&due);
                         return;
                     };
                     room -= 1;
-                    (Delivery::AtLeastOnce(pid), Some(pid))
+                    Some(pid)
                 }
             };
-            let stream = &mut self.streams[due.send];
-            let message = MessageScope {
-                series: send.series,
-                slot: due.slot,
-                incarnation: self.incarnation,
-                n: stream.n,
-                now_us,
-            };
-            // Both parts draw on the same walks, one after the other.
-            let walks = std::cell::RefCell::new(&mut stream.walks);
-            let topic = |out: &mut Vec<u8>| {
-                publish.topic.render_message(&device, &message, &mut walks.borrow_mut(), out);
-            };
-            let payload = |out: &mut Vec<u8>| {
-                publish.payload.render_message(&device, &message, &mut walks.borrow_mut(), out);
-            };
-            match encode::publish(&mut scratch.bytes, delivery, publish.retain, topic, payload) {
-                Ok(()) => {
-                    stream.n = stream.n.wrapping_add(1);
-                    scratch.batch.push(Packet { due, pid, end: scratch.bytes.len() });
-                }
-                // `check` bounds topics and payloads; a message that no packet can hold stays here.
-                Err(_) => {
-                    let stage = core.plan.stage_of(self.group, due.intended_us);
-                    core.recorder.borrow_mut().class(send.series, stage, SlotClass::Unsent);
-                }
+            let (start, n) = (scratch.bytes.len(), self.streams[due.send].n);
+            let delivery = Delivery { qos: publish.qos, pid: pid.unwrap_or(0) };
+            let (send, slot) = (due.send, due.slot);
+            let copy = Copy { send, slot, n, now_us, delivery, dup: false };
+            let was_aliased = self.streams[send].aliased;
+            let written = self.write_copy(core, &copy, &mut scratch.bytes);
+            let end = scratch.bytes.len();
+            if written.is_err() || end - start > self.session.welcome().maximum_packet as usize {
+                scratch.bytes.truncate(start);
+                self.streams[send].aliased = was_aliased;
+                room += u32::from(pid.is_some());
+                self.too_large(core, &due, end - start);
+                continue;
             }
+            let stream = &mut self.streams[send];
+            stream.n = n.wrapping_add(1);
+            let names_alias = stream.aliased && !was_aliased;
+            scratch.batch.push(Packet { due, pid, end, now_us, n, names_alias });
         }
+    }
+
+    /// A message that no packet, or none that this broker takes, can hold stays here.
+    fn too_large(&self, core: &Core, due: &Due, n_bytes: usize) {
+        let series = core.plan.groups[self.group].sends()[due.send].series;
+        let stage = core.plan.stage_of(self.group, due.intended_us);
+        core.recorder.borrow_mut().class(series, stage, SlotClass::Unsent);
+        let text = match n_bytes {
+            0 => "a message is longer than MQTT allows".to_owned(),
+            n => format!(
+                "a message of {n} bytes, but the broker takes {}",
+                self.session.welcome().maximum_packet
+            ),
+        };
+        let lost = Lost { class: ErrorClass::PacketTooLarge, text };
+        self.failed(core, series, stage, &lost, core.now_us());
+    }
+
+    /// Renders one message; the same copy gives the same bytes, but for its DUP flag and alias.
+    pub(super) fn write_copy(
+        &mut self,
+        core: &Core,
+        copy: &Copy,
+        out: &mut Vec<u8>,
+    ) -> Result<(), TooLong> {
+        let group = &core.plan.groups[self.group];
+        let send = &group.sends()[copy.send];
+        let publish = publish_of(send);
+        let device = DeviceScope {
+            index: self.index,
+            device: &self.identity.id,
+            lets: &self.identity.lets,
+            rows: group.rows.as_ref(),
+            ..super::scope(core.seed, &core.mark, self.group, &core.secrets)
+        };
+        let message = MessageScope {
+            series: send.series,
+            slot: copy.slot,
+            incarnation: self.incarnation,
+            n: copy.n,
+            now_us: copy.now_us,
+        };
+        let alias = self.alias_of(copy, publish);
+        let Stream { walks, aliased, .. } = &mut self.streams[copy.send];
+        let is_known = alias.is_some() && *aliased;
+        *aliased |= alias.is_some();
+        // All parts draw on the same walks, one after the other.
+        let walks = std::cell::RefCell::new(walks);
+        let render = |template: &Template, out: &mut Vec<u8>| {
+            template.render_message(&device, &message, &mut walks.borrow_mut(), out);
+        };
+        let head = Head {
+            protocol: self.session.protocol(),
+            delivery: copy.delivery,
+            retain: publish.retain,
+            dup: copy.dup,
+        };
+        let properties = |out: &mut Vec<u8>| {
+            if let Some(seconds) = publish.properties.message_expiry_s {
+                property::message_expiry(out, seconds);
+            }
+            if let Some(alias) = alias {
+                property::topic_alias(out, alias);
+            }
+            if let Some(kind) = &publish.properties.content_type {
+                property::content_type(out, |out| render(kind, out))?;
+            }
+            for (name, value) in &publish.properties.user {
+                property::user(out, name, |out| render(value, out))?;
+            }
+            Ok(())
+        };
+        let topic = |out: &mut Vec<u8>| {
+            if !is_known {
+                render(&publish.topic, out);
+            }
+        };
+        encode::publish(out, head, topic, properties, |out| render(&publish.payload, out))
+    }
+
+    /// The number by which the broker may know this message's topic. Only a message's first copy
+    /// uses one: what is sent again must be understood without what came before it.
+    fn alias_of(&self, copy: &Copy, publish: &Publish) -> Option<u16> {
+        let alias = u16::try_from(copy.send + 1).ok()?;
+        let is_used = publish.properties.topic_alias && !copy.dup;
+        (is_used && alias <= self.session.welcome().topic_alias_maximum).then_some(alias)
     }
 
     /// The socket took the first `written` bytes: books what left and puts back the rest.
@@ -162,9 +242,15 @@ impl Device {
             let lag_us = now.saturating_sub(intended_us);
             core.recorder.borrow_mut().sent(send.series, stage, lag_us, packet.due.held);
             if let Some(pid) = packet.pid {
-                let send = packet.due.send as u16;
-                let open = Open { pid, send, expired: false, intended_us, sent_us: now };
-                self.session.opened(open);
+                let what = What::Slot {
+                    send: packet.due.send as u16,
+                    slot: packet.due.slot,
+                    n: packet.n,
+                    now_us: packet.now_us,
+                    qos: publish_of(send).qos,
+                };
+                let (expired, released, sent_us) = (false, false, now);
+                self.session.opened(Open { pid, what, expired, released, intended_us, sent_us });
                 core.opened();
                 let deadline =
                     now.saturating_add(publish_of(&sends[packet.due.send]).ack_timeout_us);
@@ -174,25 +260,49 @@ impl Device {
         // `start` is now the end of the last packet of which anything left.
         self.rest.extend_from_slice(&scratch.bytes[written..start.max(written)]);
         for packet in scratch.batch[n_left..].iter().rev() {
-            let n = &mut self.streams[packet.due.send].n;
-            *n = n.wrapping_sub(1);
+            let stream = &mut self.streams[packet.due.send];
+            stream.n = stream.n.wrapping_sub(1);
+            stream.aliased &= !packet.names_alias;
             self.book.put_back(&packet.due);
         }
         if written > 0 {
             self.written_us = now;
         }
-        self.blocked = written < scratch.bytes.len();
+        self.blocked = written < scratch.bytes.len() || self.is_behind();
+    }
+
+    /// Whether the transport holds bytes for a socket that takes no more.
+    fn is_behind(&self) -> bool {
+        match &self.link {
+            Link::Greeting { transport, .. } | Link::Up(transport) => transport.is_behind(),
+            _ => false,
+        }
+    }
+
+    /// Says something of the protocol's own, before any message that still waits.
+    pub(super) fn say(&mut self, core: &Rc<Core>, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+        if !self.blocked {
+            self.flush(core);
+        }
     }
 
     /// The socket takes bytes again: first the rest of the packet that it took the start of.
     pub(super) fn flush(&mut self, core: &Rc<Core>) {
         self.blocked = false;
-        while !self.rest.is_empty() {
-            let (Link::Greeting { stream, .. } | Link::Up(stream)) = &self.link else { return };
+        loop {
+            let (Link::Greeting { transport, .. } | Link::Up(transport)) = &mut self.link else {
+                return;
+            };
             if !core.control.may_send(core.boot_us()) {
                 return;
             }
-            match stream.try_write(&self.rest) {
+            let written = match self.rest.is_empty() {
+                true => transport.push().map(|()| 0),
+                false => transport.try_write(&self.rest),
+            };
+            match written {
+                Ok(0) if self.rest.is_empty() => break,
                 Ok(n) => {
                     self.rest.drain(..n);
                     self.written_us = core.now_us();
@@ -201,36 +311,12 @@ impl Device {
                     self.blocked = true;
                     return;
                 }
-                Err(error) => {
-                    let text = format!("the connection broke: {error}");
-                    return self.lost(core, Lost { class: ErrorClass::ConnectionLost, text });
-                }
+                Err(error) => return self.lost(core, Lost::broken(&error)),
             }
         }
         self.rest = Vec::new();
+        self.blocked = self.is_behind();
         self.pump(core);
-    }
-
-    pub(super) fn expire_acks(&mut self, core: &Core, now: u64) {
-        if now < self.ack_deadline_us {
-            return;
-        }
-        let sends = core.plan.groups[self.group].sends();
-        let timeout_us = |open: &Open| publish_of(&sends[usize::from(open.send)]).ack_timeout_us;
-        let deadline = |open: &Open| open.sent_us.saturating_add(timeout_us(open));
-        let mut over = Vec::new();
-        self.session.expire(|open| deadline(open) <= now, |open| over.push(*open));
-        self.ack_deadline_us = self.session.live().map(deadline).min().unwrap_or(u64::MAX);
-        for open in over {
-            core.answered();
-            let send = &sends[usize::from(open.send)];
-            let stage = core.plan.stage_of(self.group, open.intended_us);
-            let within = std::time::Duration::from_micros(timeout_us(&open));
-            let text = format!("no PUBACK within {within:?}");
-            let lost = Lost { class: ErrorClass::AckTimeout, text };
-            self.failed(core, send.series, stage, &lost, now);
-            record_times(core, send.series, stage, &open, now);
-        }
     }
 
     /// Says PINGREQ when nothing else was said for the keep-alive. Whether the connection is lost.
@@ -244,13 +330,16 @@ impl Device {
             return true;
         }
         self.ping_us = Some(now);
-        self.rest.extend_from_slice(&encode::PINGREQ);
-        self.flush(core);
+        self.say(core, &encode::PINGREQ);
         false
     }
 
     pub(super) fn keep_alive_wake_us(&self, core: &Core) -> u64 {
-        let keep_alive = self.target(core).keep_alive_us;
+        // The broker may have asked for another one (MQTT 5).
+        let keep_alive = match self.session.welcome().keep_alive_s {
+            Some(seconds) => u64::from(seconds) * 1_000_000,
+            None => self.target(core).keep_alive_us,
+        };
         match self.ping_us {
             Some(at) => at.saturating_add(keep_alive / 2 + PING_GRACE_US),
             // A socket that takes nothing is not idle; the run's end needs no ping.
@@ -261,32 +350,16 @@ impl Device {
 
     /// A clean end, so that the broker publishes no will.
     pub(super) fn say_goodbye(&mut self) {
-        if let (Link::Up(stream), true, false) = (&self.link, self.rest.is_empty(), self.blocked) {
+        if let (Link::Up(transport), true, false) =
+            (&mut self.link, self.rest.is_empty(), self.blocked)
+        {
             // Best effort: the connection closes right after it in any case.
-            let _ = stream.try_write(&encode::DISCONNECT);
+            let _ = transport.try_write(&encode::DISCONNECT);
         }
     }
 }
 
 /// `check` pairs the actions of a group with its target.
-fn publish_of(send: &Send) -> &Publish {
+pub(super) fn publish_of(send: &Send) -> &Publish {
     send.publish().expect("an MQTT device publishes")
-}
-
-/// A PUBACK came, in time or after its time-out.
-pub(super) fn acked(core: &Core, group: usize, open: &Open, now: u64) {
-    let send = &core.plan.groups[group].sends()[usize::from(open.send)];
-    let stage = core.plan.stage_of(group, open.intended_us);
-    core.recorder.borrow_mut().tally(send.series, stage).acked += 1;
-    if !open.expired {
-        core.answered();
-        record_times(core, send.series, stage, open, now);
-    }
-}
-
-fn record_times(core: &Core, series: SeriesId, stage: StageId, open: &Open, now: u64) {
-    let mut recorder = core.recorder.borrow_mut();
-    let tally = recorder.tally(series, stage);
-    tally.response_time.record(now.saturating_sub(open.intended_us));
-    tally.service_time.record(now.saturating_sub(open.sent_us));
 }

@@ -1,6 +1,7 @@
 //! Groups and their series.
 
 use super::Check;
+use super::sends::Speaks;
 use super::text::{Columns, Scope, Value, ValueKind};
 use crate::diagnostics::{Place, suggest};
 use crate::ids::SeriesId;
@@ -143,10 +144,16 @@ impl Check<'_> {
         let churn = written.churn.as_ref().map_or(Some(None), |churn| self.churn(churn).map(Some));
         let has_churn = written.churn.is_some();
         let timeout_us = target.and_then(|index| Some(targets?[index].http()?.timeout_us));
+        let protocol = target.and_then(|index| Some(targets?[index].mqtt()?.protocol));
+        let will = match &written.will {
+            Some(will) => self.will(will, &scope).map(Some),
+            None => Some(None),
+        };
+        let speaks = Speaks { timeout_us, protocol };
         let mut sends = Some(Vec::new());
         for (i, send) in written.sends.iter().enumerate() {
             let id = SeriesId(next.0 + 1 + i as u32);
-            match (self.send(send, id, (devices, has_churn), &scope, timeout_us), &mut sends) {
+            match (self.send(send, id, (devices, has_churn), &scope, speaks), &mut sends) {
                 (Some(send), Some(sends)) => sends.push(send),
                 _ => sends = None,
             }
@@ -181,6 +188,7 @@ impl Check<'_> {
             max_in_flight: max_in_flight? as u32,
             connect_within_us: connect_within_us?,
             churn: churn?,
+            will: will?,
             connect: next,
             captures: written.captures.clone(),
             on_start: on_start?,

@@ -7,7 +7,8 @@ use super::thresholds::{Named, shape};
 use crate::diagnostics::suggest;
 use crate::ids::{ObserverId, SeriesId};
 use crate::plan::{
-    self, Credentials, Group, Metric, MqttSource, Qos, Send, Series, Source, Subject,
+    self, Credentials, Group, Metric, MqttSource, MqttTarget, Protocol, Qos, Send, Series, Source,
+    Subject,
 };
 use crate::scenario::{self, Written};
 use crate::template::Template;
@@ -89,10 +90,27 @@ impl Check<'_> {
         Some(id)
     }
 
+    /// What the reader of an observer speaks in this release.
+    fn plain_broker(&self, mqtt: &scenario::MqttSource, broker: MqttTarget) -> Option<MqttTarget> {
+        let (url, protocol) = (&mqtt.broker.url, &mqtt.broker.protocol);
+        let is_secured = broker.tls.is_some();
+        let beyond = [
+            (url, is_secured, "an observer's broker over TLS"),
+            (protocol, broker.protocol == Protocol::V5, "an observer's broker with MQTT 5"),
+        ];
+        for (written, is_beyond, what) in beyond {
+            if let (Some(written), true) = (written, is_beyond) {
+                self.out.later(written.place, &written.path, what);
+                return None;
+            }
+        }
+        Some(broker)
+    }
+
     fn mqtt_source(&self, mqtt: &scenario::MqttSource) -> Option<MqttSource> {
-        let broker = self.mqtt(&mqtt.broker);
+        let broker = self.mqtt(&mqtt.broker).and_then(|broker| self.plain_broker(mqtt, broker));
         let filter = mqtt.filter.as_ref().and_then(|filter| self.filter(filter));
-        let qos = mqtt.qos.as_ref().map_or(Some(Qos::AtLeastOnce), |qos| self.qos(qos));
+        let qos = mqtt.qos.as_ref().map_or(Some(Qos::AtLeastOnce), |qos| self.qos(Some(qos)));
         let share = match &mqtt.share {
             Some(share) => self.share(share).map(Some),
             None => Some(None),

@@ -3,7 +3,9 @@
 use super::Check;
 use super::text::Scope;
 use crate::ids::SeriesId;
-use crate::plan::{Action, Arrivals, Pace, Phase, Publish, Qos, Send, WhileAway};
+use crate::plan::{
+    Action, Arrivals, Pace, Phase, Properties, Protocol, Publish, Qos, Send, WhileAway, Will,
+};
 use crate::scenario::{self, Level, Written};
 use crate::template::{Generator, Part, Template};
 use crate::units;
@@ -13,6 +15,13 @@ const MAX_TOPIC_BYTES: usize = 65_535;
 /// A block of 1,024 of them is counted in 64 bits of nanoseconds.
 const MAX_POISSON_NS: u64 = 24 * 3_600 * 1_000_000_000;
 
+/// What the group's target says about its sends; `None` where it is of another kind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Speaks {
+    pub(super) timeout_us: Option<u64>,
+    pub(super) protocol: Option<Protocol>,
+}
+
 impl Check<'_> {
     pub(super) fn send(
         &self,
@@ -20,7 +29,7 @@ impl Check<'_> {
         series: SeriesId,
         (devices, has_churn): (Option<u64>, bool),
         scope: &Scope<'_>,
-        timeout_us: Option<u64>,
+        speaks: Speaks,
     ) -> Option<Send> {
         let period_ns = match written.pace.as_ref() {
             Some(scenario::Pace::Every(every)) => self.nanos(every),
@@ -40,19 +49,20 @@ impl Check<'_> {
         };
         let scope = Scope { level: Level::Message, period_ns, ..scope.clone() };
         if let Some(request) = &written.request {
-            let request = self.request(request, &scope, timeout_us)?;
+            let request = self.request(request, &scope, speaks.timeout_us)?;
             let pace = Pace { period_ns: period_ns?, arrivals: arrivals?, phase };
             let action = Action::Http(Box::new(request));
             return Some(Send { series, pace, while_away, action });
         }
         let publish = written.publish.as_ref()?;
         let topic = publish.topic.as_ref().and_then(|topic| self.topic(topic, &scope));
-        let qos = publish.qos.as_ref().map_or(Some(Qos::AtMostOnce), |qos| self.qos(qos));
+        let qos = self.qos(publish.qos.as_ref());
         let retain = self.flag(publish.retain.as_ref());
         let payload = publish.payload.as_ref().and_then(|kind| {
             let (size, gzip) = (publish.size.as_ref(), publish.gzip.as_ref());
             self.finished(self.payload(kind, &scope)?, kind, size, gzip, &scope)
         });
+        let properties = self.properties(publish, topic.as_ref(), &scope, speaks.protocol);
         let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);
         Some(Send {
             series,
@@ -63,6 +73,7 @@ impl Check<'_> {
                 qos: qos?,
                 retain: retain?,
                 payload: payload?,
+                properties: properties?,
                 ack_timeout_us: ack_timeout_us?,
             }),
         })
@@ -103,6 +114,66 @@ impl Check<'_> {
         Some(Arrivals::Poisson)
     }
 
+    /// Fixed once per device, unlike a message.
+    pub(super) fn will(&self, written: &scenario::Message, scope: &Scope<'_>) -> Option<Will> {
+        let topic = written.topic.as_ref().and_then(|topic| self.topic(topic, scope));
+        let qos = self.qos(written.qos.as_ref());
+        let retain = self.flag(written.retain.as_ref());
+        let payload = written.payload.as_ref().and_then(|payload| self.payload(payload, scope));
+        Some(Will { topic: topic?, qos: qos?, retain: retain?, payload: payload? })
+    }
+
+    fn properties(
+        &self,
+        publish: &scenario::Publish,
+        topic: Option<&Template>,
+        scope: &Scope<'_>,
+        protocol: Option<Protocol>,
+    ) -> Option<Properties> {
+        let scalars = [&publish.message_expiry, &publish.content_type, &publish.topic_alias];
+        let written = scalars.into_iter().flatten();
+        for written in written.chain(publish.properties.iter().map(|(_, value)| value)) {
+            if protocol == Some(Protocol::V3) {
+                let help = Some("write `protocol: 5` in its target".to_owned());
+                let message = format!("`{}` needs MQTT 5", key_of(written));
+                self.out.report(written.place, &written.path, message, help);
+            }
+        }
+        let message_expiry_s = match &publish.message_expiry {
+            Some(expiry) => Some(self.whole_seconds(expiry)?),
+            None => None,
+        };
+        let content_type = match &publish.content_type {
+            Some(text) => Some(self.template(text, scope)?),
+            None => None,
+        };
+        let mut user = Vec::new();
+        for (name, value) in &publish.properties {
+            user.push((name.clone(), self.template(value, scope)?));
+        }
+        let topic_alias = self.flag(publish.topic_alias.as_ref())?;
+        if let (Some(written), true, Some(topic)) = (&publish.topic_alias, topic_alias, topic)
+            && !topic.is_fixed_per_device()
+        {
+            let message = "a topic that changes from message to message cannot have an alias";
+            self.out.report(written.place, &written.path, message, None);
+        }
+        Some(Properties { message_expiry_s, content_type, user, topic_alias })
+    }
+
+    /// MQTT counts these in 32 bits of seconds.
+    pub(super) fn whole_seconds(&self, written: &Written) -> Option<u32> {
+        let us = self.micros(written)?;
+        match u32::try_from(us / 1_000_000) {
+            Ok(seconds) if us % 1_000_000 == 0 => Some(seconds),
+            _ => {
+                let resolved = self.resolve(written)?;
+                self.misread(written, &resolved, "whole seconds, at most 136 years");
+                None
+            }
+        }
+    }
+
     fn period_of(&self, written: &Written, devices: Option<u64>) -> Option<u64> {
         let rate = self.rate(written)?;
         let period_ns = rate.time_of(devices?);
@@ -115,17 +186,15 @@ impl Check<'_> {
         period_ns
     }
 
-    pub(super) fn qos(&self, written: &Written) -> Option<Qos> {
+    pub(super) fn qos(&self, written: Option<&Written>) -> Option<Qos> {
+        let Some(written) = written else { return Some(Qos::AtMostOnce) };
         let resolved = self.resolve(written)?;
         match resolved.text.as_str() {
             "0" => Some(Qos::AtMostOnce),
             "1" => Some(Qos::AtLeastOnce),
-            "2" => {
-                self.out.later(written.place, &written.path, "QoS 2");
-                None
-            }
+            "2" => Some(Qos::ExactlyOnce),
             _ => {
-                self.misread(written, &resolved, "0 or 1");
+                self.misread(written, &resolved, "0, 1 or 2");
                 None
             }
         }
@@ -166,5 +235,13 @@ impl Check<'_> {
             }
             None => Some(topic),
         }
+    }
+}
+
+/// Of a user property, the key above its name.
+fn key_of(written: &Written) -> &str {
+    match written.path.rsplit('.').nth(1) {
+        Some("properties") => "properties",
+        _ => written.key(),
     }
 }

@@ -2,10 +2,9 @@
 
 use super::Check;
 use super::text::Columns;
-use crate::plan::{Endpoint, MqttTarget, Target, TargetKind};
+use crate::plan::{Endpoint, MqttTarget, Protocol, Target, TargetKind, Tls};
 use crate::scenario::{self, Written};
 
-const DEFAULT_PORT: u16 = 1883;
 /// MQTT counts the keep alive in 16 bits of seconds.
 const MAX_KEEP_ALIVE_US: u64 = 65_535_000_000;
 
@@ -31,14 +30,22 @@ impl Check<'_> {
 
     /// Also the broker of an observer.
     pub(super) fn mqtt(&self, mqtt: &scenario::MqttTarget) -> Option<MqttTarget> {
-        if let Some(protocol) = &mqtt.protocol
-            && let Some(resolved) = self.resolve(protocol)
-        {
-            match resolved.text.as_str() {
-                "3.1.1" => {}
-                "5" | "5.0" => self.out.later(protocol.place, &protocol.path, "MQTT 5"),
-                _ => self.misread(protocol, &resolved, "3.1.1 or 5"),
-            }
+        let protocol = match &mqtt.protocol {
+            Some(written) => self.protocol(written),
+            None => Some(Protocol::V3),
+        };
+        let clean_start = match &mqtt.clean_start {
+            Some(_) => self.flag(mqtt.clean_start.as_ref()),
+            None => Some(true),
+        };
+        let session_expiry_s = match &mqtt.session_expiry {
+            Some(written) => self.whole_seconds(written),
+            None => Some(0),
+        };
+        if let (Some(written), Some(Protocol::V3)) = (&mqtt.session_expiry, protocol) {
+            let help = Some("write `clean_start: false` for a session that is kept".to_owned());
+            let message = "`session_expiry` needs MQTT 5";
+            self.out.report(written.place, &written.path, message, help);
         }
         let keep_alive_us = self.micros_or(mqtt.keep_alive.as_ref(), 60_000_000);
         if let (Some(written), Some(us)) = (&mqtt.keep_alive, keep_alive_us)
@@ -47,41 +54,91 @@ impl Check<'_> {
         {
             self.misread(written, &resolved, "a duration from 1s to 65535s");
         }
-        let endpoint = mqtt.url.as_ref().and_then(|url| self.endpoint(url));
         let ca = self.authorities(mqtt.ca.as_ref());
-        Some(MqttTarget { endpoint: endpoint?, keep_alive_us: keep_alive_us?, ca: ca? })
+        let server_name = match &mqtt.server_name {
+            Some(written) => self.server_name(written).map(Some),
+            None => Some(None),
+        };
+        let resumption = self.flag(mqtt.tls_resumption.as_ref());
+        let address = mqtt.url.as_ref().and_then(|url| self.mqtt_address(url))?;
+        let tls = Tls { ca: ca?, server_name: server_name?, resumption: resumption? };
+        Some(MqttTarget {
+            endpoint: address.endpoint,
+            tls: address.is_secure.then_some(tls),
+            web_socket: address.web_socket,
+            protocol: protocol?,
+            keep_alive_us: keep_alive_us?,
+            clean_start: clean_start?,
+            session_expiry_s: session_expiry_s?,
+        })
     }
 
-    fn endpoint(&self, url: &Written) -> Option<Endpoint> {
-        let resolved = self.resolve(url)?;
-        let text = resolved.text.as_str();
-        if text == "builtin" {
-            return Some(Endpoint::Builtin);
+    fn server_name(&self, written: &Written) -> Option<String> {
+        let resolved = self.resolve(written)?;
+        if is_host(&resolved.text) {
+            return Some(resolved.text);
         }
-        let expected = "mqtt://host[:port] or builtin";
-        let Some((scheme, rest)) = text.split_once("://") else {
-            self.misread(url, &resolved, expected);
-            return None;
-        };
-        match scheme {
-            "mqtt" | "tcp" => {}
-            "mqtts" | "ssl" | "ws" | "wss" => {
-                self.out.later(url.place, &url.path, &format!("`{scheme}://`"));
-                return None;
-            }
+        self.misread(written, &resolved, "a host name");
+        None
+    }
+
+    fn protocol(&self, written: &Written) -> Option<Protocol> {
+        let resolved = self.resolve(written)?;
+        match resolved.text.as_str() {
+            "3.1.1" => Some(Protocol::V3),
+            "5" | "5.0" => Some(Protocol::V5),
             _ => {
-                self.misread(url, &resolved, expected);
-                return None;
-            }
-        }
-        match host_and_port(rest, DEFAULT_PORT) {
-            Some((host, port)) => Some(Endpoint::Tcp { host, port }),
-            None => {
-                self.misread(url, &resolved, expected);
+                self.misread(written, &resolved, "3.1.1 or 5");
                 None
             }
         }
     }
+
+    fn mqtt_address(&self, url: &Written) -> Option<Address> {
+        let resolved = self.resolve(url)?;
+        let found = match resolved.text.as_str() {
+            "builtin" => {
+                Some(Address { endpoint: Endpoint::Builtin, is_secure: false, web_socket: None })
+            }
+            text => address(text),
+        };
+        if found.as_ref().is_some_and(|address| address.web_socket.is_some()) {
+            self.out.later(url.place, &url.path, "MQTT over WebSocket");
+            return None;
+        }
+        if found.is_none() {
+            let expected = "mqtt://host[:port], mqtts://host[:port], ws://host[:port]/path, \
+                            wss://host[:port]/path or builtin";
+            self.misread(url, &resolved, expected);
+        }
+        found
+    }
+}
+
+struct Address {
+    endpoint: Endpoint,
+    is_secure: bool,
+    web_socket: Option<String>,
+}
+
+fn address(text: &str) -> Option<Address> {
+    let (scheme, rest) = text.split_once("://")?;
+    let (is_secure, is_web_socket, port) = match scheme {
+        "mqtt" | "tcp" => (false, false, 1883),
+        "mqtts" | "ssl" => (true, false, 8883),
+        "ws" => (false, true, 80),
+        "wss" => (true, true, 443),
+        _ => return None,
+    };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let web_socket = match (is_web_socket, path) {
+        (true, "" | "/") => Some("/mqtt".to_owned()),
+        (true, path) if path.bytes().all(|b| b.is_ascii_graphic()) => Some(path.to_owned()),
+        (false, "" | "/") => None,
+        _ => return None,
+    };
+    let (host, port) = host_and_port(authority, port)?;
+    Some(Address { endpoint: Endpoint::Tcp { host, port }, is_secure, web_socket })
 }
 
 /// Host without the brackets of an IPv6 address.
@@ -93,9 +150,7 @@ pub(super) fn host_and_port(text: &str, default_port: u16) -> Option<(String, u1
         (host, after.strip_prefix(':').or((after.is_empty()).then_some(""))?)
     } else {
         let (host, port) = text.split_once(':').unwrap_or((text, ""));
-        let is_plain = !host.is_empty()
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
-        if !is_plain || text.ends_with(':') {
+        if !is_host(host) || text.ends_with(':') {
             return None;
         }
         (host, port)
@@ -105,4 +160,8 @@ pub(super) fn host_and_port(text: &str, default_port: u16) -> Option<(String, u1
         port => port.parse().ok().filter(|port| *port != 0)?,
     };
     Some((host.to_owned(), port))
+}
+
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
 }

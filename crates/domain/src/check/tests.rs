@@ -117,7 +117,12 @@ fn one_mistake_gets_one_line() {
     let cases = [
         ("topic: devices/${device}/telemetry", "topic: devices/+/x", "wildcard"),
         ("topic: devices/${device}/telemetry", "topic: ''", "empty"),
-        ("qos: 1", "qos: 2", "QoS 2 is not in this release"),
+        ("qos: 1", "qos: 3", "`3` found, 0, 1 or 2 expected"),
+        ("qos: 1", "message_expiry: 5s", "`message_expiry` needs MQTT 5"),
+        ("qos: 1", "properties: { a: b }", "`properties` needs MQTT 5"),
+        ("protocol: 3.1.1", "protocol: 4", "3.1.1 or 5"),
+        ("protocol: 3.1.1", "session_expiry: 1h", "`session_expiry` needs MQTT 5"),
+        ("protocol: 3.1.1", "server_name: a/b", "a host name"),
         ("qos: 1", "qos: 0", "nothing is acknowledged"),
         ("id: sensor-${pad(index, 6)}", "id: sensor", "share this id"),
         ("id: sensor-${pad(index, 6)}", "id: s-${device}", "cannot name itself"),
@@ -135,7 +140,7 @@ fn one_mistake_gets_one_line() {
         ("walk(15, 35, 0.2)", "walk(35, 15)", "`walk(low, high, step)` expected"),
         ("int(20, 100)", "int(20.5, 100)", "whole numbers"),
         ("${stamp}", "${row.x}", "`row.x` needs a table of rows"),
-        ("url: \"${vars.broker}\"", "url: \"mqtt://\"", "mqtt://host[:port] or builtin"),
+        ("url: \"${vars.broker}\"", "url: \"mqtt://\"", "mqtts://host[:port]"),
         ("keep_alive: 60s", "keep_alive: 100h", "from 1s to 65535s"),
     ];
     for (left, right, part) in cases {

@@ -1,7 +1,9 @@
 //! Groups: devices of one kind and what they do.
 
 use super::fields::{Field, Fields, named, written};
-use super::{Churn, Group, LaterText, Level, Pace, Publish, Send, keep_all, keep_text, plain_name};
+use super::{
+    Churn, Group, LaterText, Level, Message, Pace, Publish, Send, keep_all, keep_text, plain_name,
+};
 use super::{http, payload};
 use crate::diagnostics::Collector;
 use crate::outcome::Operation;
@@ -29,6 +31,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         reconnect_max: None,
         max_in_flight: fields.text("max_in_flight"),
         connect_within: fields.text("connect_within"),
+        will: None,
         sends: Vec::new(),
         on_start: Vec::new(),
         on_stop: Vec::new(),
@@ -73,10 +76,8 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
     }
     let place = fields.later("place");
     keep_all(place, Level::Plan, false, &mut later);
-    if let Some(field) = fields.later("will")
-        && let Some(mut will) = Fields::open(field.node, &field.path, out)
-    {
-        message(&mut will, Level::Device, &mut later, out);
+    if let Some(mut will) = fields.map("will") {
+        group.will = Some(read_message(&mut will, out));
         will.close();
     }
     if let Some(field) = fields.find("load") {
@@ -202,22 +203,41 @@ fn read_send(
 
 fn read_publish(field: &Field<'_>, out: &Collector) -> Option<Publish> {
     let mut fields = Fields::open(field.node, &field.path, out)?;
-    let publish = Publish {
-        topic: fields.required_text("topic"),
-        qos: fields.text("qos"),
-        retain: fields.text("retain"),
-        ack_timeout: fields.text("ack_timeout"),
-        payload: fields
-            .exactly_one(&payload::KINDS)
-            .and_then(|(kind, field)| payload::read(kind, &field, out)),
+    let Message { topic, qos, retain, payload } = read_message(&mut fields, out);
+    let mut publish = Publish {
+        topic,
+        qos,
+        retain,
+        payload,
         size: fields.text("size"),
         gzip: fields.text("gzip"),
+        ack_timeout: fields.text("ack_timeout"),
+        message_expiry: fields.text("message_expiry"),
+        content_type: fields.text("content_type"),
+        topic_alias: fields.text("topic_alias"),
+        properties: Vec::new(),
     };
-    for key in ["properties", "content_type", "message_expiry", "topic_alias"] {
-        fields.later(key);
+    if let Some(properties) = fields.find("properties") {
+        for (name, value) in named(properties.node, &properties.path, out) {
+            if let Some(text) = written(value.node, &value.path, out) {
+                publish.properties.push((name, text));
+            }
+        }
     }
     fields.close();
     Some(publish)
+}
+
+/// topic, qos, retain and a body.
+fn read_message(fields: &mut Fields<'_>, out: &Collector) -> Message {
+    Message {
+        topic: fields.required_text("topic"),
+        qos: fields.text("qos"),
+        retain: fields.text("retain"),
+        payload: fields
+            .exactly_one(&payload::KINDS)
+            .and_then(|(kind, field)| payload::read(kind, &field, out)),
+    }
 }
 
 /// topic, qos, retain and a body, in a part that is not built yet.

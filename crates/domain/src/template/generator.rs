@@ -348,6 +348,30 @@ impl Generator {
         }
     }
 
+    /// Whether every message of one device renders the same.
+    pub(crate) fn is_fixed_per_device(&self) -> bool {
+        match self {
+            Self::Text(_)
+            | Self::Raw(_)
+            | Self::Device
+            | Self::Index
+            | Self::Run
+            | Self::Let(_)
+            | Self::Row(_)
+            | Self::Secret(_) => true,
+            Self::Pad { inner, .. }
+            | Self::Hex(inner)
+            | Self::Base64(inner)
+            | Self::Lower(inner)
+            | Self::Upper(inner)
+            | Self::JsonText(inner) => inner.is_fixed_per_device(),
+            Self::HmacSha256 { key, message } => {
+                key.is_fixed_per_device() && message.is_fixed_per_device()
+            }
+            _ => false,
+        }
+    }
+
     /// Whether two devices never or hardly ever render the same.
     pub(crate) fn tells_devices_apart(&self) -> bool {
         match self {

@@ -1,0 +1,193 @@
+//! What the broker says, and what has to be said because of it.
+//!
+//! A message is acknowledged with its PUBACK or PUBREC and done with its PUBACK or PUBCOMP. After a
+//! reconnect of a session that the broker has kept, everything unfinished is brought to its end
+//! first, in the order in which it was sent; a slot renders again to the same message.
+
+use std::rc::Rc;
+
+use shoal_domain::ids::{SeriesId, StageId};
+use shoal_domain::outcome::ErrorClass;
+use shoal_domain::plan::Qos;
+
+use super::super::core::Core;
+use super::ending::series_of;
+use super::sending::{Copy, publish_of};
+use super::{Device, Lost, note_failure};
+use crate::mqtt::encode::{self, Delivery};
+use crate::mqtt::{Event, Open, Refusal, Step, Welcome, What};
+
+impl Device {
+    pub(super) fn received(&mut self, core: &Rc<Core>, bytes: &[u8]) -> Result<(), Lost> {
+        let now = core.now_us();
+        let (group, id) = (self.group, &self.identity.id);
+        let mut answer: Option<Result<Welcome, Refusal>> = None;
+        let mut ended: Option<Refusal> = None;
+        let mut pong = false;
+        let mut answers = core.answers.borrow_mut();
+        answers.clear();
+        let result = self.session.receive(bytes, &mut answers, |event| match event {
+            Event::Acked(open) => acked(core, group, &open),
+            Event::Done(open) => done(core, group, &open, now),
+            Event::Rejected(open, refusal) => rejected(core, group, id, &open, refusal, now),
+            Event::Accepted(welcome) => answer = Some(Ok(welcome)),
+            Event::Refused(refusal) => answer = Some(Err(refusal)),
+            Event::Pong => pong = true,
+            Event::Ended(refusal) => ended = Some(refusal),
+            // Of a session that an earlier run began: acknowledged and otherwise nobody's.
+            Event::Message(_) => {}
+        });
+        if pong {
+            self.ping_us = None;
+        }
+        match answer {
+            Some(Ok(welcome)) => match self.misses(core, &welcome) {
+                None => {
+                    self.accepted(core, now);
+                    self.resume(core, &welcome, now);
+                }
+                Some(lost) => {
+                    self.attempt_failed(core, lost, true);
+                    return Ok(());
+                }
+            },
+            Some(Err(refusal)) => {
+                self.attempt_failed(core, refusal.into(), true);
+                // The connection is gone; whatever else came on it means nothing.
+                return Ok(());
+            }
+            None => {}
+        }
+        if !answers.is_empty() {
+            self.say(core, &answers);
+        }
+        if let Some(refusal) = ended {
+            return Err(refusal.into());
+        }
+        result.map_err(|broken| Lost { class: ErrorClass::Protocol, text: broken.to_string() })
+    }
+
+    /// What the group needs and this broker does not have.
+    fn misses(&self, core: &Core, welcome: &Welcome) -> Option<Lost> {
+        let group = &core.plan.groups[self.group];
+        let messages = || group.sends().iter().map(publish_of);
+        let highest = messages().map(|publish| publish.qos).max().unwrap_or(Qos::AtMostOnce);
+        let text = if highest.number() > welcome.maximum_qos {
+            format!(
+                "the broker takes QoS {} at most, the group sends with QoS {}",
+                welcome.maximum_qos,
+                highest.number()
+            )
+        } else if !welcome.retain_available && messages().any(|publish| publish.retain) {
+            "the broker keeps no retained messages, the group sends some".to_owned()
+        } else {
+            return None;
+        };
+        Some(Lost { class: ErrorClass::Unsupported, text })
+    }
+
+    /// Brings to its end what the last connection of the session left open.
+    fn resume(&mut self, core: &Rc<Core>, welcome: &Welcome, now: u64) {
+        for stream in &mut self.streams {
+            stream.aliased = false;
+        }
+        if self.session.unfinished().is_empty() {
+            return;
+        }
+        if !welcome.session_present {
+            let gone = self.session.forgotten();
+            let text = "the broker did not keep the session".to_owned();
+            let lost = Lost { class: ErrorClass::ConnectionLost, text };
+            return self.lost_messages(core, &gone, &lost, now);
+        }
+        let mut bytes = Vec::new();
+        for open in self.session.unfinished().to_vec() {
+            let What::Slot { send, slot, n, now_us, qos } = open.what;
+            if open.released {
+                encode::ack(&mut bytes, Step::Rel, open.pid);
+                continue;
+            }
+            let delivery = Delivery { qos, pid: open.pid };
+            let copy = Copy { send: usize::from(send), slot, n, now_us, delivery, dup: true };
+            // It was written once, so it can be written again.
+            if self.write_copy(core, &copy, &mut bytes).is_ok() {
+                let stage = core.plan.stage_of(self.group, open.intended_us);
+                let series = series_of(core, self.group, &open.what);
+                core.recorder.borrow_mut().tally(series, stage).resent += 1;
+            }
+        }
+        self.say(core, &bytes);
+    }
+
+    pub(super) fn expire_acks(&mut self, core: &Core, now: u64) {
+        if now < self.ack_deadline_us {
+            return;
+        }
+        let mut over = Vec::new();
+        let (session, group) = (&mut self.session, self.group);
+        session.expire(|open| deadline_of(core, group, open) <= now, |open| over.push(*open));
+        self.set_ack_deadline(core);
+        for open in over {
+            core.answered();
+            let series = series_of(core, self.group, &open.what);
+            let stage = core.plan.stage_of(self.group, open.intended_us);
+            let within = timeout_of(core, self.group, &open.what);
+            let within = std::time::Duration::from_micros(within);
+            let What::Slot { qos, .. } = open.what;
+            let awaited = match (qos, open.released) {
+                (Qos::ExactlyOnce, false) => "PUBREC",
+                (Qos::ExactlyOnce, true) => "PUBCOMP",
+                _ => "PUBACK",
+            };
+            let text = format!("no {awaited} within {within:?}");
+            let lost = Lost { class: ErrorClass::AckTimeout, text };
+            self.failed(core, series, stage, &lost, now);
+            record_times(core, series, stage, &open, now);
+        }
+    }
+
+    pub(super) fn set_ack_deadline(&mut self, core: &Core) {
+        let deadlines = self.session.live().map(|open| deadline_of(core, self.group, open));
+        self.ack_deadline_us = deadlines.min().unwrap_or(u64::MAX);
+    }
+}
+
+fn timeout_of(core: &Core, group: usize, what: &What) -> u64 {
+    let What::Slot { send, .. } = what;
+    publish_of(&core.plan.groups[group].sends()[usize::from(*send)]).ack_timeout_us
+}
+
+fn deadline_of(core: &Core, group: usize, open: &Open) -> u64 {
+    open.sent_us.saturating_add(timeout_of(core, group, &open.what))
+}
+
+/// The peer has the message, in time or after its time-out.
+fn acked(core: &Core, group: usize, open: &Open) {
+    let stage = core.plan.stage_of(group, open.intended_us);
+    core.recorder.borrow_mut().tally(series_of(core, group, &open.what), stage).acked += 1;
+}
+
+fn done(core: &Core, group: usize, open: &Open, now: u64) {
+    if !open.expired {
+        core.answered();
+        let stage = core.plan.stage_of(group, open.intended_us);
+        record_times(core, series_of(core, group, &open.what), stage, open, now);
+    }
+}
+
+/// An answer too, so its time is a sample; one that came too late is an error already.
+fn rejected(core: &Core, group: usize, device: &str, open: &Open, refusal: Refusal, now: u64) {
+    if !open.expired {
+        let series = series_of(core, group, &open.what);
+        let stage = core.plan.stage_of(group, open.intended_us);
+        note_failure(core, device, series, stage, &refusal.into(), now);
+        done(core, group, open, now);
+    }
+}
+
+fn record_times(core: &Core, series: SeriesId, stage: StageId, open: &Open, now: u64) {
+    let mut recorder = core.recorder.borrow_mut();
+    let tally = recorder.tally(series, stage);
+    tally.response_time.record(now.saturating_sub(open.intended_us));
+    tally.service_time.record(now.saturating_sub(open.sent_us));
+}

@@ -1,0 +1,65 @@
+//! What TLS connections to a target need: once for all of its devices, and each device's own.
+
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use shoal_domain::plan::{Endpoint, FileRef, Plan, Target};
+
+use super::tls;
+
+/// Larger files of authorities are none.
+const MAX_AUTHORITIES: u64 = 4 * 1024 * 1024;
+
+/// Shared by all devices of a target.
+#[derive(Debug, Clone)]
+pub(super) struct Secure {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) name: ServerName<'static>,
+    /// Whether a device that comes back resumes its session.
+    resumption: bool,
+}
+
+impl Secure {
+    /// `None` where the target is not secured.
+    pub(super) async fn of(plan: &Plan, target: &Target) -> Result<Option<Self>, String> {
+        let Some(wanted) = target.mqtt().and_then(|mqtt| mqtt.tls.as_ref()) else {
+            return Ok(None);
+        };
+        let authorities = match &wanted.ca {
+            None => None,
+            Some(FileRef::Shipped(id)) => {
+                let file = plan.files.get(id.index()).and_then(|file| file.bytes());
+                Some(file.ok_or("its `ca` did not come with the run")?.to_vec())
+            }
+            Some(FileRef::OnAgent(path)) => Some(read(path).await?),
+        };
+        let config = tls::config(authorities.as_deref(), &[])
+            .map_err(|why| format!("its `ca` cannot be used: {why}"))?;
+        let host = match target.endpoint() {
+            Endpoint::Builtin => "localhost",
+            Endpoint::Tcp { host, .. } => host,
+        };
+        let name = tls::server_name(wanted.server_name.as_deref().unwrap_or(host))?;
+        Ok(Some(Self { config: Arc::new(config), name, resumption: wanted.resumption }))
+    }
+
+    /// The configuration that only one device uses; `None` where the shared one will do.
+    pub(super) fn own_config(&self) -> Option<Arc<ClientConfig>> {
+        self.resumption.then(|| {
+            let mut config = ClientConfig::clone(&self.config);
+            config.resumption = Resumption::in_memory_sessions(1);
+            Arc::new(config)
+        })
+    }
+}
+
+async fn read(path: &str) -> Result<Vec<u8>, String> {
+    let unreadable = |error| format!("{path} cannot be read on this agent: {error}");
+    let meta = tokio::fs::metadata(path).await.map_err(unreadable)?;
+    if meta.len() > MAX_AUTHORITIES {
+        return Err(format!("{path} is larger than {MAX_AUTHORITIES} bytes"));
+    }
+    tokio::fs::read(path).await.map_err(unreadable)
+}
