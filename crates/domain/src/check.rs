@@ -17,6 +17,7 @@ mod load;
 mod observers;
 mod payload;
 mod protobuf;
+mod replay;
 mod sends;
 mod steps;
 mod tags;

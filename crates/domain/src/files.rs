@@ -6,6 +6,7 @@
 //! plan's hash covers what a run works with and not only what it is called.
 
 mod csv;
+mod recording;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+pub use self::recording::Recording;
+pub(crate) use self::rows::Mistake;
 pub use self::rows::Rows;
 
 /// Of all files of a run together: they travel in one request and stand in the store.

@@ -8,7 +8,9 @@
 mod http;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -196,20 +198,41 @@ pub struct Send {
 }
 
 /// When the slots of a series are due, for each device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pace {
-    /// `every`, or for `rate: R` the group's full count of devices / R.
+    /// `every`, or for `rate: R` the group's full count of devices / R; of a replay the mean.
     pub period_ns: u64,
     pub arrivals: Arrivals,
     pub phase: Phase,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrivals {
     /// One slot in each period, up to this share of it (in millionths) late.
     Even { jitter_ppm: u32 },
     /// A Poisson process whose mean distance is the period.
     Poisson,
+    /// As they were recorded, from the device's first start.
+    Recorded(Recorded),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// At the speed of the replay.
+    pub offsets_ns: Offsets,
+    /// After which it begins again; later than the last offset. `None`: it is replayed once.
+    pub cycle_ns: Option<u64>,
+}
+
+/// Never empty and ascending. The plan's files say where they come from, so a printed plan only
+/// counts them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Offsets(pub Arc<[u64]>);
+
+impl fmt::Debug for Offsets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Offsets({}, {:?})", self.0.len(), self.0.last())
+    }
 }
 
 /// Where in its period the slot of a device lies.

@@ -15,7 +15,7 @@ use self::fields::{Fields, named};
 pub(crate) use self::fields::{Written, word, written};
 pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
 pub(crate) use self::observers::{MqttSource, Observer};
-pub(crate) use self::payload::{Payload, Protobuf};
+pub(crate) use self::payload::{Payload, Protobuf, Replay};
 use crate::diagnostics::{Collector, Place};
 use crate::outcome::Operation;
 use crate::yaml::Node;
@@ -115,6 +115,8 @@ pub(crate) struct Send {
     pub(crate) while_away: Option<Written>,
     /// `None`: of a kind that is not in this release.
     pub(crate) publish: Option<Publish>,
+    /// What is published is a recording.
+    pub(crate) replay: Option<Replay>,
     pub(crate) request: Option<http::Request>,
     pub(crate) tags: Vec<Written>,
 }

@@ -12,6 +12,7 @@ mod order;
 mod pace;
 mod poisson;
 mod profile;
+mod recorded;
 mod slots;
 
 use std::sync::Arc;
@@ -95,7 +96,7 @@ impl Timetable {
             field: SCHEDULE_FIELD,
         };
         let stream = Stream::of(source(send.series));
-        let ticks = Ticks::of(send.pace, calendar, stream, spread(index));
+        let ticks = Ticks::of(&send.pace, calendar, stream, spread(index));
         Slots::new(ticks, Arc::clone(&calendar.active))
     }
 

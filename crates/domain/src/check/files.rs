@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::Check;
-use crate::files::{self, File, FileId, Files, MAX_FILES, MAX_TOTAL_BYTES, Rows};
+use crate::files::{self, File, FileId, Files, MAX_FILES, MAX_TOTAL_BYTES, Mistake, Rows};
 use crate::plan::FileRef;
 use crate::scenario::Written;
 
@@ -150,6 +150,18 @@ impl Check<'_> {
         Some(file)
     }
 
+    pub(super) fn report_mistakes(&self, written: &Written, path: &str, mistakes: Vec<Mistake>) {
+        for mistake in mistakes {
+            let help = mistake.is_secret.then(|| NO_SECRETS.to_owned());
+            let message = format!("`{path}` {mistake}");
+            self.out.report(written.place, &written.path, message, help);
+        }
+    }
+
+    pub(super) fn file(&self, id: FileId) -> Option<File> {
+        self.shipping.taken.borrow().get(id.index()).map(|(file, _)| file.clone())
+    }
+
     /// A table whose row i is device i's.
     pub(super) fn rows(&self, written: &Written, devices: Option<u64>) -> Option<Rows> {
         let id = self.shipped_as(written, Use::Rows)?;
@@ -158,11 +170,7 @@ impl Check<'_> {
         let rows = match Rows::read(&file) {
             Ok(rows) => rows,
             Err(mistakes) => {
-                for mistake in mistakes {
-                    let help = mistake.is_secret.then(|| NO_SECRETS.to_owned());
-                    let message = format!("`{path}` {mistake}");
-                    self.out.report(written.place, &written.path, message, help);
-                }
+                self.report_mistakes(written, path, mistakes);
                 return None;
             }
         };

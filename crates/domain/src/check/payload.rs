@@ -25,6 +25,8 @@ impl Check<'_> {
             Payload::File(file) => self.payload_file(file),
             Payload::Cbor { path, node } => self.cbor(node, path, scope),
             Payload::Protobuf(protobuf) => self.protobuf(protobuf, scope),
+            // Has no payload of its own.
+            Payload::Recorded => None,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::ids::SeriesId;
 use crate::plan::{
     Action, Arrivals, Pace, Phase, Properties, Protocol, Publish, Qos, Send, WhileAway, Will,
 };
-use crate::scenario::{self, Level, Written};
+use crate::scenario::{self, Level, Payload, Written};
 use crate::template::{Generator, Part, Template};
 use crate::units;
 
@@ -31,12 +31,18 @@ impl Check<'_> {
         scope: &Scope<'_>,
         speaks: Speaks,
     ) -> Option<Send> {
+        let replay = written.replay.as_ref();
+        let replayed = replay.and_then(|replay| self.replay(written, replay, has_churn));
         let period_ns = match written.pace.as_ref() {
+            _ if replay.is_some() => replayed.as_ref().map(|replayed| replayed.period_ns),
             Some(scenario::Pace::Every(every)) => self.nanos(every),
             Some(scenario::Pace::Rate(rate)) => self.period_of(rate, devices),
             None => None,
         };
-        let arrivals = self.arrivals(written, period_ns, has_churn);
+        let arrivals = match replay {
+            Some(_) => replayed.as_ref().map(|replayed| replayed.arrivals.clone()),
+            None => self.arrivals(written, period_ns, has_churn),
+        };
         let phase = match written.phase.as_ref().map(|phase| phase.text.as_str()) {
             Some("together") => Phase::Together,
             Some("random") => Phase::Random,
@@ -55,12 +61,20 @@ impl Check<'_> {
             return Some(Send { series, pace, while_away, action });
         }
         let publish = written.publish.as_ref()?;
-        let topic = publish.topic.as_ref().and_then(|topic| self.topic(topic, &scope));
+        let topic = match (&publish.topic, replay, &replayed) {
+            (Some(topic), ..) => self.topic(topic, &scope),
+            (None, Some(replay), Some(replayed)) => self.recorded_topic(replay, replayed),
+            (None, ..) => None,
+        };
         let qos = self.qos(publish.qos.as_ref());
         let retain = self.flag(publish.retain.as_ref());
         let payload = publish.payload.as_ref().and_then(|kind| {
             let (size, gzip) = (publish.size.as_ref(), publish.gzip.as_ref());
-            self.finished(self.payload(kind, &scope)?, kind, size, gzip, &scope)
+            let payload = match kind {
+                Payload::Recorded => replayed.as_ref()?.payload(),
+                kind => self.payload(kind, &scope)?,
+            };
+            self.finished(payload, kind, size, gzip, &scope)
         });
         let properties = self.properties(publish, topic.as_ref(), &scope, speaks.protocol);
         let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);

@@ -224,8 +224,9 @@ fn groups_share_the_devices_by_weight_after_those_with_a_number() {
 
 #[test]
 fn a_series_says_how_its_slots_arrive() {
-    let pace =
-        |keys: &str| plan(&QUICKSTART.replace("every: 1s", keys), &[]).groups[0].sends()[0].pace;
+    let pace = |keys: &str| {
+        plan(&QUICKSTART.replace("every: 1s", keys), &[]).groups[0].sends()[0].pace.clone()
+    };
     assert_eq!(
         pace("every: 1s\n        jitter: 20%").arrivals,
         Arrivals::Even { jitter_ppm: 200_000 }

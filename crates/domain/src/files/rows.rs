@@ -167,12 +167,12 @@ impl Rows {
     }
 }
 
-fn mistake(line: Option<usize>, why: impl Into<String>) -> Mistake {
+pub(super) fn mistake(line: Option<usize>, why: impl Into<String>) -> Mistake {
     Mistake { line, why: why.into(), is_secret: false }
 }
 
 /// Columns and the cells of all rows.
-fn table(bytes: &[u8]) -> Result<(Vec<String>, Cells), Vec<Mistake>> {
+pub(super) fn table(bytes: &[u8]) -> Result<(Vec<String>, Cells), Vec<Mistake>> {
     let text = text(bytes).map_err(|wrong| vec![wrong])?;
     let mut reader = Reader::new(text);
     let mut header = Cells::default();
@@ -209,7 +209,7 @@ fn table(bytes: &[u8]) -> Result<(Vec<String>, Cells), Vec<Mistake>> {
 }
 
 /// UTF-8 without its byte order mark.
-pub(super) fn text(bytes: &[u8]) -> Result<&str, Mistake> {
+fn text(bytes: &[u8]) -> Result<&str, Mistake> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(mistake(None, "it is UTF-16: save it as UTF-8"));
     }

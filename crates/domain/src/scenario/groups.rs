@@ -2,7 +2,8 @@
 
 use super::fields::{Field, Fields, named, written};
 use super::{
-    Churn, Group, LaterText, Level, Message, Pace, Publish, Send, keep_all, keep_text, plain_name,
+    Churn, Group, LaterText, Level, Message, Pace, Payload, Publish, Replay, Send, keep_all,
+    keep_text, plain_name,
 };
 use super::{http, payload};
 use crate::diagnostics::Collector;
@@ -151,9 +152,16 @@ fn read_send(
     out: &Collector,
 ) -> Option<Send> {
     let mut fields = Fields::open(field.node, &field.path, out)?;
+    let is_replay = fields.find("replay").is_some();
     let pace = match (fields.text("every"), fields.text("rate")) {
-        (Some(every), None) => Some(Pace::Every(every)),
-        (None, Some(rate)) => Some(Pace::Rate(rate)),
+        (Some(every), None) if !is_replay => Some(Pace::Every(every)),
+        (None, Some(rate)) if !is_replay => Some(Pace::Rate(rate)),
+        (None, None) if is_replay => None,
+        _ if is_replay => {
+            let message = "a replay has the pace of its recording: no every or rate is expected";
+            out.report(fields.place, &fields.path, message, None);
+            None
+        }
         _ => {
             let message =
                 "exactly one of every (each device) and rate (the whole group) is expected";
@@ -169,7 +177,7 @@ fn read_send(
     let arrivals = one_of("arrivals", &["even", "poisson"]);
     let jitter = fields.text("jitter");
     let tags = http::words(fields.find("tags"), out);
-    let kind = fields.exactly_one(&["publish", "http", "command"]);
+    let kind = fields.exactly_one(&["publish", "http", "command", "replay"]);
     fields.close();
     let place = field.key_place;
     let (kind, field) = kind?;
@@ -183,11 +191,12 @@ fn read_send(
         arrivals,
         while_away,
         publish: None,
+        replay: None,
         request: None,
         tags,
     };
     match kind {
-        "publish" => send.publish = read_publish(&field, out),
+        "publish" | "replay" => (send.publish, send.replay) = read_publish(kind, &field, out),
         "http" => {
             send.operation = Operation::Http;
             send.request = http::request(&field, false, out);
@@ -201,9 +210,28 @@ fn read_send(
     Some(send)
 }
 
-fn read_publish(field: &Field<'_>, out: &Collector) -> Option<Publish> {
-    let mut fields = Fields::open(field.node, &field.path, out)?;
-    let Message { topic, qos, retain, payload } = read_message(&mut fields, out);
+/// A replay has the keys of a publish but for its payload, and a topic only where it wants another
+/// than the recorded ones.
+fn read_publish(
+    kind: &str,
+    field: &Field<'_>,
+    out: &Collector,
+) -> (Option<Publish>, Option<Replay>) {
+    let Some(mut fields) = Fields::open(field.node, &field.path, out) else { return (None, None) };
+    let replay = (kind == "replay").then(|| Replay {
+        file: fields.required_text("file"),
+        speed: fields.text("speed"),
+        repeat: fields.text("loop"),
+    });
+    let Message { topic, qos, retain, payload } = match replay {
+        Some(_) => Message {
+            topic: fields.text("topic"),
+            qos: fields.text("qos"),
+            retain: fields.text("retain"),
+            payload: Some(Payload::Recorded),
+        },
+        None => read_message(&mut fields, out),
+    };
     let mut publish = Publish {
         topic,
         qos,
@@ -225,7 +253,7 @@ fn read_publish(field: &Field<'_>, out: &Collector) -> Option<Publish> {
         }
     }
     fields.close();
-    Some(publish)
+    (Some(publish), replay)
 }
 
 /// topic, qos, retain and a body.

@@ -24,6 +24,17 @@ pub(crate) enum Payload {
         node: Node,
     },
     Protobuf(Protobuf),
+    /// Of a replay: its file has them.
+    Recorded,
+}
+
+/// Beside the keys of `publish` that are not in the recording.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    pub(crate) file: Option<Written>,
+    pub(crate) speed: Option<Written>,
+    /// `loop`.
+    pub(crate) repeat: Option<Written>,
 }
 
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! each slot to a later moment of its own period, by its own draw, so their order stays.
 
 use super::poisson::Poisson;
+use super::recorded::Replayed;
 use super::{Calendar, part};
 use crate::plan::{Arrivals, Pace, Phase};
 use crate::values::Stream;
@@ -14,10 +15,11 @@ const NS: u64 = 1_000;
 const PHASE_DRAW: u64 = 1;
 const JITTER_DRAW: u64 = 2;
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Ticks {
     Even(Even),
     Poisson(Poisson),
+    Replayed(Replayed),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,18 +36,24 @@ pub(super) struct Even {
 }
 
 impl Ticks {
-    pub(super) fn of(pace: Pace, calendar: &Calendar, stream: Stream, spread: u64) -> Self {
+    pub(super) fn of(pace: &Pace, calendar: &Calendar, stream: Stream, spread: u64) -> Self {
         let anchor_ns = calendar.anchor_us() * NS;
         let Pace { period_ns, arrivals, phase } = pace;
+        let (period_ns, phase) = (*period_ns, *phase);
         let jitter_ppm = match arrivals {
             Arrivals::Poisson => return Self::Poisson(Poisson::new(anchor_ns, period_ns, stream)),
-            Arrivals::Even { jitter_ppm } => jitter_ppm,
+            Arrivals::Even { jitter_ppm } => *jitter_ppm,
+            Arrivals::Recorded(_) => 0,
         };
         let fraction = match phase {
             Phase::Spread => spread,
             Phase::Random => stream.draw(0, PHASE_DRAW),
             Phase::Together => 0,
         };
+        if let Arrivals::Recorded(recorded) = arrivals {
+            let first_ns = anchor_ns + part(fraction, period_ns);
+            return Self::Replayed(Replayed { first_ns, recorded: recorded.clone() });
+        }
         let jitter_ns = u128::from(period_ns) * u128::from(jitter_ppm) / 1_000_000;
         let even = Even {
             first_ns: 0,
@@ -77,6 +85,7 @@ impl Ticks {
         match self {
             Self::Even(even) => even.intended_ns(slot),
             Self::Poisson(poisson) => poisson.intended_ns(slot),
+            Self::Replayed(replayed) => replayed.intended_ns(slot),
         }
     }
 
@@ -85,6 +94,7 @@ impl Ticks {
         match self {
             Self::Even(even) => even.count_before(ns),
             Self::Poisson(poisson) => poisson.count_before(ns),
+            Self::Replayed(replayed) => replayed.count_before(ns),
         }
     }
 
@@ -93,13 +103,14 @@ impl Ticks {
         match self {
             // Numbers have no gaps.
             Self::Even(even) => even.count_before(ns),
+            Self::Replayed(replayed) => replayed.count_before(ns),
             Self::Poisson(poisson) => poisson.number_at(ns),
         }
     }
 
     pub(super) fn successor(&self, slot: u64) -> u64 {
         match self {
-            Self::Even(_) => slot + 1,
+            Self::Even(_) | Self::Replayed(_) => slot + 1,
             Self::Poisson(poisson) => poisson.successor(slot),
         }
     }

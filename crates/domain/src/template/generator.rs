@@ -12,6 +12,7 @@ use sha2::Sha256;
 use super::encoding::{self, NumberFormat, Prefix, Raw};
 use super::{DeviceScope, MessageScope, MissingSecret, Template};
 use crate::digits;
+use crate::files::Recording;
 use crate::values::{Source, Stream, Walk, Walks};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +107,9 @@ pub(crate) enum Generator {
         filler: u8,
     },
     Gzip(Template),
+    /// Of the message that the slot replays.
+    RecordedTopic(Recording),
+    RecordedPayload(Recording),
 }
 
 /// What [`Generator::Filled`] fills up to at most, whatever size is drawn.
@@ -258,6 +262,12 @@ impl Generator {
                 let size_at = out.len();
                 size.render(device, message, walks, out)?;
                 encoding::fill(out, start, size_at, *filler, MAX_FILLED);
+            }
+            Self::RecordedTopic(recording) => {
+                out.extend_from_slice(recording.topic(slot).as_bytes());
+            }
+            Self::RecordedPayload(recording) => {
+                out.extend_from_slice(recording.payload(slot));
             }
             Self::Gzip(inner) => {
                 inner.render(device, message, walks, out)?;
