@@ -7,6 +7,7 @@
 //! before `closed_at`, every one is counted in exactly one class by exactly one core.
 
 mod book;
+mod certificates;
 mod close;
 mod control;
 mod core;

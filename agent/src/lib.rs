@@ -18,3 +18,4 @@ mod recorder;
 mod runner;
 mod session;
 mod uplink;
+mod websocket;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::certificates::Signer;
 use super::device::{self, Device};
 use super::dial::Route;
 use super::gate::ConnectGate;
@@ -39,6 +40,8 @@ pub(super) struct Core {
     pub(super) mark: String,
     pub(super) secrets: Arc<BTreeMap<String, String>>,
     pub(super) routes: Arc<BTreeMap<usize, Route>>,
+    /// By group: the test authority that signs its devices' certificates.
+    pub(super) signers: Arc<BTreeMap<usize, Signer>>,
     pub(super) control: Arc<Control>,
     pub(super) t0_boot_us: u64,
     pub(super) gate: ConnectGate,

@@ -31,7 +31,6 @@ pub(super) use self::sending::Scratch;
 use self::sending::Stream;
 use super::book::{Fate, SlotBook};
 use super::core::Core;
-use super::secure::Secure;
 use super::start::Seat;
 use crate::mqtt::{Refusal, Rules, Session};
 use crate::recorder::{FailedOperation, SlotClass};
@@ -75,7 +74,7 @@ pub(super) struct Device {
     identity: Identity,
     streams: Box<[Stream]>,
     session: Session,
-    /// What only its own TLS connections use.
+    /// What only its own TLS connections use, from the first one on.
     tls: Option<Arc<ClientConfig>>,
     link: Link,
     standing: Standing,
@@ -101,7 +100,8 @@ pub(super) struct Lost {
 impl Lost {
     /// An error of the socket, or of what wraps it.
     pub(super) fn broken(error: &std::io::Error) -> Self {
-        match super::tls::class_of(error) {
+        let named = super::tls::class_of(error).or_else(|| super::transport::class_of(error));
+        match named {
             Some((class, text)) => Self { class, text },
             None => Self {
                 class: ErrorClass::ConnectionLost,
@@ -155,7 +155,7 @@ impl Device {
             identity,
             streams: group.sends().iter().map(|_| Stream::default()).collect(),
             session: Session::new(rules),
-            tls: core.routes[&group.target].secure.as_ref().and_then(Secure::own_config),
+            tls: None,
             link: match presence {
                 Presence::In => Link::Resting { until_us: seat.start_us },
                 Presence::Out | Presence::Away(_) => Link::Down,

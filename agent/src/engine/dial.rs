@@ -16,11 +16,18 @@ use super::device::Lost;
 use super::ports::Path;
 use super::secure::Secure;
 use super::tls::TlsStream;
-use super::transport::Transport;
+use super::transport::{Transport, WebSocket};
 
 /// Beyond this many connections from one address to one destination, `connect()` searches for a
 /// free port and costs ten times as much.
 const MAX_PER_SOURCE: u64 = 14_000;
+
+/// What a WebSocket handshake asks for.
+#[derive(Debug, Clone)]
+pub(super) struct Upgrade {
+    pub(super) host: Arc<str>,
+    pub(super) path: Arc<str>,
+}
 
 /// How the devices of this agent reach one target.
 #[derive(Debug, Clone)]
@@ -31,6 +38,8 @@ pub(super) struct Route {
     pub(super) sources: Vec<IpAddr>,
     /// `None`: plain TCP.
     pub(super) secure: Option<Secure>,
+    /// `None`: MQTT as it is.
+    pub(super) upgrade: Option<Upgrade>,
 }
 
 impl Route {
@@ -63,16 +72,23 @@ impl Route {
             let config = own.unwrap_or_else(|| Arc::clone(&secure.config));
             (config, secure.name.clone())
         });
+        let upgrade = self.upgrade.clone();
         async move {
             let tcp = tcp(addr, source).await.map_err(|error| Lost {
                 class: class_of(&error),
                 text: format!("cannot connect: {error}"),
             })?;
-            match tls {
-                None => Ok(Transport::Plain(tcp)),
+            let broken = |error| Lost::broken(&error);
+            let transport = match tls {
+                None => Transport::Plain(tcp),
                 Some((config, name)) => {
-                    let stream = TlsStream::connect(tcp, config, name).await;
-                    stream.map(Transport::Tls).map_err(|error| Lost::broken(&error))
+                    Transport::Tls(TlsStream::connect(tcp, config, name).await.map_err(broken)?)
+                }
+            };
+            match upgrade {
+                None => Ok(transport),
+                Some(Upgrade { host, path }) => {
+                    WebSocket::upgrade(transport, &host, &path).await.map_err(broken)
                 }
             }
         }
@@ -110,7 +126,7 @@ mod tests {
     fn more_devices_than_one_source_carries_are_spread_over_loopback() {
         let addr = "127.0.0.1:1883".parse().unwrap();
         let permit = TargetGuard::any().authorize("localhost", addr).unwrap();
-        let route = Route { permits: vec![permit], sources: vec![], secure: None };
+        let route = Route { permits: vec![permit], sources: vec![], secure: None, upgrade: None };
         assert_eq!(route.path(13_999), (addr, None));
         assert_eq!(route.path(14_000).1, Some("127.0.0.2".parse().unwrap()));
         assert_eq!(route.path(28_000).1, Some("127.0.0.3".parse().unwrap()));
@@ -125,6 +141,7 @@ mod tests {
             permits: vec![to("10.0.0.1:1883"), to("10.0.0.2:1883")],
             sources,
             secure: None,
+            upgrade: None,
         };
         let paths: std::collections::BTreeSet<_> = (0..4).map(|n| route.path(n)).collect();
         assert_eq!(paths.len(), 4, "{paths:?}");

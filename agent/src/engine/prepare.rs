@@ -17,7 +17,8 @@ use shoal_service_kit::{Permit, Refused, limits};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::dial::{self, Route};
+use super::certificates::{self, Signer};
+use super::dial::{self, Route, Upgrade};
 use super::ports::{Exhausted, Reservation};
 use super::secure::Secure;
 use super::start::{self, Running};
@@ -46,6 +47,8 @@ pub enum PrepareError {
     Unreachable { target: String, addr: SocketAddr, why: String },
     #[error("target {target} cannot be reached securely: {why}")]
     Insecure { target: String, why: String },
+    #[error("group {group} cannot start: {why}")]
+    Certificate { group: String, why: String },
     #[error("group {group} cannot start: {missing}")]
     Secret { group: String, missing: MissingSecret },
     #[error(
@@ -80,7 +83,7 @@ impl PrepareError {
             Self::Refused(_) => "SH0302",
             Self::Secret { .. } => "SH0303",
             Self::Descriptors { .. } | Self::Ports { .. } | Self::Memory { .. } => "SH0304",
-            Self::Insecure { .. } => "SH0307",
+            Self::Insecure { .. } | Self::Certificate { .. } => "SH0307",
             Self::Unresolved { .. } | Self::NoBuiltin { .. } | Self::Http { .. } => "SH0305",
         }
     }
@@ -91,6 +94,8 @@ pub struct Prepared {
     pub(super) job: Job,
     /// By target; those that no device of the shard uses are not there.
     pub(super) routes: Arc<BTreeMap<usize, Route>>,
+    /// By group, where devices' certificates are signed here.
+    pub(super) signers: Arc<BTreeMap<usize, Signer>>,
     /// Given back when the run is over.
     pub(super) ports: Vec<Reservation>,
 }
@@ -114,6 +119,7 @@ pub async fn prepare(job: Job) -> Result<Prepared, PrepareError> {
     check_limits(&job)?;
     let groups: BTreeSet<usize> = job.shard.blocks.iter().map(|block| block.group).collect();
     check_identities(&job)?;
+    let signers = check_certificates(&job)?;
     let (mut routes, mut ports) = (BTreeMap::new(), Vec::new());
     for target in groups.iter().map(|group| job.plan.groups[*group].target) {
         if let Entry::Vacant(entry) = routes.entry(target) {
@@ -128,7 +134,7 @@ pub async fn prepare(job: Job) -> Result<Prepared, PrepareError> {
             entry.insert(route);
         }
     }
-    Ok(Prepared { job, routes: Arc::new(routes), ports })
+    Ok(Prepared { job, routes: Arc::new(routes), signers: Arc::new(signers), ports })
 }
 
 fn check_limits(job: &Job) -> Result<(), PrepareError> {
@@ -162,6 +168,30 @@ fn check_identities(job: &Job) -> Result<(), PrepareError> {
     Ok(())
 }
 
+/// One device per block shows its certificate to us.
+fn check_certificates(job: &Job) -> Result<BTreeMap<usize, Signer>, PrepareError> {
+    let mark = job.run.mark();
+    let mut signers = BTreeMap::new();
+    for block in job.shard.blocks.iter().filter(|block| !block.is_empty()) {
+        let group = &job.plan.groups[block.group];
+        let login = group.credentials.as_ref();
+        let Some(wanted) = login.and_then(|login| login.certificate.as_ref()) else { continue };
+        let error = |why| PrepareError::Certificate { group: group.name.clone(), why };
+        let missing = |missing| PrepareError::Secret { group: group.name.clone(), missing };
+        let first = block.devices.start;
+        let scope = super::device::scope(job.seed, &mark, block.group, &job.secrets);
+        let identity = Identity::render(group, &scope, first).map_err(missing)?;
+        let scope = identity.scope(group, &scope, first);
+        if wanted.is_signed && !signers.contains_key(&block.group) {
+            let signer = Signer::new(&job.plan, wanted, &scope).map_err(error)?;
+            signers.insert(block.group, signer);
+        }
+        let signer = signers.get(&block.group);
+        certificates::of_device(&job.plan, wanted, signer, &scope).map_err(error)?;
+    }
+    Ok(signers)
+}
+
 async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
     let name = || target.name.clone();
     if target.http().is_some() {
@@ -186,7 +216,17 @@ async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
     };
     let permits: Result<Vec<_>, Refused> =
         addrs.into_iter().map(|addr| job.guard.authorize(host, addr)).collect();
-    Ok(Route { permits: permits?, sources: Vec::new(), secure: None })
+    Ok(Route { permits: permits?, sources: Vec::new(), secure: None, upgrade: upgrade(target) })
+}
+
+fn upgrade(target: &Target) -> Option<Upgrade> {
+    let path = target.mqtt()?.web_socket.as_deref()?;
+    let host = match target.endpoint() {
+        Endpoint::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+        Endpoint::Tcp { host, port } => format!("{host}:{port}"),
+        Endpoint::Builtin => "localhost".to_owned(),
+    };
+    Some(Upgrade { host: host.into(), path: path.into() })
 }
 
 /// One connect per target and, where a name has addresses of both families, per family: a name

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use shoal_domain::plan::{Endpoint, FileRef, Plan, Target};
 
 use super::tls;
@@ -46,12 +47,18 @@ impl Secure {
     }
 
     /// The configuration that only one device uses; `None` where the shared one will do.
-    pub(super) fn own_config(&self) -> Option<Arc<ClientConfig>> {
-        self.resumption.then(|| {
-            let mut config = ClientConfig::clone(&self.config);
+    pub(super) fn own_config(&self, shown: Option<CertifiedKey>) -> Option<Arc<ClientConfig>> {
+        if !self.resumption && shown.is_none() {
+            return None;
+        }
+        let mut config = ClientConfig::clone(&self.config);
+        if self.resumption {
             config.resumption = Resumption::in_memory_sessions(1);
-            Arc::new(config)
-        })
+        }
+        if let Some(shown) = shown {
+            config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+        }
+        Some(Arc::new(config))
     }
 }
 

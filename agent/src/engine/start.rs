@@ -148,6 +148,7 @@ fn run_core(
         mark: job.run.mark(),
         secrets: Arc::clone(&job.secrets),
         routes: Arc::clone(&prepared.routes),
+        signers: Arc::clone(&prepared.signers),
         control,
         t0_boot_us,
         gate: ConnectGate::new(job.spawn_rate / job.cores.max(1) as f64),

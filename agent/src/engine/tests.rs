@@ -1,7 +1,9 @@
 //! The engine against a scripted broker: whatever happens, every planned slot has one class, and
 //! what the broker counted is what we say we sent.
 
+mod hostile;
 mod load;
+mod secured;
 mod trial;
 
 use std::sync::Arc;

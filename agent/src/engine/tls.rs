@@ -363,7 +363,8 @@ fn certificate(invalid: &CertificateError) -> (ErrorClass, String) {
     use CertificateError as Invalid;
 
     match invalid {
-        Invalid::UnknownIssuer => (
+        // The second: another authority of the same name.
+        Invalid::UnknownIssuer | Invalid::BadSignature => (
             ErrorClass::CertificateUnknownIssuer,
             "the peer's certificate was not signed by an authority that the target's `ca` names"
                 .to_owned(),

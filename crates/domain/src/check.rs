@@ -5,6 +5,7 @@
 //! what it says is never validated again.
 
 mod cbor;
+mod certificates;
 mod counts;
 mod defaults;
 mod files;

@@ -170,6 +170,26 @@ pub struct Credentials {
     pub password: Option<Template>,
     /// HTTP only, and then without the others.
     pub bearer: Option<Template>,
+    pub certificate: Option<Certificate>,
+}
+
+/// What a device shows in its TLS handshakes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Certificate {
+    /// Each device gets a key and a certificate of its own, signed by this test authority; otherwise
+    /// these are the device's.
+    pub is_signed: bool,
+    pub cert: Pem,
+    pub key: Pem,
+}
+
+/// A text in PEM form. No key is ever [`Pem::Shipped`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pem {
+    Shipped(FileId),
+    /// A path on the agent, once per device; `agent:` may stand before it.
+    OnAgent(Template),
+    Text(Template),
 }
 
 /// Known once per device.

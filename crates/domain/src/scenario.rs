@@ -84,6 +84,7 @@ pub(crate) struct Group {
     pub(crate) max_in_flight: Option<Written>,
     pub(crate) connect_within: Option<Written>,
     pub(crate) will: Option<Message>,
+    pub(crate) certificate: Option<Certificate>,
     pub(crate) sends: Vec<Send>,
     pub(crate) on_start: Vec<http::Step>,
     pub(crate) on_stop: Vec<http::Step>,
@@ -141,6 +142,23 @@ pub(crate) struct Publish {
     pub(crate) topic_alias: Option<Written>,
     /// User properties; the last part of the path is the name.
     pub(crate) properties: Vec<(String, Written)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Certificate {
+    pub(crate) kind: CertificateKind,
+    pub(crate) cert: Option<Written>,
+    pub(crate) key: Option<Written>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CertificateKind {
+    /// `signed_by`: a test authority.
+    SignedBy,
+    /// `files` on the agent.
+    Files,
+    /// `pem`: texts.
+    Pem,
 }
 
 /// What an MQTT message needs.

@@ -6,12 +6,16 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use rustls::ClientConfig;
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::schedule::Presence;
 
+use super::super::certificates;
 use super::super::core::Core;
+use super::super::dial::Route;
 use super::super::gate::Ticket;
 use super::super::transport::Transport;
 use super::{Device, Lost, Standing};
@@ -163,9 +167,34 @@ impl Device {
         core.recorder.borrow_mut().tally(group.connect, stage).sent += 1;
         core.opened();
         self.n_attempts += 1;
-        let dial = core.routes[&group.target].dial(self.ordinal, self.tls.clone());
         let attempt = Attempt { intended_us, began_us, _ticket: ticket };
-        self.link = Link::Dialing { attempt, dial: Box::pin(dial) };
+        let route = &core.routes[&group.target];
+        let dial: Pin<Box<dyn Future<Output = Result<Transport, Lost>>>> =
+            match self.own_tls(core, route) {
+                Ok(own) => Box::pin(route.dial(self.ordinal, own)),
+                Err(text) => {
+                    let lost = Lost { class: ErrorClass::Tls, text };
+                    Box::pin(std::future::ready(Err(lost)))
+                }
+            };
+        self.link = Link::Dialing { attempt, dial };
+    }
+
+    /// Made once: all connections of a device show the same certificate.
+    fn own_tls(&mut self, core: &Core, route: &Route) -> Result<Option<Arc<ClientConfig>>, String> {
+        let Some(secure) = &route.secure else { return Ok(None) };
+        if self.tls.is_none() {
+            let group = &core.plan.groups[self.group];
+            let wanted = group.credentials.as_ref().and_then(|login| login.certificate.as_ref());
+            let scope = super::scope(core.seed, &core.mark, self.group, &core.secrets);
+            let scope = self.identity.scope(group, &scope, self.index);
+            let signer = core.signers.get(&self.group);
+            let shown = wanted
+                .map(|wanted| certificates::of_device(&core.plan, wanted, signer, &scope))
+                .transpose()?;
+            self.tls = secure.own_config(shown);
+        }
+        Ok(self.tls.clone())
     }
 
     /// The transport is up: says CONNECT.

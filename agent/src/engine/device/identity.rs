@@ -54,6 +54,17 @@ impl Identity {
         Ok(Self { id: id.into(), lets: lets.into() })
     }
 
+    /// The scope of a group, for this device.
+    pub(in crate::engine) fn scope<'a>(
+        &'a self,
+        group: &'a Group,
+        scope: &DeviceScope<'a>,
+        index: u64,
+    ) -> DeviceScope<'a> {
+        let (device, lets, rows) = (&*self.id, &*self.lets, group.rows.as_ref());
+        DeviceScope { index, device, lets, rows, ..*scope }
+    }
+
     /// Rendered anew for each connection, so that no device keeps a copy of a secret.
     pub(in crate::engine) fn credentials(
         &self,
@@ -61,8 +72,7 @@ impl Identity {
         scope: &DeviceScope<'_>,
         index: u64,
     ) -> Result<Login, MissingSecret> {
-        let (device, lets, rows) = (&*self.id, &*self.lets, group.rows.as_ref());
-        let scope = DeviceScope { index, device, lets, rows, ..*scope };
+        let scope = self.scope(group, scope, index);
         let render = |template: &Option<Template>| {
             template.as_ref().map(|template| text(template, &scope)).transpose()
         };
@@ -80,8 +90,7 @@ impl Identity {
         index: u64,
     ) -> Result<Option<Will>, MissingSecret> {
         let Some(will) = &group.will else { return Ok(None) };
-        let (device, lets, rows) = (&*self.id, &*self.lets, group.rows.as_ref());
-        let scope = DeviceScope { index, device, lets, rows, ..*scope };
+        let scope = self.scope(group, scope, index);
         let topic = text(&will.topic, &scope)?;
         let mut payload = Vec::new();
         will.payload.render_device(&scope, &mut payload)?;

@@ -3,6 +3,7 @@
 //! Each device is a group of one, because a literal id cannot tell devices of one group apart.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub(super) struct Trial {
     plan: Plan,
     cores: usize,
     lease_us: u64,
+    front: Option<Box<dyn Fn(SocketAddr) -> SocketAddr>>,
 }
 
 /// The hands that move things while a run goes on.
@@ -136,14 +138,14 @@ impl Trial {
             stop_timeout_us: ms(1_000),
             max_duration_us: None,
         };
-        Self { plan, cores: 1, lease_us: ms(3_600_000) }.lasting(ms(1_000))
+        Self { plan, cores: 1, lease_us: ms(3_600_000), front: None }.lasting(ms(1_000))
     }
 
     /// A run of this file, whose target is `builtin`.
     pub(super) fn of(text: &str) -> Self {
         let plan =
             parse_plan(text, &[], &Files::none()).unwrap_or_else(|found| panic!("{found:#?}"));
-        Self { plan, cores: 1, lease_us: ms(3_600_000) }
+        Self { plan, cores: 1, lease_us: ms(3_600_000), front: None }
     }
 
     /// Everybody starts within the first 100 ms, which is a stage of its own.
@@ -197,6 +199,30 @@ impl Trial {
         self
     }
 
+    pub(super) fn target(mut self, change: impl FnOnce(&mut MqttTarget)) -> Self {
+        let TargetKind::Mqtt(mqtt) = &mut self.plan.targets[0].kind else { unreachable!() };
+        change(mqtt);
+        self
+    }
+
+    pub(super) fn certificate(self, certificate: &Certificate) -> Self {
+        self.each_group(|group| {
+            let certificate = Some(certificate.clone());
+            group.credentials =
+                Some(Credentials { username: None, password: None, bearer: None, certificate });
+        })
+    }
+
+    pub(super) fn publish(self, change: impl Fn(&mut Publish)) -> Self {
+        self.each_group(|group| change(publish_of(group)))
+    }
+
+    /// What the devices reach instead of the broker, whose address it gets.
+    pub(super) fn through(mut self, front: impl Fn(SocketAddr) -> SocketAddr + 'static) -> Self {
+        self.front = Some(Box::new(front));
+        self
+    }
+
     pub(super) fn stop_timeout(mut self, us: u64) -> Self {
         self.plan.stop_timeout_us = us;
         self
@@ -232,9 +258,13 @@ impl Trial {
     pub(super) fn prepare_error(self, spoil: impl FnOnce(&mut Job)) -> String {
         let broker = BrokerThread::on_loopback().unwrap();
         let mut job = self.job();
-        job.builtin = Some(broker.addr());
+        job.builtin = Some(self.reached(broker.addr()));
         spoil(&mut job);
         runtime().block_on(prepare(job)).err().expect("the job is spoilt").to_string()
+    }
+
+    fn reached(&self, broker: SocketAddr) -> SocketAddr {
+        self.front.as_ref().map_or(broker, |front| front(broker))
     }
 
     pub(super) fn run(self, during: impl FnOnce(&Hands<'_>)) -> Outcome {
@@ -249,7 +279,7 @@ impl Trial {
         let broker = BrokerThread::on_loopback().unwrap();
         before(broker.script());
         let mut job = self.job();
-        job.builtin = Some(broker.addr());
+        job.builtin = Some(self.reached(broker.addr()));
         let plan = Arc::clone(&job.plan);
         let prepared = runtime().block_on(prepare(job)).unwrap_or_else(|e| panic!("{e}"));
         let t0_boot_us = SystemClock.boot_us() + ms(20);

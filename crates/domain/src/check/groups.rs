@@ -132,6 +132,10 @@ impl Check<'_> {
             let message = "a password needs a username beside it (MQTT 3.1.1)";
             self.out.report(password.place, &password.path, message, None);
         }
+        let certificate = match &written.certificate {
+            Some(certificate) => self.certificate(certificate, &secret_scope).map(Some),
+            None => Some(None),
+        };
         let bearer = self.optional(written.bearer.as_ref(), &secret_scope);
         if let (Some(bearer), Some(_)) = (&written.bearer, &written.username) {
             let message = "exactly one of bearer and username is expected";
@@ -171,6 +175,7 @@ impl Check<'_> {
             None => sends.map(Behaviour::Open),
         };
         let (username, password, bearer) = (username?, password?, bearer?);
+        let certificate = certificate?;
         Some(Group {
             name: name.clone(),
             target: target?,
@@ -183,6 +188,7 @@ impl Check<'_> {
                 username,
                 password,
                 bearer,
+                certificate,
             }),
             reconnect: reconnect?,
             max_in_flight: max_in_flight? as u32,

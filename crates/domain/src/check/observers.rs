@@ -96,6 +96,7 @@ impl Check<'_> {
         let is_secured = broker.tls.is_some();
         let beyond = [
             (url, is_secured, "an observer's broker over TLS"),
+            (url, broker.web_socket.is_some(), "an observer's broker over WebSocket"),
             (protocol, broker.protocol == Protocol::V5, "an observer's broker with MQTT 5"),
         ];
         for (written, is_beyond, what) in beyond {
@@ -123,7 +124,12 @@ impl Check<'_> {
         }
         let (username, password) = (username?, password?);
         let has_login = username.is_some() || password.is_some();
-        let credentials = has_login.then_some(Credentials { username, password, bearer: None });
+        let credentials = has_login.then_some(Credentials {
+            username,
+            password,
+            bearer: None,
+            certificate: None,
+        });
         Some(MqttSource { broker: broker?, filter: filter?, qos: qos?, share: share?, credentials })
     }
 

@@ -102,10 +102,6 @@ impl Check<'_> {
             }
             text => address(text),
         };
-        if found.as_ref().is_some_and(|address| address.web_socket.is_some()) {
-            self.out.later(url.place, &url.path, "MQTT over WebSocket");
-            return None;
-        }
         if found.is_none() {
             let expected = "mqtt://host[:port], mqtts://host[:port], ws://host[:port]/path, \
                             wss://host[:port]/path or builtin";

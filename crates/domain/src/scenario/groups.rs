@@ -2,8 +2,8 @@
 
 use super::fields::{Field, Fields, named, written};
 use super::{
-    Churn, Group, LaterText, Level, Message, Pace, Payload, Publish, Replay, Send, keep_all,
-    keep_text, plain_name,
+    Certificate, CertificateKind, Churn, Group, LaterText, Level, Message, Pace, Payload, Publish,
+    Replay, Send, keep_all, keep_text, plain_name,
 };
 use super::{http, payload};
 use crate::diagnostics::Collector;
@@ -33,6 +33,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         max_in_flight: fields.text("max_in_flight"),
         connect_within: fields.text("connect_within"),
         will: None,
+        certificate: None,
         sends: Vec::new(),
         on_start: Vec::new(),
         on_stop: Vec::new(),
@@ -63,7 +64,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
     }
     if let Some(credentials) = fields.map("credentials") {
         group.has_credentials = true;
-        read_credentials(credentials, &mut group, &mut later, out);
+        read_credentials(credentials, &mut group, out);
     }
     if let Some(mut reconnect) = fields.map("reconnect") {
         group.reconnect_first = reconnect.text("first");
@@ -118,25 +119,21 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
     Some(group)
 }
 
-fn read_credentials(
-    mut fields: Fields<'_>,
-    group: &mut Group,
-    later: &mut Vec<LaterText>,
-    out: &Collector,
-) {
+fn read_credentials(mut fields: Fields<'_>, group: &mut Group, out: &Collector) {
     group.username = fields.text("username");
     group.password = fields.text("password");
     group.bearer = fields.text("bearer");
-    if let Some(field) = fields.later("certificate")
-        && let Some(mut certificate) = Fields::open(field.node, &field.path, out)
-    {
-        if let Some((_, source)) = certificate.exactly_one(&["signed_by", "files", "pem"])
+    if let Some(mut certificate) = fields.map("certificate") {
+        if let Some((kind, source)) = certificate.exactly_one(&["signed_by", "files", "pem"])
             && let Some(mut pair) = Fields::open(source.node, &source.path, out)
         {
-            for key in ["cert", "key"] {
-                let field = pair.required(key);
-                keep_text(field, Level::Device, true, later, out);
-            }
+            let kind = match kind {
+                "signed_by" => CertificateKind::SignedBy,
+                "files" => CertificateKind::Files,
+                _ => CertificateKind::Pem,
+            };
+            let (cert, key) = (pair.required_text("cert"), pair.required_text("key"));
+            group.certificate = Some(Certificate { kind, cert, key });
             pair.close();
         }
         certificate.close();
