@@ -121,6 +121,23 @@ fn mistake(payload: &str) -> String {
     parse(&format!("          {payload}")).expect_err("a mistake").join("\n")
 }
 
+/// `SHOAL_WRITE=1` writes it anew.
+#[test]
+fn the_shipped_schema_is_the_shipped_proto_compiled() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios/data/");
+    let text = std::fs::read_to_string(format!("{dir}plant.proto")).expect("it is shipped");
+    let file = protox::file::File::from_source("plant.proto", &text).expect("a schema");
+    let mut file = file.file_descriptor_proto().clone();
+    // Places in the text are for compilers.
+    file.source_code_info = None;
+    let compiled = prost_types_set(file.encode_to_vec());
+    let path = format!("{dir}plant.binpb");
+    if std::env::var_os("SHOAL_WRITE").is_some() {
+        std::fs::write(&path, &compiled).expect("it can be written");
+    }
+    assert!(std::fs::read(path).is_ok_and(|shipped| shipped == compiled), "it differs");
+}
+
 #[test]
 fn bytes_are_written_as_digits_as_base64_and_as_they_are() {
     assert_eq!(once("hex: '01 03 ff'"), [1, 3, 255]);
