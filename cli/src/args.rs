@@ -232,6 +232,8 @@ pub(crate) enum ScenarioCommand {
         #[arg(default_value = "scenario.yaml")]
         file: PathBuf,
     },
+    /// Print the JSON Schema of the scenario file, with which editors complete it
+    Schema,
     /// Report every mistake in a scenario, or what it amounts to
     Check {
         /// The scenario, a YAML file

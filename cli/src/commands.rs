@@ -51,6 +51,7 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
         }
         Command::Scenario(command) => match command {
             ScenarioCommand::Init { file } => scenario::init(global, &file),
+            ScenarioCommand::Schema => scenario::schema(),
             ScenarioCommand::Check { file, set } => scenario::check(global, &file, &set),
             ScenarioCommand::Plan { file, set, per_agent, device, group } => {
                 scenario::plan(global, &file, &set, per_agent, device, group.as_deref())

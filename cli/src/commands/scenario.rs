@@ -1,4 +1,4 @@
-//! `shoal scenario init|check|plan`: everything about a scenario that needs no network.
+//! `shoal scenario init|schema|check|plan`: everything about a scenario that needs no network.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -15,6 +15,12 @@ use crate::scenario::Scenario;
 
 /// The shipped quickstart is the one that tests run, so a copy of it is a good start.
 const QUICKSTART: &str = include_str!("../../../scenarios/quickstart.yaml");
+/// Editors with a YAML language server complete the file by it.
+const SCHEMA_LINE: &str = concat!(
+    "# yaml-language-server: $schema=",
+    env!("CARGO_PKG_REPOSITORY"),
+    "/raw/main/docs/scenario.schema.json\n"
+);
 
 pub(super) fn init(global: &Global, file: &Path) -> Result<u8, Error> {
     let failed = |error: std::io::Error| {
@@ -25,11 +31,17 @@ pub(super) fn init(global: &Global, file: &Path) -> Result<u8, Error> {
         Error::Write { path: file.to_owned(), why }
     };
     let mut target = std::fs::File::create_new(file).map_err(failed)?;
-    target.write_all(QUICKSTART.as_bytes()).map_err(failed)?;
+    target.write_all([SCHEMA_LINE, QUICKSTART].concat().as_bytes()).map_err(failed)?;
     if !global.quiet {
         let file = file.display();
         render::remark(&format!("wrote {file}; `shoal run {file}` runs it\n"));
     }
+    Ok(DONE)
+}
+
+pub(super) fn schema() -> Result<u8, Error> {
+    let schema = shoal_domain::check::json_schema();
+    render::data(&json::document(&schema, Output::Json))?;
     Ok(DONE)
 }
 

@@ -121,12 +121,12 @@ async fn drive(device: &Device, host: &str, port: u16, steps: &mut Steps) -> Res
     for (n, message) in device.messages.iter().filter(|message| message.slot == 0).enumerate() {
         steps.add("series", message.series.clone());
         steps.add("topic", message.topic.clone());
-        steps.add("payload", message.payload.clone());
+        steps.add("payload", view::payload_text(&message.payload));
         let packet_id = u16::try_from(n + 1).map_err(|_| "too many series".to_owned())?;
         let answer = connection
             .publish(
                 &message.topic,
-                message.payload.as_bytes(),
+                &message.payload,
                 message.qos,
                 message.retain,
                 packet_id,

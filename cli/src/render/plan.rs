@@ -222,11 +222,27 @@ pub(crate) struct Message {
     pub(crate) qos: Qos,
     pub(crate) retain: bool,
     pub(crate) topic: String,
-    pub(crate) payload: String,
+    pub(crate) payload: Vec<u8>,
 }
 
 pub(crate) fn qos_number(qos: Qos) -> u8 {
     qos.number()
+}
+
+/// More of a binary payload tells nobody anything.
+const SHOWN_BYTES: usize = 512;
+
+/// Text as it is, anything else as `0x` and hexadecimal digits.
+pub(crate) fn payload_text(payload: &[u8]) -> String {
+    match std::str::from_utf8(payload) {
+        Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => text.to_owned(),
+        _ => {
+            let shown = payload.iter().take(SHOWN_BYTES);
+            let digits: String = shown.map(|byte| format!("{byte:02x}")).collect();
+            let more = if payload.len() > SHOWN_BYTES { "..." } else { "" };
+            format!("0x{digits}{more} ({} bytes)", payload.len())
+        }
+    }
 }
 
 /// The mark of the example run in `${run}` and `${stamp}`.
@@ -296,7 +312,7 @@ pub(crate) fn device(
             let mut render = |template: &Template| {
                 let mut out = Vec::new();
                 template.render_message(&scope, &message, &mut walks, &mut out);
-                String::from_utf8_lossy(&out).into_owned()
+                out
             };
             let Some(publish) = send.publish() else { continue };
             messages.push(Message {
@@ -305,7 +321,7 @@ pub(crate) fn device(
                 intended_us,
                 qos: publish.qos,
                 retain: publish.retain,
-                topic: render(&publish.topic),
+                topic: String::from_utf8_lossy(&render(&publish.topic)).into_owned(),
                 payload: render(&publish.payload),
             });
         }
@@ -349,7 +365,7 @@ pub(crate) fn device_text(device: &Device) -> String {
             s(message.intended_us),
             qos_number(message.qos),
             clean(&message.topic),
-            clean(&message.payload)
+            clean(&payload_text(&message.payload))
         );
     }
     let seed = device.seed;
@@ -372,7 +388,7 @@ pub(crate) fn device_document(device: &Device) -> Value {
             "intended_s": s(message.intended_us),
             "qos": qos_number(message.qos),
             "topic": message.topic,
-            "payload": message.payload,
+            "payload": payload_text(&message.payload),
         })
     });
     json!({

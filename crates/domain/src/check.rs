@@ -84,6 +84,11 @@ pub fn files_named(text: &str, overrides: &[(String, String)]) -> BTreeSet<Strin
     asked.take()
 }
 
+/// The JSON Schema of the scenario file, for editors; it knows the keys, not the values.
+pub fn json_schema() -> serde_json::Value {
+    scenario::schema()
+}
+
 /// What every check needs.
 struct Check<'f> {
     file: &'f ScenarioFile,

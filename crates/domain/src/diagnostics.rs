@@ -42,6 +42,28 @@ pub(crate) struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
     found: RefCell<Vec<Diagnostic>>,
+    /// Of one that listens: what the reader asked for.
+    heard: Option<RefCell<Vec<Ask>>>,
+}
+
+/// What a reader asks for at a path: this is how the grammar is known without a second description.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// A scalar.
+    Text(String),
+    /// A map of known keys.
+    Map(String),
+    /// A map of names that a person chose.
+    Names(String),
+    Items(String),
+    /// A key of the map at the path.
+    Key(String, &'static str),
+    Required(String, &'static str),
+    OneOf(String, Vec<&'static str>),
+    /// One of these words.
+    Word(String, Vec<String>),
+    /// Understood and not built.
+    Later(String),
 }
 
 impl Collector {
@@ -61,8 +83,24 @@ impl Collector {
         });
     }
 
+    pub(crate) fn listening() -> Self {
+        Self { heard: Some(RefCell::default()), ..Self::default() }
+    }
+
+    pub(crate) fn heard(self) -> Vec<Ask> {
+        self.heard.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// Costs nothing where nobody listens.
+    pub(crate) fn hear(&self, ask: impl FnOnce() -> Ask) {
+        if let Some(heard) = &self.heard {
+            heard.borrow_mut().push(ask());
+        }
+    }
+
     /// A part of the grammar that is understood and not yet built.
     pub(crate) fn later(&self, place: Place, path: &str, what: &str) {
+        self.hear(|| Ask::Later(path.to_owned()));
         self.report(place, path, format!("{what} is not in this release"), None);
     }
 

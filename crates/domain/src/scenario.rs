@@ -5,6 +5,7 @@
 //! checks of other parts need: names, and texts whose expressions must make sense.
 
 mod fields;
+mod grammar;
 mod groups;
 pub(crate) mod http;
 mod load;
@@ -13,6 +14,7 @@ mod payload;
 
 use self::fields::{Fields, named};
 pub(crate) use self::fields::{Written, word, written};
+pub(crate) use self::grammar::schema;
 pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
 pub(crate) use self::observers::{MqttSource, Observer};
 pub(crate) use self::payload::{Payload, Protobuf, Replay};

@@ -4,7 +4,7 @@
 //! with the nearest one that was asked for. A reader therefore asks for all keys, whatever it
 //! found before.
 
-use crate::diagnostics::{Collector, Place, suggest};
+use crate::diagnostics::{Ask, Collector, Place, suggest};
 use crate::yaml::{Entry, Kind, Node, Style, child};
 
 /// A scalar exactly as a person wrote it, with its path and place.
@@ -56,12 +56,14 @@ impl<'n> Fields<'n> {
             out.report(node.place, path, message, None);
             return None;
         };
+        out.hear(|| Ask::Map(path.to_owned()));
         let (path, place) = (path.to_owned(), node.place);
         Some(Self { path, place, entries, asked: Vec::new(), out })
     }
 
     pub(crate) fn find(&mut self, key: &'static str) -> Option<Field<'n>> {
         self.asked.push(key);
+        self.out.hear(|| Ask::Key(self.path.clone(), key));
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         let path = child(&self.path, key);
         Some(Field { path, key_place: entry.place, node: &entry.value })
@@ -78,6 +80,7 @@ impl<'n> Fields<'n> {
     }
 
     pub(crate) fn required(&mut self, key: &'static str) -> Option<Field<'n>> {
+        self.out.hear(|| Ask::Required(self.path.clone(), key));
         let field = self.find(key);
         if field.is_none() {
             self.missing(key);
@@ -106,6 +109,7 @@ impl<'n> Fields<'n> {
         &mut self,
         keys: &[&'static str],
     ) -> Option<(&'static str, Field<'n>)> {
+        self.out.hear(|| Ask::OneOf(self.path.clone(), keys.to_vec()));
         let mut found: Vec<(&'static str, Field<'n>)> =
             keys.iter().filter_map(|key| self.find(key).map(|field| (*key, field))).collect();
         let expected = keys.join(", ");
@@ -146,6 +150,7 @@ pub(crate) fn written(node: &Node, path: &str, out: &Collector) -> Option<Writte
         out.report(node.place, path, message, None);
         return None;
     };
+    out.hear(|| Ask::Text(path.to_owned()));
     Some(Written { path: path.to_owned(), text: text.clone(), style: *style, place: node.place })
 }
 
@@ -158,6 +163,7 @@ pub(crate) fn named<'n>(node: &'n Node, path: &str, out: &Collector) -> Vec<(Str
         }
         return Vec::new();
     };
+    out.hear(|| Ask::Names(path.to_owned()));
     entries
         .iter()
         .map(|entry| {
@@ -178,6 +184,7 @@ pub(crate) fn named<'n>(node: &'n Node, path: &str, out: &Collector) -> Vec<(Str
 
 pub(crate) fn items<'n>(node: &'n Node, path: &str, out: &Collector) -> &'n [Node] {
     if let Kind::List(items) = &node.kind {
+        out.hear(|| Ask::Items(path.to_owned()));
         return items;
     }
     if node.found() != "nothing" {
@@ -188,6 +195,8 @@ pub(crate) fn items<'n>(node: &'n Node, path: &str, out: &Collector) -> &'n [Nod
 
 /// One of a closed set of words.
 pub(crate) fn word(written: &Written, allowed: &[&str], out: &Collector) -> bool {
+    let words = || allowed.iter().map(|word| (*word).to_owned()).collect();
+    out.hear(|| Ask::Word(written.path.clone(), words()));
     let is_allowed = allowed.contains(&written.text.as_str());
     if !is_allowed {
         let mut allowed = allowed.to_vec();
