@@ -200,13 +200,26 @@ Example:
 const RUN_HELP: &str = "\
 RUN is an id, its unique beginning, a name, `last` or `last~1` (the one before).";
 
+/// What is different from the file as it is.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Changes {
+    /// Give a variable of the scenario (`vars:`) another value; repeatable
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Only tasks and sends that have one of these tags, like a,b
+    #[arg(long, value_name = "TAGS")]
+    pub(crate) tags: Vec<String>,
+    /// No tasks and sends that have one of these tags
+    #[arg(long, value_name = "TAGS")]
+    pub(crate) exclude_tags: Vec<String>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct StartArgs {
     /// The scenario, a YAML file
     pub(crate) file: PathBuf,
-    /// Give a variable of the scenario (`vars:`) another value; repeatable
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub(crate) set: Vec<String>,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
     /// Wait for this many agents (default: `fleet.min_agents` of the file); in this process: start
     /// as many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -238,9 +251,8 @@ pub(crate) enum ScenarioCommand {
     Check {
         /// The scenario, a YAML file
         file: PathBuf,
-        /// Give a variable of the scenario another value; repeatable
-        #[arg(long = "set", value_name = "NAME=VALUE")]
-        set: Vec<String>,
+        #[command(flatten)]
+        changes: Changes,
     },
     /// What would happen: stages, planned slots, or one device's messages
     #[command(after_help = "\
@@ -249,9 +261,8 @@ Example:
     Plan {
         /// The scenario, a YAML file
         file: PathBuf,
-        /// Give a variable of the scenario another value; repeatable
-        #[arg(long = "set", value_name = "NAME=VALUE")]
-        set: Vec<String>,
+        #[command(flatten)]
+        changes: Changes,
         /// Count the agents that hold at most so many devices each (default: like this machine)
         #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u64).range(1..))]
         per_agent: Option<u64>,
@@ -269,9 +280,8 @@ disconnects another client of the same id. Exit code 1: a device did not get thr
     Try {
         /// The scenario, a YAML file
         file: PathBuf,
-        /// Give a variable of the scenario another value; repeatable
-        #[arg(long = "set", value_name = "NAME=VALUE")]
-        set: Vec<String>,
+        #[command(flatten)]
+        changes: Changes,
         /// Files whose names are the scenario's `${secret.NAME}`
         #[arg(long, value_name = "DIR")]
         secrets_dir: Option<PathBuf>,

@@ -11,6 +11,7 @@ mod serve;
 mod show;
 mod start;
 mod stop;
+mod try_http;
 mod try_out;
 mod watch;
 mod watching;
@@ -52,12 +53,12 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
         Command::Scenario(command) => match command {
             ScenarioCommand::Init { file } => scenario::init(global, &file),
             ScenarioCommand::Schema => scenario::schema(),
-            ScenarioCommand::Check { file, set } => scenario::check(global, &file, &set),
-            ScenarioCommand::Plan { file, set, per_agent, device, group } => {
-                scenario::plan(global, &file, &set, per_agent, device, group.as_deref())
+            ScenarioCommand::Check { file, changes } => scenario::check(global, &file, &changes),
+            ScenarioCommand::Plan { file, changes, per_agent, device, group } => {
+                scenario::plan(global, &file, &changes, per_agent, device, group.as_deref())
             }
-            ScenarioCommand::Try { file, set, secrets_dir } => {
-                try_out::perform(global, &file, &set, secrets_dir.as_deref()).await
+            ScenarioCommand::Try { file, changes, secrets_dir } => {
+                try_out::perform(global, &file, &changes, secrets_dir.as_deref()).await
             }
         },
         Command::Agent(AgentCommand::List) => agent::list(global, &settings(global)?).await,

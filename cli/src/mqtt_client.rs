@@ -29,24 +29,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(host: &str, port: u16, patience: Duration) -> Result<Self, String> {
-        let addresses: Vec<SocketAddr> = timeout(patience, lookup_host((host, port)))
-            .await
-            .map_err(|_| format!("{host} did not resolve within {} s", patience.as_secs()))?
-            .map_err(|error| format!("{host} does not resolve: {error}"))?
-            .collect();
-        let guard = TargetGuard::any();
-        let mut why = format!("{host} has no address");
-        for addr in addresses {
-            let permit = guard.authorize(host, addr).map_err(|refused| refused.to_string())?;
-            match timeout(patience, TcpStream::connect(permit.addr())).await {
-                Ok(Ok(stream)) => return Ok(Self { stream, unread: BytesMut::new(), peer: addr }),
-                Ok(Err(error)) => why = format!("no TCP connection to {addr}: {error}"),
-                Err(_) => {
-                    why = format!("no TCP connection to {addr} within {} s", patience.as_secs())
-                }
-            }
-        }
-        Err(why)
+        let (stream, peer) = tcp(host, port, patience).await?;
+        Ok(Self { stream, unread: BytesMut::new(), peer })
     }
 
     /// The answer by name; a refusal is an error.
@@ -156,6 +140,30 @@ impl Connection {
             }
         }
     }
+}
+
+/// A connection to the first address that answers.
+pub(crate) async fn tcp(
+    host: &str,
+    port: u16,
+    patience: Duration,
+) -> Result<(TcpStream, SocketAddr), String> {
+    let addresses: Vec<SocketAddr> = timeout(patience, lookup_host((host, port)))
+        .await
+        .map_err(|_| format!("{host} did not resolve within {} s", patience.as_secs()))?
+        .map_err(|error| format!("{host} does not resolve: {error}"))?
+        .collect();
+    let guard = TargetGuard::any();
+    let mut why = format!("{host} has no address");
+    for addr in addresses {
+        let permit = guard.authorize(host, addr).map_err(|refused| refused.to_string())?;
+        match timeout(patience, TcpStream::connect(permit.addr())).await {
+            Ok(Ok(stream)) => return Ok((stream, addr)),
+            Ok(Err(error)) => why = format!("no TCP connection to {addr}: {error}"),
+            Err(_) => why = format!("no TCP connection to {addr} within {} s", patience.as_secs()),
+        }
+    }
+    Err(why)
 }
 
 fn refusal(code: ConnectReturnCode) -> &'static str {

@@ -11,6 +11,7 @@ pub(crate) mod live;
 pub(crate) mod numbers;
 pub(crate) mod plan;
 pub(crate) mod report;
+pub(crate) mod requests;
 pub(crate) mod runs;
 pub(crate) mod spark;
 

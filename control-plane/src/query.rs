@@ -15,8 +15,8 @@ use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Publish, Send};
 use shoal_domain::report::{
     AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, RunReport, SCHEMA,
-    ScenarioReport, SeriesReport, SlotReport, ThresholdReport, ThresholdResult, TimeReport,
-    ValidityReason,
+    ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdReport, ThresholdResult,
+    TimeReport, ValidityReason,
 };
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
@@ -188,6 +188,7 @@ async fn build(
         verdict,
         devices,
         series: series(plan, &facts),
+        tasks: tasks(plan, &facts),
         failures: failures(plan, &shares),
         thresholds,
         observers: Vec::new(),
@@ -316,6 +317,31 @@ fn series_row(plan: &Plan, facts: &Facts, id: SeriesId, stage: Option<StageId>) 
         service_time_us: time(&tally.service_time),
         send_lag_us: time(&tally.send_lag),
     }
+}
+
+/// Planned and actual shares of the tasks of all loops.
+fn tasks(plan: &Plan, facts: &Facts) -> Vec<TaskReport> {
+    let of_group = |group: &shoal_domain::plan::Group| {
+        let weights: u64 = group.tasks().iter().map(|task| u64::from(task.weight)).sum();
+        let begins = |task: &shoal_domain::plan::Task| {
+            let first = task.steps.iter().find(|step| step.when.is_none())?.series;
+            let is_its_own = group.steps().filter(|step| step.series == first).count() == 1;
+            is_its_own.then(|| facts.total(|series, _| series == first).0.sent)
+        };
+        let counts: Vec<Option<u64>> = group.tasks().iter().map(begins).collect();
+        let all: Option<u64> = counts.iter().copied().sum();
+        let row = |(task, count): (&shoal_domain::plan::Task, Option<u64>)| TaskReport {
+            group: group.name.clone(),
+            name: task.name.clone(),
+            planned_ratio: f64::from(task.weight) / weights as f64,
+            count,
+            actual_ratio: count
+                .zip(all.filter(|all| *all > 0))
+                .map(|(n, all)| n as f64 / all as f64),
+        };
+        group.tasks().iter().zip(counts).map(row).collect::<Vec<_>>()
+    };
+    plan.groups.iter().flat_map(of_group).collect()
 }
 
 fn time(samples: &Samples) -> Option<TimeReport> {

@@ -14,7 +14,7 @@ pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) {
     let core = cores.core.clone();
     core.stalls.notice(core.now_us());
     for device in &cores.devices {
-        device.borrow_mut().close(&core, core.now_us());
+        device.close(&core, core.now_us());
     }
     core.closing.set(true);
     core.control.gate_closed();
@@ -28,7 +28,7 @@ pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) {
     while left > 0 {
         for _ in 0..GOODBYES_PER_BEAT.min(left) {
             left -= 1;
-            cores.devices[left].borrow_mut().finish(&core, core.now_us());
+            cores.devices[left].finish(&core, core.now_us());
         }
         if left > 0 && !cores.is_cut {
             core.sleep_until(core.now_us() + PROBE_US).await;

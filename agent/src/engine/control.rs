@@ -68,7 +68,7 @@ impl Control {
         self.from_us.store(from_us, Ordering::SeqCst);
     }
 
-    pub(super) fn from_us(&self) -> u64 {
+    pub(super) fn begins_us(&self) -> u64 {
         self.from_us.load(Ordering::SeqCst)
     }
 

@@ -19,9 +19,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::certificates::Signer;
-use super::device::{self, Device};
+use super::device;
 use super::dial::Route;
 use super::gate::ConnectGate;
+use super::http::{Cap, Kitchen};
+use super::simulated::Simulated;
 use super::stalls::{PROBE_US, Stalls};
 use super::start::{Seat, sort_seats};
 use super::{Closed, Control, CoreReport, close};
@@ -58,6 +60,10 @@ pub(super) struct Core {
     pub(super) n_revised: Cell<usize>,
     /// What the protocol answers to what was just read.
     pub(super) answers: RefCell<Vec<u8>>,
+    /// What requests of one kind have in common.
+    pub(super) kitchen: Kitchen,
+    /// This core's share of the rate caps, by group.
+    pub(super) caps: BTreeMap<usize, Cap>,
 }
 
 impl Core {
@@ -113,14 +119,14 @@ pub(super) struct CoreLoop {
     pub(super) reports: mpsc::Sender<CoreReport>,
     /// In start order, the next one last.
     pub(super) seats: Vec<Seat>,
-    pub(super) devices: Vec<Rc<RefCell<Device>>>,
+    pub(super) devices: Vec<Simulated>,
     pub(super) tasks: JoinSet<()>,
     pub(super) is_cut: bool,
     /// The schedule of releases that `next_release_us` is of.
     pub(super) n_releases: u64,
     pub(super) next_release_us: u64,
     /// Devices that are let go and may still get an ack until this run time.
-    pub(super) parting: VecDeque<(u64, Rc<RefCell<Device>>)>,
+    pub(super) parting: VecDeque<(u64, Simulated)>,
     /// By series, then stage: slots due before `due_us`.
     pub(super) due: Vec<u64>,
     pub(super) due_us: u64,
@@ -129,7 +135,7 @@ pub(super) struct CoreLoop {
 impl CoreLoop {
     pub(super) async fn run(mut self) {
         self.wait_for_the_begin().await;
-        let from_us = self.core.control.from_us();
+        let from_us = self.core.control.begins_us();
         self.core.recorder.borrow_mut().begin(from_us / WINDOW_US);
         self.core.stalls.begin(from_us);
         let mut closed_at = self.core.control.end_us();
@@ -159,7 +165,7 @@ impl CoreLoop {
 
     /// For t0, or for the moment at which the devices become this agent's.
     async fn wait_for_the_begin(&self) {
-        let begin = self.core.t0_boot_us + self.core.control.from_us();
+        let begin = self.core.t0_boot_us + self.core.control.begins_us();
         loop {
             let boot = self.core.boot_us();
             if boot >= begin || self.core.run_us(boot) >= self.core.control.end_us() {
@@ -179,14 +185,13 @@ impl CoreLoop {
             self.n_releases = control.n_releases();
             self.next_release_us = u64::MAX;
             for device in &self.devices {
-                let mut leaving = device.borrow_mut();
-                if leaving.is_leaving() {
+                if device.is_leaving() {
                     continue;
                 }
-                let until_us = leaving.until_us(&self.core);
+                let until_us = device.until_us(&self.core);
                 if until_us <= now_us {
-                    leaving.close(&self.core, now_us);
-                    self.parting.push_back((now_us + PARTING_US, Rc::clone(device)));
+                    device.let_go(&self.core, now_us);
+                    self.parting.push_back((now_us + PARTING_US, device.clone()));
                 } else {
                     self.next_release_us = self.next_release_us.min(until_us);
                 }
@@ -200,7 +205,7 @@ impl CoreLoop {
         }
         while self.parting.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
             if let Some((_, device)) = self.parting.pop_front() {
-                device.borrow_mut().part(&self.core, now_us);
+                device.part(&self.core, now_us);
             }
         }
     }
@@ -217,7 +222,7 @@ impl CoreLoop {
         if !self.core.control.may_send(boot) && !self.is_cut {
             self.is_cut = true;
             for device in &self.devices {
-                device.borrow_mut().cut(&self.core, now);
+                device.cut(&self.core, now);
             }
         }
         let window = now / WINDOW_US;
@@ -239,15 +244,17 @@ impl CoreLoop {
         let (plan, timetable) = (&self.core.plan, self.core.timetable.borrow());
         let n_stages = plan.stages.len();
         for device in &self.devices {
-            let device = device.borrow();
-            let sends = plan.groups[device.group].sends();
             let (from_us, until_us) = device.tenure();
-            for (send, slots) in sends.iter().zip(device.book.schedules()) {
-                let first = send.series.index() * n_stages;
-                let due = &mut self.due[first..first + n_stages];
-                let (from_us, until_us) = (from_us.max(self.due_us), through_us.min(until_us));
-                timetable.count_slots(device.group, slots, from_us, until_us, due);
-            }
+            let (from_us, until_us) = (from_us.max(self.due_us), through_us.min(until_us));
+            let due = &mut self.due;
+            device.look(|group, book| {
+                let sends = plan.groups[group].sends();
+                for (send, slots) in sends.iter().zip(book.schedules()) {
+                    let first = send.series.index() * n_stages;
+                    let due = &mut due[first..first + n_stages];
+                    timetable.count_slots(group, slots, from_us, until_us, due);
+                }
+            });
         }
         self.due_us = self.due_us.max(through_us);
         let health = self.core.stalls.take_health();
@@ -270,8 +277,7 @@ impl CoreLoop {
         let revised: BTreeSet<usize> =
             revisions[core.n_revised.get()..].iter().map(|revision| revision.group).collect();
         for device in &self.devices {
-            let mut device = device.borrow_mut();
-            if revised.contains(&device.group) {
+            if revised.contains(&device.group()) {
                 device.revise(core, &timetable, now);
             }
         }
@@ -290,11 +296,10 @@ impl CoreLoop {
     fn start_due(&mut self, now_us: u64) {
         let until = (now_us + 1).min(self.core.control.end_us()).min(self.core.horizon_us());
         while let Some(seat) = self.seats.pop_if(|seat| seat.start_us < until) {
-            let Some(device) = Device::new(&self.core, &seat) else { continue };
-            self.core.recorder.borrow_mut().gauge(seat.group).started += 1;
-            let device = Rc::new(RefCell::new(device));
-            self.devices.push(Rc::clone(&device));
-            self.tasks.spawn_local(device::drive(Rc::clone(&self.core), device));
+            if let Some(device) = Simulated::start(&self.core, &seat, &mut self.tasks) {
+                self.core.recorder.borrow_mut().gauge(seat.group).started += 1;
+                self.devices.push(device);
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ use shoal_domain::schedule::{Calendar, Presence};
 use tokio::time::Sleep;
 
 use self::connecting::Link;
+pub(super) use self::ending::unit_random;
 pub(super) use self::identity::{Identity, scope};
 pub(super) use self::sending::Scratch;
 use self::sending::Stream;

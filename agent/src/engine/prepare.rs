@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use shoal_domain::capacity::{BYTES_PER_DEVICE, SPARE_DESCRIPTORS};
 use shoal_domain::plan::{Endpoint, Target};
-use shoal_domain::template::MissingSecret;
+use shoal_domain::template::{DeviceScope, MissingSecret};
 use shoal_service_kit::{Permit, Refused, limits};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -34,8 +34,6 @@ pub enum PrepareError {
          give it a url like mqtt://host:1883"
     )]
     NoBuiltin { target: String },
-    #[error("target {target} speaks http, which is not in this release")]
-    Http { target: String },
     #[error("target {target}: host {host} has no address: check the name in the scenario's url")]
     Unresolved { target: String, host: String, source: Option<io::Error> },
     #[error(transparent)]
@@ -84,7 +82,7 @@ impl PrepareError {
             Self::Secret { .. } => "SH0303",
             Self::Descriptors { .. } | Self::Ports { .. } | Self::Memory { .. } => "SH0304",
             Self::Insecure { .. } | Self::Certificate { .. } => "SH0307",
-            Self::Unresolved { .. } | Self::NoBuiltin { .. } | Self::Http { .. } => "SH0305",
+            Self::Unresolved { .. } | Self::NoBuiltin { .. } => "SH0305",
         }
     }
 }
@@ -163,6 +161,14 @@ fn check_identities(job: &Job) -> Result<(), PrepareError> {
         let scope = super::device::scope(job.seed, &mark, block.group, &job.secrets);
         let identity = Identity::render(group, &scope, block.devices.start).map_err(error)?;
         identity.credentials(group, &scope, block.devices.start).map_err(error)?;
+        let scope = DeviceScope {
+            index: block.devices.start,
+            device: &identity.id,
+            lets: &identity.lets,
+            rows: group.rows.as_ref(),
+            ..scope
+        };
+        super::http::check_secrets(group, &scope).map_err(error)?;
         identity.will(group, &scope, block.devices.start).map_err(error)?;
     }
     Ok(())
@@ -194,9 +200,6 @@ fn check_certificates(job: &Job) -> Result<BTreeMap<usize, Signer>, PrepareError
 
 async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
     let name = || target.name.clone();
-    if target.http().is_some() {
-        return Err(PrepareError::Http { target: name() });
-    }
     let (host, addrs) = match target.endpoint() {
         Endpoint::Builtin => {
             let addr = job.builtin.ok_or_else(|| PrepareError::NoBuiltin { target: name() })?;

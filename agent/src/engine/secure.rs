@@ -6,7 +6,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use shoal_domain::plan::{Endpoint, FileRef, Plan, Target};
+use shoal_domain::plan::{Endpoint, FileRef, Plan, Target, TargetKind};
 
 use super::tls;
 
@@ -25,9 +25,12 @@ pub(super) struct Secure {
 impl Secure {
     /// `None` where the target is not secured.
     pub(super) async fn of(plan: &Plan, target: &Target) -> Result<Option<Self>, String> {
-        let Some(wanted) = target.mqtt().and_then(|mqtt| mqtt.tls.as_ref()) else {
-            return Ok(None);
+        let (wanted, alpn): (_, &[&[u8]]) = match &target.kind {
+            TargetKind::Mqtt(mqtt) => (mqtt.tls.as_ref(), &[]),
+            TargetKind::Http(http) if http.http2 => (http.tls.as_ref(), &[b"h2"]),
+            TargetKind::Http(http) => (http.tls.as_ref(), &[b"http/1.1"]),
         };
+        let Some(wanted) = wanted else { return Ok(None) };
         let authorities = match &wanted.ca {
             None => None,
             Some(FileRef::Shipped(id)) => {
@@ -36,7 +39,7 @@ impl Secure {
             }
             Some(FileRef::OnAgent(path)) => Some(read(path).await?),
         };
-        let config = tls::config(authorities.as_deref(), &[])
+        let config = tls::config(authorities.as_deref(), alpn)
             .map_err(|why| format!("its `ca` cannot be used: {why}"))?;
         let host = match target.endpoint() {
             Endpoint::Builtin => "localhost",

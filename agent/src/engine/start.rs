@@ -12,6 +12,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::core::{self, Core, CoreLoop};
 use super::gate::ConnectGate;
+use super::http::{Cap, Kitchen};
 use super::ports::Reservation;
 use super::prepare::Prepared;
 use super::{Closed, Control, CoreReport, Job};
@@ -72,7 +73,7 @@ pub(super) fn start(
         thread.ok()
     };
     let timetable = Timetable::new(Arc::clone(&prepared.job.plan), prepared.job.seed, &[]);
-    let seats = deal(&prepared.job, &timetable, control.from_us(), cores);
+    let seats = deal(&prepared.job, &timetable, control.begins_us(), cores);
     let threads = seats.into_iter().enumerate().filter_map(start_one).collect();
     Running { threads, _ports: ports }
 }
@@ -160,6 +161,8 @@ fn run_core(
         read_buffer: core::read_buffer(),
         n_revised: Cell::new(0),
         answers: RefCell::default(),
+        kitchen: Kitchen::new(&job.plan),
+        caps: Cap::of_core(&job.plan, seats.iter().map(|seat| seat.group)),
     };
     let core_loop = CoreLoop {
         core: Rc::new(core),

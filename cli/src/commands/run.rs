@@ -21,7 +21,7 @@ pub(super) async fn perform(
     args: StartArgs,
     stages: bool,
 ) -> Result<u8, Error> {
-    let scenario = Scenario::load(&args.file, &args.set)?;
+    let scenario = Scenario::load(&args.file, &args.changes)?;
     check_where(settings, &args, &scenario)?;
     let agents = args.agents.unwrap_or(scenario.plan.fleet.min_agents).max(1);
     let wish = Wish {

@@ -8,7 +8,7 @@ use shoal_domain::capacity::Limits;
 use shoal_service_kit::{Clock as _, SystemClock, limits};
 
 use super::DONE;
-use crate::args::{Global, Output};
+use crate::args::{Changes, Global, Output};
 use crate::error::Error;
 use crate::render::{self, json, plan as view};
 use crate::scenario::Scenario;
@@ -45,8 +45,8 @@ pub(super) fn schema() -> Result<u8, Error> {
     Ok(DONE)
 }
 
-pub(super) fn check(global: &Global, file: &Path, set: &[String]) -> Result<u8, Error> {
-    let scenario = Scenario::load(file, set)?;
+pub(super) fn check(global: &Global, file: &Path, changes: &Changes) -> Result<u8, Error> {
+    let scenario = Scenario::load(file, changes)?;
     let text = match global.output {
         Output::Table => view::summary(&scenario),
         output => json::document(&view::summary_document(&scenario), output),
@@ -58,12 +58,12 @@ pub(super) fn check(global: &Global, file: &Path, set: &[String]) -> Result<u8, 
 pub(super) fn plan(
     global: &Global,
     file: &Path,
-    set: &[String],
+    changes: &Changes,
     per_agent: Option<u64>,
     device: Option<u64>,
     group: Option<&str>,
 ) -> Result<u8, Error> {
-    let scenario = Scenario::load(file, set)?;
+    let scenario = Scenario::load(file, changes)?;
     let text = match device {
         Some(index) => one_device(&scenario, index, group, global.output)?,
         None => {

@@ -19,7 +19,7 @@ pub(super) async fn perform(
     settings: &Settings,
     args: StartArgs,
 ) -> Result<u8, Error> {
-    let scenario = Scenario::load(&args.file, &args.set)?;
+    let scenario = Scenario::load(&args.file, &args.changes)?;
     if settings.server.is_none() {
         return Err(Error::Usage {
             why: "`start` leaves a run behind, but a control plane in this process ends with it"

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use shoal_domain::plan::{Endpoint, Group, Plan, Protocol};
 use shoal_service_kit::{Clock as _, SystemClock};
 
-use super::DONE;
-use crate::args::{Global, Output};
+use super::{DONE, try_http};
+use crate::args::{Changes, Global, Output};
 use crate::builtin::Builtin;
 use crate::error::Error;
 use crate::mqtt_client::Connection;
@@ -31,10 +31,10 @@ const NOT_THROUGH: u8 = 1;
 
 /// What happened, in order: a word for machines and a sentence.
 #[derive(Debug, Default)]
-struct Steps(Vec<(&'static str, String)>);
+pub(super) struct Steps(Vec<(&'static str, String)>);
 
 impl Steps {
-    fn add(&mut self, step: &'static str, what: impl Into<String>) {
+    pub(super) fn add(&mut self, step: &'static str, what: impl Into<String>) {
         self.0.push((step, what.into()));
     }
 }
@@ -42,10 +42,10 @@ impl Steps {
 pub(super) async fn perform(
     global: &Global,
     file: &Path,
-    set: &[String],
+    changes: &Changes,
     secrets_dir: Option<&Path>,
 ) -> Result<u8, Error> {
-    let scenario = Scenario::load(file, set)?;
+    let scenario = Scenario::load(file, changes)?;
     let secrets = match secrets_dir {
         Some(dir) => read_secrets(dir)
             .map_err(|error| Error::DataDir { path: dir.to_owned(), why: error.to_string() })?,
@@ -76,13 +76,20 @@ pub(super) async fn perform(
             return Err(Error::Refused {
                 code: None,
                 message: format!(
-                    "group {} uses {what}: `scenario try` speaks MQTT 3.1.1 over plain TCP only",
+                    "group {} uses {what}: `scenario try` speaks MQTT 3.1.1 and HTTP/1.1 over plain TCP only",
                     group.name
                 ),
                 help: Some("use `shoal run` with few devices".into()),
             });
         }
-        let failed = drive(&device, &host, port, &mut steps).await.err();
+        let failed = if scenario.plan.targets[group.target].http().is_some() {
+            let scope = device.scope(&scenario.plan, index, &secrets);
+            let place = (host.as_str(), port);
+            let plan = &scenario.plan;
+            try_http::drive(plan, group, &scope, place, PATIENCE, &mut steps).await.err()
+        } else {
+            drive(&device, &host, port, &mut steps).await.err()
+        };
         if let Some(why) = &failed {
             steps.add("failed", why.clone());
             through = false;
@@ -101,6 +108,10 @@ pub(super) async fn perform(
 
 /// What this command does not speak.
 fn beyond(plan: &Plan, group: &Group) -> Option<&'static str> {
+    if let Some(http) = plan.targets[group.target].http() {
+        let is_plain = http.tls.is_none() && !http.http2;
+        return (!is_plain).then_some("TLS or HTTP/2");
+    }
     let mqtt = plan.targets[group.target].mqtt()?;
     if mqtt.tls.is_some() {
         Some("TLS")

@@ -19,6 +19,7 @@ use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 use super::clean;
 use super::columns::Columns;
 use super::numbers::{count, rate, seconds};
+use super::requests::{self, Request};
 use crate::scenario::Scenario;
 
 /// Slots shown of one device and series.
@@ -211,7 +212,10 @@ pub(crate) struct Device {
     pub(crate) password: Option<String>,
     /// Secrets that its texts need and that were not given.
     pub(crate) missing: BTreeSet<String>,
+    lets: Vec<String>,
     pub(crate) messages: Vec<Message>,
+    /// Of an HTTP device, each once, or why one cannot be shown.
+    requests: Vec<Result<Request, String>>,
 }
 
 #[derive(Debug)]
@@ -326,7 +330,20 @@ pub(crate) fn device(
             });
         }
     }
+    let requests = match plan.targets[group.target].http() {
+        None => Vec::new(),
+        Some(target) => {
+            let examples = requests::examples(group);
+            let scope = DeviceScope { captured: &examples, ..scope };
+            let render = |placed: &requests::Placed<'_>| {
+                requests::render(plan, group, target, placed, &scope, now_us)
+            };
+            requests::all(group).iter().map(render).collect()
+        }
+    };
     Device {
+        requests,
+        lets: lets.clone(),
         group: group.name.clone(),
         index,
         start_us: timetable.start_us(group_index, index, 0),
@@ -337,6 +354,28 @@ pub(crate) fn device(
         messages,
         missing: missing.into_inner(),
         id,
+    }
+}
+
+impl Device {
+    /// What its texts render with; nothing is captured yet.
+    pub(crate) fn scope<'d>(
+        &'d self,
+        plan: &'d Plan,
+        group: usize,
+        secrets: &'d BTreeMap<String, String>,
+    ) -> DeviceScope<'d> {
+        DeviceScope {
+            seed: self.seed,
+            run: EXAMPLE_RUN,
+            group: group as u32,
+            index: self.index,
+            device: &self.id,
+            lets: &self.lets,
+            rows: plan.groups[group].rows.as_ref(),
+            captured: &[],
+            secrets,
+        }
     }
 }
 
@@ -367,6 +406,14 @@ pub(crate) fn device_text(device: &Device) -> String {
             clean(&message.topic),
             clean(&payload_text(&message.payload))
         );
+    }
+    for request in &device.requests {
+        match request {
+            Ok(request) => text.push_str(&requests::text(request)),
+            Err(why) => {
+                let _ = writeln!(text, "\n(not shown: {})", clean(why));
+            }
+        }
     }
     let seed = device.seed;
     if device.seed_is_pinned {
@@ -399,6 +446,7 @@ pub(crate) fn device_document(device: &Device) -> Value {
         "seed": device.seed,
         "username": device.username,
         "messages": messages.collect::<Vec<_>>(),
+        "requests": device.requests.iter().flatten().map(requests::document).collect::<Vec<_>>(),
     })
 }
 
@@ -414,7 +462,7 @@ mod tests {
 
     fn quickstart() -> Scenario {
         let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scenarios/quickstart.yaml");
-        let mut scenario = Scenario::load(&file, &[]).unwrap();
+        let mut scenario = Scenario::load(&file, &Default::default()).unwrap();
         scenario.file = "scenarios/quickstart.yaml".into();
         scenario
     }

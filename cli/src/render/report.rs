@@ -20,6 +20,7 @@ pub(crate) fn render(report: &RunReport, stages: bool, paint: Paint) -> String {
     if started && !report.series.is_empty() {
         text.push_str(&series(report, stages));
         text.push_str(&slots(report, stages));
+        text.push_str(&tasks(report));
     }
     let devices = &report.devices;
     let _ = writeln!(
@@ -156,6 +157,25 @@ fn slots(report: &RunReport, stages: bool) -> String {
         }
     }
     if text.is_empty() { text } else { format!("\nslots\n{text}") }
+}
+
+/// How a loop's tasks were chosen, beside how they were to be.
+fn tasks(report: &RunReport) -> String {
+    if report.tasks.is_empty() {
+        return String::new();
+    }
+    let mut columns = Columns::new(&["task", ">count", ">planned", ">actual"]);
+    let share =
+        |ratio: Option<f64>| ratio.map_or("-".into(), |ratio| format!("{:.1} %", ratio * 100.0));
+    for task in &report.tasks {
+        columns.row(vec![
+            format!("{}.{}", task.group, task.name),
+            task.count.map_or("-".into(), count),
+            share(Some(task.planned_ratio)),
+            share(task.actual_ratio),
+        ]);
+    }
+    format!("\n{}", columns.render())
 }
 
 /// Where every planned slot went. While the run goes on, some are not classed yet.

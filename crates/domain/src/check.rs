@@ -122,7 +122,7 @@ fn build(
     }
     Some(Plan {
         name: name?,
-        vars: check.vars.for_the_record(),
+        vars: check.vars.for_the_record(overrides),
         seed,
         files: check.shipping.files()?,
         targets: targets?,

@@ -48,6 +48,9 @@ pub struct RunReport {
     pub verdict: Option<Verdict>,
     pub devices: DeviceTotals,
     pub series: Vec<SeriesReport>,
+    /// Of the groups that run a loop: planned and actual shares of their tasks.
+    #[serde(default)]
+    pub tasks: Vec<TaskReport>,
     pub failures: Vec<FailureReport>,
     pub thresholds: Vec<ThresholdReport>,
     pub observers: Vec<ObserverReport>,
@@ -121,6 +124,20 @@ pub struct SeriesReport {
     pub response_time_us: Option<TimeReport>,
     pub service_time_us: Option<TimeReport>,
     pub send_lag_us: Option<TimeReport>,
+}
+
+/// One task of a group's loop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    pub group: String,
+    pub name: String,
+    /// Its weight among the weights of the group's tasks.
+    pub planned_ratio: f64,
+    /// How often it was begun: attempts of its first step without a condition. Null where all of
+    /// its steps have one, or where another task shares that step's series.
+    pub count: Option<u64>,
+    /// Its share of the counts of the group's tasks; null where one of them is not known.
+    pub actual_ratio: Option<f64>,
 }
 
 /// `planned = sent + missed + not_connected + away + unsent + unassigned` once the run has ended.

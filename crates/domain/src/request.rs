@@ -3,6 +3,9 @@
 //! Rendering appends to buffers that the caller reuses. Invariant: what a path, query or form
 //! renders holds only characters that may stand there, whatever the values are.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use crate::digits;
 use crate::plan::{Body, HttpRequest, HttpTarget};
 use crate::template::{DeviceScope, MessageScope, MissingSecret, Template, Walks};
@@ -62,6 +65,12 @@ impl HttpRequest {
     }
 }
 
+/// What an Authorization header says for a name and a password.
+pub fn basic(username: &[u8], password: &[u8]) -> String {
+    let pair = [username, b":", password].concat();
+    format!("Basic {}", BASE64.encode(pair))
+}
+
 /// Why a request cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
@@ -73,8 +82,8 @@ pub enum Unfit {
 
 /// The part of a URL that belongs into the request line.
 fn own_path<'r>(target: &HttpTarget, raw: &'r [u8]) -> Result<&'r [u8], Unfit> {
-    let scheme: &[u8] = if target.tls { b"https://" } else { b"http://" };
-    let other: &[u8] = if target.tls { b"http://" } else { b"https://" };
+    let scheme: &[u8] = if target.is_secure() { b"https://" } else { b"http://" };
+    let other: &[u8] = if target.is_secure() { b"http://" } else { b"https://" };
     let elsewhere = |url: &[u8]| {
         let end = url.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(url.len());
         Unfit::Elsewhere(String::from_utf8_lossy(&url[..end.min(80)]).into_owned())

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod expect;
 pub mod faults;
+pub mod http_server;
 pub mod mosquitto;
 pub mod postgres;
 mod programs;

@@ -176,7 +176,7 @@ pub(super) fn series_of(core: &Core, group: usize, what: &What) -> SeriesId {
 }
 
 /// A number in `0.0..1.0` that depends on nothing but its key.
-fn unit_random(key: &[u64]) -> f64 {
+pub(in crate::engine) fn unit_random(key: &[u64]) -> f64 {
     let mix = |state: u64, word: &u64| {
         let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -30,8 +30,8 @@ pub(in crate::engine) fn scope<'a>(
 #[derive(Debug)]
 pub(in crate::engine) struct Identity {
     /// Device id and MQTT client id.
-    pub(super) id: Box<str>,
-    pub(super) lets: Box<[String]>,
+    pub(in crate::engine) id: Box<str>,
+    pub(in crate::engine) lets: Box<[String]>,
 }
 
 /// User name and password, as far as the scenario gives them.

@@ -101,6 +101,7 @@ pub(crate) fn passed() -> RunReport {
             one("telemetry", Operation::Publish, "ramp", 100),
             one("telemetry", Operation::Publish, "hold", 1_050),
         ],
+        tasks: vec![],
         failures: vec![],
         thresholds: vec![
             threshold("sensors.telemetry.errors == 0", Some(0.0), 0.0, "count"),

@@ -4,6 +4,7 @@ use super::Check;
 use super::text::Scope;
 use crate::plan::{
     Body, BodyCheck, Capture, CaptureFrom, Endpoint, Expect, HttpRequest, HttpTarget, StatusRange,
+    Tls,
 };
 use crate::scenario::http::{self as written, Entry};
 use crate::scenario::{Level, Payload, Written};
@@ -25,6 +26,11 @@ impl Check<'_> {
         let timeout_us = self.micros_or(target.timeout.as_ref(), DEFAULT_TIMEOUT_US);
         let http2 = self.flag(target.http2.as_ref());
         let ca = self.authorities(target.ca.as_ref());
+        let server_name = match &target.server_name {
+            Some(name) => self.resolve(name).map(|name| Some(name.text)),
+            None => Some(None),
+        };
+        let resumption = self.flag(target.resumption.as_ref());
         let mut headers = Some(Vec::new());
         for entry in &target.headers {
             let name = self.header_name(entry);
@@ -41,15 +47,16 @@ impl Check<'_> {
             }
         }
         let Origin { tls, endpoint, authority, base_path } = url?;
-        if let Some(ca) = target.ca.as_ref().filter(|_| !tls) {
-            let message = "`ca` needs an https:// url";
-            self.out.report(ca.place, &ca.path, message, None);
+        let of_tls = [&target.ca, &target.server_name, &target.resumption];
+        if let Some(key) = of_tls.into_iter().flatten().next().filter(|_| !tls) {
+            let message = format!("`{}` needs an https:// url", key.key());
+            self.out.report(key.place, &key.path, message, None);
             return None;
         }
+        let settings = Tls { ca: ca?, server_name: server_name?, resumption: resumption? };
         Some(HttpTarget {
             endpoint,
-            tls,
-            ca: ca?,
+            tls: tls.then_some(settings),
             authority,
             base_path,
             http2: http2?,

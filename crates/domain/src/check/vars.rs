@@ -73,8 +73,14 @@ impl Vars {
         self.values.keys().map(String::as_str)
     }
 
-    pub(super) fn for_the_record(&self) -> BTreeMap<String, String> {
-        self.values.iter().map(|(name, var)| (name.clone(), var.text.clone())).collect()
+    /// Also the options of tags, which decide as much.
+    pub(super) fn for_the_record(
+        &self,
+        overrides: &[(String, String)],
+    ) -> BTreeMap<String, String> {
+        let values = self.values.iter().map(|(name, var)| (name.clone(), var.text.clone()));
+        let options = overrides.iter().filter(|(name, _)| super::tags::is_option(name)).cloned();
+        values.chain(options).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What HTTP devices do: requests, what is expected of their replies, steps, and the closed loop.
 
-use super::{Endpoint, FileRef};
+use super::{Endpoint, Tls};
 use crate::ids::SeriesId;
 use crate::template::Template;
 
@@ -10,9 +10,7 @@ pub struct HttpTarget {
     /// Never [`Endpoint::Builtin`].
     pub endpoint: Endpoint,
     /// `https`.
-    pub tls: bool,
-    /// The authorities that may have signed its certificate; `None`: the public ones.
-    pub ca: Option<FileRef>,
+    pub tls: Option<Tls>,
     /// What the Host header says: the port is left out where it is the scheme's own.
     pub authority: String,
     /// Stands before every path; without a `/` at its end, so empty for most targets.
@@ -22,6 +20,12 @@ pub struct HttpTarget {
     pub headers: Vec<(String, String)>,
     /// Of requests that have none of their own.
     pub timeout_us: u64,
+}
+
+impl HttpTarget {
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

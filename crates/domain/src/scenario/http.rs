@@ -10,6 +10,8 @@ use crate::yaml::{Kind, Node, child};
 pub(crate) struct HttpTarget {
     pub(crate) url: Option<Written>,
     pub(crate) ca: Option<Written>,
+    pub(crate) server_name: Option<Written>,
+    pub(crate) resumption: Option<Written>,
     pub(crate) timeout: Option<Written>,
     pub(crate) http2: Option<Written>,
     pub(crate) headers: Vec<Entry>,
@@ -105,6 +107,8 @@ pub(super) fn target(mut fields: Fields<'_>, out: &Collector) -> HttpTarget {
     let target = HttpTarget {
         url: fields.required_text("url"),
         ca: fields.text("ca"),
+        server_name: fields.text("server_name"),
+        resumption: fields.text("tls_resumption"),
         timeout: fields.text("timeout"),
         http2: fields.text("http2"),
         headers: entries(fields.find("headers"), out),

@@ -5,6 +5,7 @@
 mod agents;
 mod counting;
 mod files;
+mod http;
 mod shipped;
 mod target;
 

@@ -1,11 +1,13 @@
-//! Every scenario that we ship runs, cut short, on the broker that we ship.
+//! Every scenario that we ship runs, cut short, on the broker that we ship or on an HTTP server.
 
 use std::path::Path;
 
 use shoal_domain::check::files_named;
+use shoal_domain::outcome::Operation;
 use shoal_domain::run::{Phase, Validity};
 use shoal_proto::v1::ShippedFile;
 use shoal_testkit::cluster::{Cluster, series};
+use shoal_testkit::http_server::HttpServer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shipped_scenario_runs() {
@@ -18,9 +20,15 @@ async fn every_shipped_scenario_runs() {
     for file in names {
         let cluster = Cluster::start(1).await;
         let text = std::fs::read_to_string(&file).unwrap();
-        let mut overrides = vec![("broker", cluster.broker_url())];
+        let speaks_http = text.contains("http: {");
+        let server = HttpServer::of_the_tutorial();
+        let mut overrides = if speaks_http {
+            vec![("target", server.url()), ("total", "7s".to_owned())]
+        } else {
+            vec![("broker", cluster.broker_url())]
+        };
         if text.contains("vars.devices") {
-            overrides.push(("devices", "50".to_owned()));
+            overrides.push(("devices", if speaks_http { "10" } else { "50" }.to_owned()));
         }
         if text.contains("vars.hold") {
             overrides.push(("hold", "2s".to_owned()));
@@ -33,13 +41,21 @@ async fn every_shipped_scenario_runs() {
             ShippedFile { path, body }
         });
         let run = cluster.run_with(&text, &overrides, files.collect()).await;
-        run.has_sent(50).await;
-        run.stop().await;
+        if !speaks_http {
+            run.has_sent(50).await;
+            run.stop().await;
+        }
         let report = run.over().await;
 
         let what = file.display();
         assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(0)), "{what}");
         assert_eq!(report.validity, Some(Validity::Valid), "{what}: {report:#?}");
+        if speaks_http {
+            let http = report.series.iter().filter(|row| row.operation == Operation::Http);
+            let count: u64 = http.filter(|row| row.stage == "all").map(|row| row.count).sum();
+            assert_eq!(count, server.total(), "{what}");
+            continue;
+        }
         let slots = series(&report, "telemetry", "all").slots.unwrap();
         assert_eq!(slots.sent, cluster.broker().publishes_seen(), "{what}");
     }
