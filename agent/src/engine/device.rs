@@ -9,6 +9,7 @@ mod connecting;
 mod ending;
 mod identity;
 mod presence;
+mod renewing;
 mod sending;
 
 use std::cell::RefCell;
@@ -90,6 +91,10 @@ pub(super) struct Device {
     written_us: u64,
     ping_us: Option<u64>,
     ack_deadline_us: u64,
+    /// When its connection is made anew, because its signature ends.
+    renew_us: u64,
+    /// Between two connections of its own accord: slots wait.
+    is_renewing: bool,
 }
 
 /// Why a connection ended.
@@ -169,6 +174,8 @@ impl Device {
             written_us: 0,
             ping_us: None,
             ack_deadline_us: u64::MAX,
+            renew_us: u64::MAX,
+            is_renewing: false,
         })
     }
 
@@ -255,7 +262,9 @@ impl Device {
         let waits = match self.standing {
             Standing::Starting => true,
             // A cut is our doing: what it keeps from being sent is unsent.
-            Standing::Known => matches!(self.link, Link::Up(_)) || core.control.is_cut(),
+            Standing::Known => {
+                matches!(self.link, Link::Up(_)) || self.is_renewing || core.control.is_cut()
+            }
             Standing::Failed => false,
         };
         let group = self.group;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use shoal_domain::capacity::{BYTES_PER_DEVICE, SPARE_DESCRIPTORS};
 use shoal_domain::plan::{Endpoint, Target};
-use shoal_domain::template::{DeviceScope, MissingSecret};
+use shoal_domain::template::MissingSecret;
 use shoal_service_kit::{Permit, Refused, limits};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -48,7 +48,7 @@ pub enum PrepareError {
     #[error("group {group} cannot start: {why}")]
     Certificate { group: String, why: String },
     #[error("group {group} cannot start: {missing}")]
-    Secret { group: String, missing: MissingSecret },
+    Secret { group: String, missing: String },
     #[error(
         "{devices} devices need {needed} file descriptors, but this process may open {limit}: \
          raise `ulimit -n` or use more agents"
@@ -157,19 +157,17 @@ fn check_identities(job: &Job) -> Result<(), PrepareError> {
     let mark = job.run.mark();
     for block in job.shard.blocks.iter().filter(|block| !block.is_empty()) {
         let group = &job.plan.groups[block.group];
-        let error = |missing| PrepareError::Secret { group: group.name.clone(), missing };
-        let scope = super::device::scope(job.seed, &mark, block.group, &job.secrets);
-        let identity = Identity::render(group, &scope, block.devices.start).map_err(error)?;
-        identity.credentials(group, &scope, block.devices.start).map_err(error)?;
-        let scope = DeviceScope {
-            index: block.devices.start,
-            device: &identity.id,
-            lets: &identity.lets,
-            rows: group.rows.as_ref(),
-            ..scope
+        let error = |missing: &dyn std::error::Error| PrepareError::Secret {
+            group: group.name.clone(),
+            missing: missing.to_string(),
         };
-        super::http::check_secrets(group, &scope).map_err(error)?;
-        identity.will(group, &scope, block.devices.start).map_err(error)?;
+        let scope = super::device::scope(job.seed, &mark, block.group, &job.secrets);
+        let first = block.devices.start;
+        let identity = Identity::render(group, &scope, first).map_err(|e| error(&e))?;
+        identity.credentials(group, &scope, first, 0).map_err(|e| error(&e))?;
+        identity.will(group, &scope, first).map_err(|e| error(&e))?;
+        let scope = identity.scope(group, &scope, first);
+        super::http::check_secrets(group, &scope).map_err(|e| error(&e))?;
     }
     Ok(())
 }
@@ -183,7 +181,10 @@ fn check_certificates(job: &Job) -> Result<BTreeMap<usize, Signer>, PrepareError
         let login = group.credentials.as_ref();
         let Some(wanted) = login.and_then(|login| login.certificate.as_ref()) else { continue };
         let error = |why| PrepareError::Certificate { group: group.name.clone(), why };
-        let missing = |missing| PrepareError::Secret { group: group.name.clone(), missing };
+        let missing = |missing: MissingSecret| PrepareError::Secret {
+            group: group.name.clone(),
+            missing: missing.to_string(),
+        };
         let first = block.devices.start;
         let scope = super::device::scope(job.seed, &mark, block.group, &job.secrets);
         let identity = Identity::render(group, &scope, first).map_err(missing)?;

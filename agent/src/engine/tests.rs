@@ -238,3 +238,40 @@ fn devices_are_dealt_evenly_to_cores_in_total_and_per_group() {
         |seats: &Vec<super::start::Seat>| seats.is_sorted_by_key(|s| std::cmp::Reverse(s.start_us));
     assert!(seats.iter().all(is_sorted));
 }
+
+#[test]
+fn a_signature_is_renewed_by_a_new_connection_and_no_slot_is_lost() {
+    const HUB: &str = "hub.azure-devices.net";
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let text = format!(
+        "version: 1\nname: hub\ntargets: {{ hub: {{ mqtt: {{ url: builtin }} }} }}\n\
+         groups:\n  d:\n    target: hub\n    devices: 5\n\
+         \x20   credentials: {{ sas: {{ hub: {HUB}, key: {KEY}, key_of: group, ttl: 1h }} }}\n\
+         \x20   send: {{ t: {{ every: 50ms, publish: {{ topic: t, qos: 1, text: x }} }} }}\n\
+         load: [ {{ ramp: {{ to: 100%, over: 100ms }} }}, {{ hold: {{ until: 3s }} }} ]\n"
+    );
+    let trial = Trial::of(&text).signatures_last(ms(1_000));
+    // The broker makes each token again, from the time that stands in it.
+    let outcome = trial.run_with(
+        |broker| {
+            broker.judge_logins(|client, user, password| {
+                let expires = password.rsplit("&se=").next().and_then(|se| se.parse().ok());
+                let key = shoal_domain::sas::device_key(KEY, client).unwrap();
+                let again = |se| shoal_domain::sas::token(HUB, client, &key, se).unwrap();
+                user == shoal_domain::sas::user_name(HUB, client)
+                    && expires.is_some_and(|se| again(se) == password)
+            });
+        },
+        |_| {},
+    );
+    outcome.assert_every_slot_has_one_class();
+    outcome.assert_the_broker_saw_all();
+    let total = outcome.publish();
+    assert_eq!(total.sent + total.missed, outcome.planned(), "{total:?}");
+    assert_eq!((total.not_connected, total.n_errors()), (0, 0), "{total:?}");
+    // First at 0.9 s, then at 1.8 s and 2.7 s.
+    let connects = outcome.connect();
+    assert!((10..=20).contains(&connects.sent), "{} connects", connects.sent);
+    assert_eq!(connects.acked, connects.sent);
+    assert_eq!(outcome.gauges(), (5, 5, 0));
+}

@@ -20,6 +20,8 @@ pub struct Script {
     hub: Arc<Hub>,
 }
 
+/// Of client id, name and password.
+type Judge = Arc<dyn Fn(&str, &str, &str) -> bool + Send + Sync>;
 type Predicate = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// What connections look at before they answer.
@@ -28,7 +30,7 @@ pub(crate) struct Settings {
     pub(crate) stalled: bool,
     pub(crate) lose_acks: bool,
     pub(crate) delay_acks: Duration,
-    login: Option<(String, String)>,
+    login: Option<Judge>,
     refuse: Option<(u8, Predicate)>,
 }
 
@@ -51,7 +53,7 @@ impl Settings {
         }
         match (&self.login, login) {
             (None, _) => None,
-            (Some((user, password)), Some(given)) if (&**user, &**password) == given => None,
+            (Some(is_good), Some((user, password))) if is_good(client, user, password) => None,
             (Some(_), _) => Some(BAD_LOGIN),
         }
     }
@@ -168,8 +170,18 @@ impl Script {
 
     /// Asks every client for this name and password (CONNACK 4 otherwise); `None` asks nobody.
     pub fn require_login(&self, login: Option<(&str, &str)>) {
-        let login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
-        self.set(|settings| settings.login = login);
+        let Some((user, password)) = login else {
+            return self.set(|settings| settings.login = None);
+        };
+        let (user, password) = (user.to_owned(), password.to_owned());
+        self.judge_logins(move |_, given_user, given_password| {
+            (given_user, given_password) == (user.as_str(), password.as_str())
+        });
+    }
+
+    /// Lets those in for whom `is_good(client id, name, password)` holds (CONNACK 4 otherwise).
+    pub fn judge_logins(&self, is_good: impl Fn(&str, &str, &str) -> bool + Send + Sync + 'static) {
+        self.set(|settings| settings.login = Some(Arc::new(is_good)));
     }
 
     /// While true, messages are taken and delivered but PUBACK and PUBREC are not sent.

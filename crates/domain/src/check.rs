@@ -19,6 +19,7 @@ mod observers;
 mod payload;
 mod protobuf;
 mod replay;
+mod sas;
 mod sends;
 mod steps;
 mod tags;

@@ -41,6 +41,7 @@ pub mod reply;
 pub mod report;
 pub mod request;
 pub mod run;
+pub mod sas;
 mod scenario;
 pub mod schedule;
 pub mod shard;

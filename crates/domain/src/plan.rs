@@ -171,6 +171,8 @@ pub struct Credentials {
     /// HTTP only, and then without the others.
     pub bearer: Option<Template>,
     pub certificate: Option<Certificate>,
+    /// MQTT only, and then without user name, password and bearer.
+    pub sas: Option<Sas>,
 }
 
 /// What a device shows in its TLS handshakes.
@@ -190,6 +192,16 @@ pub enum Pem {
     /// A path on the agent, once per device; `agent:` may stand before it.
     OnAgent(Template),
     Text(Template),
+}
+
+/// A password that the device signs itself and renews, as Azure IoT Hub takes it ([`crate::sas`]).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sas {
+    pub hub: String,
+    pub key: Template,
+    /// Each device's key is derived from `key`, which is its group's.
+    pub is_group_key: bool,
+    pub life_us: u64,
 }
 
 /// Known once per device.

@@ -62,6 +62,17 @@ pub(crate) struct MqttTarget {
     pub(crate) tls_resumption: Option<Written>,
 }
 
+/// `credentials.sas`.
+#[derive(Debug)]
+pub(crate) struct Sas {
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) hub: Option<Written>,
+    pub(crate) key: Option<Written>,
+    pub(crate) key_of: Option<Written>,
+    pub(crate) ttl: Option<Written>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) name: String,
@@ -78,6 +89,7 @@ pub(crate) struct Group {
     /// The last part of the path is the name.
     pub(crate) lets: Vec<Written>,
     pub(crate) has_credentials: bool,
+    pub(crate) sas: Option<Sas>,
     pub(crate) username: Option<Written>,
     pub(crate) password: Option<Written>,
     pub(crate) bearer: Option<Written>,

@@ -19,6 +19,9 @@ use tonic::transport::Channel;
 
 use crate::expect::eventually;
 
+/// What the owner of these agents provides.
+const SECRETS: [(&str, &str); 1] = [("hub_key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")];
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
@@ -34,6 +37,11 @@ impl Cluster {
     /// With agents 0.. of equal capacity, connected.
     pub async fn start(n_agents: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let secrets = dir.path().join("secrets");
+        std::fs::create_dir(&secrets).expect("a directory in the temporary one");
+        for (name, value) in SECRETS {
+            std::fs::write(secrets.join(name), value).expect("a file in the temporary directory");
+        }
         let broker = BrokerThread::on_loopback().expect("a port of loopback");
         let control_plane = Lifecycle::new();
         let config = control_plane::Config {
@@ -65,7 +73,7 @@ impl Cluster {
             labels: BTreeMap::new(),
             capacity: Some(1.0),
             allow_target: vec![],
-            secrets_dir: None,
+            secrets_dir: Some(self.dir.path().join("secrets")),
             sources: Vec::new(),
             health_listen: None,
         };

@@ -18,6 +18,7 @@ use super::super::core::Core;
 use super::super::dial::Route;
 use super::super::gate::Ticket;
 use super::super::transport::Transport;
+use super::renewing::renewal_us;
 use super::{Device, Lost, Standing};
 use crate::mqtt::encode;
 
@@ -102,6 +103,9 @@ impl Device {
             self.too_late(core);
             return true;
         }
+        if now >= self.renew_us {
+            self.renew(core, now);
+        }
         if self.leave_on_time(core, now) {
             return true;
         }
@@ -132,7 +136,7 @@ impl Device {
             Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. } => {
                 attempt.began_us + ATTEMPT_US
             }
-            Link::Up(_) => self.keep_alive_wake_us(core),
+            Link::Up(_) => self.keep_alive_wake_us(core).min(self.renew_us),
             Link::Queued { .. } | Link::Down => u64::MAX,
         })
     }
@@ -219,14 +223,19 @@ impl Device {
         }
     }
 
-    fn hello(&self, core: &Core) -> Result<Vec<u8>, String> {
+    fn hello(&mut self, core: &Core) -> Result<Vec<u8>, String> {
         let group = &core.plan.groups[self.group];
         let target = self.target(core);
         let scope = super::scope(core.seed, &core.mark, self.group, &core.secrets);
-        let spoken = |missing: shoal_domain::template::MissingSecret| missing.to_string();
-        let (username, password) =
-            self.identity.credentials(group, &scope, self.index).map_err(spoken)?;
-        let will = self.identity.will(group, &scope, self.index).map_err(spoken)?;
+        let boot_us = core.boot_us();
+        let unix_s = core.control.control_unix_us(boot_us) / 1_000_000;
+        let (username, password) = self
+            .identity
+            .credentials(group, &scope, self.index, unix_s)
+            .map_err(|error| error.to_string())?;
+        let will =
+            self.identity.will(group, &scope, self.index).map_err(|error| error.to_string())?;
+        self.renew_us = renewal_us(group, core.run_us(boot_us));
         // Only a session that this device has had in this run is taken up again.
         let is_back = target.keeps_session() && self.standing == Standing::Known;
         encode::connect(&encode::Hello {

@@ -34,6 +34,7 @@ impl Device {
             other => self.link = other,
         }
         self.standing = Standing::Known;
+        self.is_renewing = false;
         self.tries = 0;
     }
 
@@ -57,6 +58,10 @@ impl Device {
             }
             core.stalls.generator_error(lost.class);
             self.failed(core, connect, stage, &lost, now);
+        }
+        if std::mem::take(&mut self.is_renewing) {
+            // From here on it is like any other connection that is gone.
+            self.drain(core, SlotClass::NotConnected);
         }
         if self.standing == Standing::Starting && lost.class.is_final_refusal() {
             self.give_up(core);
@@ -108,6 +113,7 @@ impl Device {
 
     /// What only a connection has.
     pub(super) fn forget_connection(&mut self) {
+        self.renew_us = u64::MAX;
         self.rest = Vec::new();
         self.blocked = false;
         self.ping_us = None;

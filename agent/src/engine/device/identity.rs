@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use shoal_domain::plan::Group;
+use shoal_domain::plan::{Credentials, Group};
+use shoal_domain::sas::{self, BadKey};
 use shoal_domain::template::{DeviceScope, MissingSecret, Template};
 
 use crate::mqtt::encode::Will;
@@ -37,6 +38,15 @@ pub(in crate::engine) struct Identity {
 /// User name and password, as far as the scenario gives them.
 pub(in crate::engine) type Login = (Option<String>, Option<String>);
 
+/// Why a device has nothing to log in with.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::engine) enum NoLogin {
+    #[error(transparent)]
+    Missing(#[from] MissingSecret),
+    #[error(transparent)]
+    Key(#[from] BadKey),
+}
+
 impl Identity {
     pub(in crate::engine) fn render(
         group: &Group,
@@ -65,19 +75,30 @@ impl Identity {
         DeviceScope { index, device, lets, rows, ..*scope }
     }
 
-    /// Rendered anew for each connection, so that no device keeps a copy of a secret.
+    /// Rendered anew for each connection, so that no device keeps a copy of a secret; `unix_s` is
+    /// the time from which a signature is good.
     pub(in crate::engine) fn credentials(
         &self,
         group: &Group,
         scope: &DeviceScope<'_>,
         index: u64,
-    ) -> Result<Login, MissingSecret> {
+        unix_s: u64,
+    ) -> Result<Login, NoLogin> {
         let scope = self.scope(group, scope, index);
         let render = |template: &Option<Template>| {
             template.as_ref().map(|template| text(template, &scope)).transpose()
         };
         match &group.credentials {
             None => Ok((None, None)),
+            Some(Credentials { sas: Some(sas), .. }) => {
+                let mut key = text(&sas.key, &scope)?;
+                if sas.is_group_key {
+                    key = sas::device_key(&key, &self.id)?;
+                }
+                let expires_s = unix_s + sas.life_us / 1_000_000;
+                let token = sas::token(&sas.hub, &self.id, &key, expires_s)?;
+                Ok((Some(sas::user_name(&sas.hub, &self.id)), Some(token)))
+            }
             Some(login) => Ok((render(&login.username)?, render(&login.password)?)),
         }
     }

@@ -106,7 +106,10 @@ impl Device {
             self.say_goodbye();
         }
         self.forget_connection();
-        self.link = Link::Down;
+        self.link = match self.is_renewing && self.presence == Presence::In {
+            true => Link::Resting { until_us: now },
+            false => Link::Down,
+        };
     }
 
     /// A storm takes the device: what waits is lost, unless it is kept for its return.

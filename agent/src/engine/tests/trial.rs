@@ -169,6 +169,13 @@ impl Trial {
         self
     }
 
+    pub(super) fn signatures_last(self, us: u64) -> Self {
+        self.each_group(|group| {
+            let sas = group.credentials.as_mut().and_then(|login| login.sas.as_mut());
+            sas.expect("devices that sign").life_us = us;
+        })
+    }
+
     pub(super) fn every(self, us: u64) -> Self {
         self.each_group(|group| send_of(group).pace.period_ns = us * 1_000)
     }
@@ -208,8 +215,13 @@ impl Trial {
     pub(super) fn certificate(self, certificate: &Certificate) -> Self {
         self.each_group(|group| {
             let certificate = Some(certificate.clone());
-            group.credentials =
-                Some(Credentials { username: None, password: None, bearer: None, certificate });
+            group.credentials = Some(Credentials {
+                username: None,
+                password: None,
+                bearer: None,
+                certificate,
+                sas: None,
+            });
         })
     }
 

@@ -141,6 +141,12 @@ impl Check<'_> {
             let message = "exactly one of bearer and username is expected";
             self.out.report(bearer.place, &bearer.path, message, None);
         }
+        let is_mqtt = target
+            .is_none_or(|index| targets.is_none_or(|targets| targets[index].mqtt().is_some()));
+        let sas = match &written.sas {
+            Some(sas) => self.sas(sas, written, is_mqtt, &secret_scope).map(Some),
+            None => Some(None),
+        };
         let reconnect = self.reconnect(written);
         let max_in_flight =
             written.max_in_flight.as_ref().map_or(Some(10), |most| self.whole(most, 1, 65_535));
@@ -174,7 +180,7 @@ impl Check<'_> {
             }
             None => sends.map(Behaviour::Open),
         };
-        let (username, password, bearer) = (username?, password?, bearer?);
+        let (username, password, bearer, sas) = (username?, password?, bearer?, sas?);
         let certificate = certificate?;
         Some(Group {
             name: name.clone(),
@@ -189,6 +195,7 @@ impl Check<'_> {
                 password,
                 bearer,
                 certificate,
+                sas,
             }),
             reconnect: reconnect?,
             max_in_flight: max_in_flight? as u32,

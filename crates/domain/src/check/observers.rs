@@ -129,6 +129,7 @@ impl Check<'_> {
             password,
             bearer: None,
             certificate: None,
+            sas: None,
         });
         Some(MqttSource { broker: broker?, filter: filter?, qos: qos?, share: share?, credentials })
     }

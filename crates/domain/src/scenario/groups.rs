@@ -3,7 +3,7 @@
 use super::fields::{Field, Fields, named, written};
 use super::{
     Certificate, CertificateKind, Churn, Group, LaterText, Level, Message, Pace, Payload, Publish,
-    Replay, Send, keep_all, keep_text, plain_name,
+    Replay, Sas, Send, keep_all, keep_text, plain_name,
 };
 use super::{http, payload};
 use crate::diagnostics::Collector;
@@ -25,6 +25,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         id: fields.text("id"),
         lets: Vec::new(),
         has_credentials: false,
+        sas: None,
         username: None,
         password: None,
         bearer: None,
@@ -123,6 +124,20 @@ fn read_credentials(mut fields: Fields<'_>, group: &mut Group, out: &Collector) 
     group.username = fields.text("username");
     group.password = fields.text("password");
     group.bearer = fields.text("bearer");
+    if let Some(field) = fields.find("sas")
+        && let Some(mut sas) = Fields::open(field.node, &field.path, out)
+    {
+        let key_of = sas.text("key_of");
+        group.sas = Some(Sas {
+            path: field.path.clone(),
+            place: field.key_place,
+            hub: sas.required_text("hub"),
+            key: sas.required_text("key"),
+            key_of: key_of.filter(|of| super::word(of, &["device", "group"], out)),
+            ttl: sas.text("ttl"),
+        });
+        sas.close();
+    }
     if let Some(mut certificate) = fields.map("certificate") {
         if let Some((kind, source)) = certificate.exactly_one(&["signed_by", "files", "pem"])
             && let Some(mut pair) = Fields::open(source.node, &source.path, out)

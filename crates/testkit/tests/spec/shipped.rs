@@ -33,6 +33,9 @@ async fn every_shipped_scenario_runs() {
         if text.contains("vars.hold") {
             overrides.push(("hold", "2s".to_owned()));
         }
+        if text.contains("vars.period") {
+            overrides.push(("period", "500ms".to_owned()));
+        }
         let overrides: Vec<_> =
             overrides.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let named = files_named(&text, &[]).into_iter();
