@@ -7,12 +7,13 @@
 //! peer never panic and never make us allocate more than one bounded packet.
 
 pub(crate) mod encode;
+pub(crate) mod filter;
 pub(crate) mod incoming;
 mod reader;
 mod reason;
 pub(crate) mod session;
 
-pub(crate) use self::incoming::{Rules, Step, Welcome};
+pub(crate) use self::incoming::{Message, Rules, Step, Welcome};
 pub(crate) use self::reason::Refusal;
 pub(crate) use self::session::{Event, Open, Session, What};
 

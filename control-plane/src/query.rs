@@ -12,7 +12,7 @@ use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failu
 use shoal_domain::files::File;
 use shoal_domain::ids::{AgentId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
-use shoal_domain::plan::{Plan, Publish, Send};
+use shoal_domain::plan::{Plan, Send};
 use shoal_domain::report::{
     AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, RunReport, SCHEMA,
     ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdReport, ThresholdResult,
@@ -287,7 +287,7 @@ fn series_row(plan: &Plan, facts: &Facts, id: SeriesId, stage: Option<StageId>) 
     let wanted = |s: SeriesId, at: StageId| s == id && stage.is_none_or(|stage| stage == at);
     let (tally, slots) = facts.total(wanted);
     let send = group.sends().iter().find(|send| send.series == id);
-    let is_acked = send.and_then(Send::publish).is_none_or(Publish::is_acknowledged);
+    let is_acked = send.is_none_or(Send::is_acknowledged);
     let seconds = facts.seconds(plan, stage);
     SeriesReport {
         group: group.name.clone(),

@@ -11,6 +11,7 @@ mod identity;
 mod presence;
 mod renewing;
 mod sending;
+mod talk;
 
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
@@ -31,6 +32,7 @@ pub(super) use self::ending::unit_random;
 pub(super) use self::identity::{Identity, scope};
 pub(super) use self::sending::Scratch;
 use self::sending::Stream;
+use self::talk::Talk;
 use super::book::{Fate, SlotBook};
 use super::core::Core;
 use super::start::Seat;
@@ -76,6 +78,10 @@ pub(super) struct Device {
     identity: Identity,
     streams: Box<[Stream]>,
     session: Session,
+    /// `None`: it neither listens nor commands.
+    talk: Option<Box<Talk>>,
+    /// A session of this run has its subscriptions.
+    standing_session: bool,
     /// What only its own TLS connections use, from the first one on.
     tls: Option<Arc<ClientConfig>>,
     link: Link,
@@ -136,11 +142,12 @@ impl Device {
         // One that comes from another agent may come in the middle of a storm.
         let (presence, change_us) = calendar.at(seat.start_us);
         let target = core.plan.targets[group.target].mqtt()?;
+        let talk = Talk::new(group, &identity, &identity.scope(group, &scope, seat.index));
         let rules = Rules {
             protocol: target.protocol,
             max_packet: MAX_PACKET,
             // A session that the broker keeps may have been used by another run.
-            expects_messages: target.keeps_session() || !target.clean_start,
+            expects_messages: talk.is_some() || target.keeps_session() || !target.clean_start,
         };
         Some(Self {
             group: seat.group,
@@ -161,6 +168,8 @@ impl Device {
             identity,
             streams: group.sends().iter().map(|_| Stream::default()).collect(),
             session: Session::new(rules),
+            talk,
+            standing_session: false,
             tls: None,
             link: match presence {
                 Presence::In => Link::Resting { until_us: seat.start_us },
@@ -222,6 +231,7 @@ impl Device {
         let mut moved = self.keep_calendar(core, now);
         self.fall_due(core, now);
         self.expire_acks(core, now);
+        self.talk_on_time(core, now);
         self.pump(core);
         moved |= self.link_on_time(core, now);
         self.book.settle();
@@ -314,7 +324,11 @@ impl Device {
         let due = if next_us < end_us { next_us + 1 } else { u64::MAX };
         let change = if self.change_us < end_us { self.change_us } else { u64::MAX };
         let leave = self.leave_by_us.unwrap_or(u64::MAX);
-        due.min(self.ack_deadline_us).min(change).min(leave).min(self.link_wake_us(core))
+        let talk = match (&self.talk, &self.link) {
+            (Some(talk), Link::Up(_)) if !self.blocked => talk.wake_us(),
+            _ => u64::MAX,
+        };
+        due.min(talk).min(self.ack_deadline_us).min(change).min(leave).min(self.link_wake_us(core))
     }
 
     /// The gate closes at the core's end: what is due is handled, the rest is unsent.

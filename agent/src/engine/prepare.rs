@@ -264,12 +264,14 @@ async fn probe_tls(target: &Target, route: &Route, tcp: TcpStream) -> Result<(),
     let Ok(Err(error)) = tokio::time::timeout(PROBE_TIMEOUT, handshake).await else {
         return Ok(());
     };
-    match tls::class_of(&error) {
-        Some((_, why)) if !tls::is_the_peers_word(&error) => {
-            Err(PrepareError::Insecure { target: target.name.clone(), why })
-        }
-        _ => Ok(()),
+    if tls::is_the_peers_word(&error) {
+        return Ok(());
     }
+    let why = match tls::class_of(&error) {
+        Some((_, why)) => why,
+        None => format!("no TLS connection: {error}; is it the plain port?"),
+    };
+    Err(PrepareError::Insecure { target: target.name.clone(), why })
 }
 
 fn reserve_ports(job: &Job, target: usize, route: &Route) -> Result<Reservation, PrepareError> {

@@ -4,6 +4,7 @@
 mod hostile;
 mod load;
 mod secured;
+mod talking;
 mod trial;
 
 use std::sync::Arc;

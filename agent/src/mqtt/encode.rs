@@ -243,6 +243,33 @@ pub(crate) fn connect(hello: &Hello<'_>) -> Result<Vec<u8>, TooLong> {
     written.map(|_| bytes.to_vec()).ok_or(TooLong::Message)
 }
 
+/// A SUBSCRIBE for one filter.
+pub(crate) fn subscribe(
+    protocol: Protocol,
+    pid: u16,
+    filter: &str,
+    qos: Qos,
+) -> Result<Vec<u8>, TooLong> {
+    if filter.len() > MAX_TEXT {
+        return Err(TooLong::Text);
+    }
+    let mut bytes = BytesMut::new();
+    let written = match protocol {
+        Protocol::V3 => {
+            let mut packet = v4::Subscribe::new(filter, wire_qos(qos));
+            packet.pkid = pid;
+            packet.write(&mut bytes).ok()
+        }
+        Protocol::V5 => {
+            let filter = v5::Filter::new(filter, wire_qos_5(qos));
+            let mut packet = v5::Subscribe::new(filter, None);
+            packet.pkid = pid;
+            packet.write(&mut bytes).ok()
+        }
+    };
+    written.map(|_| bytes.to_vec()).ok_or(TooLong::Message)
+}
+
 fn wire_qos(qos: Qos) -> WireQos {
     match qos {
         Qos::AtMostOnce => WireQos::AtMostOnce,

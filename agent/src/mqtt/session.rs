@@ -32,11 +32,15 @@ pub(crate) struct Open {
 pub(crate) enum What {
     /// A slot of one of the group's sends, with what renders it again.
     Slot { send: u16, slot: u64, n: u32, now_us: u64, qos: Qos },
+    /// An answer to a message; place of the listener.
+    Reply(u16),
+    /// A SUBSCRIBE; place among the device's filters.
+    Subscribe(u16),
 }
 
 impl What {
     fn is_message(&self) -> bool {
-        matches!(self, Self::Slot { .. })
+        !matches!(self, Self::Subscribe(_))
     }
 
     fn is_exactly_once(&self) -> bool {

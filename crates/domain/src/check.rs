@@ -6,6 +6,7 @@
 
 mod cbor;
 mod certificates;
+mod commands;
 mod counts;
 mod defaults;
 mod files;

@@ -22,6 +22,7 @@ use crate::files::{File, FileId, Rows};
 use crate::ids::{ObserverId, SeriesId, StageId};
 use crate::outcome::Operation;
 use crate::template::Template;
+use crate::values::{Source as Values, Stream};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -139,6 +140,10 @@ pub struct Group {
     pub will: Option<Will>,
     /// The series of this group's connection attempts.
     pub connect: SeriesId,
+    /// Subscriptions and what is done with their messages.
+    pub listeners: Vec<Listener>,
+    /// The series of the subscriptions that commands need for their replies.
+    pub subscribe: Option<SeriesId>,
     /// Names of the values that steps capture from replies; a template knows them by index.
     pub captures: Vec<String>,
     /// Once per device, after it is connected and before anything else; a step that fails makes the
@@ -299,6 +304,8 @@ pub struct Churn {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     Publish(Publish),
+    /// A message that is answered by another one.
+    Command(Box<Command>),
     Http(Box<HttpRequest>),
 }
 
@@ -310,6 +317,67 @@ pub struct Publish {
     pub payload: Template,
     pub properties: Properties,
     pub ack_timeout_us: u64,
+}
+
+/// A message to a device of another group, measured until its reply.
+///
+/// In its topic and payload, captured value 0 is that device's id and 1 its index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    /// Index into [`Plan::groups`]: one of its devices, drawn anew for each slot.
+    pub to: usize,
+    pub publish: Publish,
+    /// Where replies come, once per device.
+    pub filter: Template,
+    /// JSON pointer to what a reply repeats of the command's `${request}`.
+    pub reply_id: String,
+    pub timeout_us: u64,
+}
+
+impl Command {
+    /// The device that the command of a slot goes to.
+    pub fn addressee(
+        &self,
+        plan: &Plan,
+        seed: u64,
+        from: (u32, u64),
+        send: (SeriesId, u64),
+    ) -> u64 {
+        let (group, device) = from;
+        let (series, slot) = send;
+        // No expression has this number: those hash their place in the file.
+        let field = u64::MAX;
+        let stream = Stream::of(Values { seed, group, device, series: series.0, field });
+        let devices = plan.groups[self.to].devices.max(1);
+        stream.int(slot, 0, i64::try_from(devices - 1).unwrap_or(i64::MAX)) as u64
+    }
+}
+
+/// A subscription of each device, and what it does with the messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// Its SUBSCRIBEs are attempts; the messages are counted as received.
+    pub series: SeriesId,
+    /// Known once per device.
+    pub filter: Template,
+    pub qos: Qos,
+    /// JSON pointers: what is read of a message, in the order of the reply's captured values.
+    pub read: Vec<Read>,
+    pub reply: Option<Reply>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub name: String,
+    pub pointer: String,
+}
+
+/// Sent once for each message, with QoS 0 or 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    pub series: SeriesId,
+    pub after_us: u64,
+    pub publish: Publish,
 }
 
 /// What MQTT 5 may say about a message; empty with MQTT 3.1.1.
@@ -614,6 +682,7 @@ impl Send {
     pub fn publish(&self) -> Option<&Publish> {
         match &self.action {
             Action::Publish(publish) => Some(publish),
+            Action::Command(command) => Some(&command.publish),
             Action::Http(_) => None,
         }
     }
@@ -621,13 +690,16 @@ impl Send {
     pub fn http(&self) -> Option<&HttpRequest> {
         match &self.action {
             Action::Http(request) => Some(request),
-            Action::Publish(_) => None,
+            Action::Publish(_) | Action::Command(_) => None,
         }
     }
 
     /// Whether the target acknowledges it, so that it has a response time.
     pub fn is_acknowledged(&self) -> bool {
-        self.publish().is_none_or(Publish::is_acknowledged)
+        match &self.action {
+            Action::Publish(publish) => publish.is_acknowledged(),
+            Action::Command(_) | Action::Http(_) => true,
+        }
     }
 }
 

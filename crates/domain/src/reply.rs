@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use crate::outcome::ErrorClass;
-use crate::plan::{BodyCheck, Capture, CaptureFrom, Expect, HttpRequest};
+use crate::plan::{BodyCheck, Capture, CaptureFrom, Command, Expect, HttpRequest, Listener, Read};
 
 /// Characters of a reply that a text may hold.
 const MAX_QUOTED: usize = 60;
@@ -76,6 +76,30 @@ impl HttpRequest {
             found.push((capture.index, value));
         }
         Ok(found)
+    }
+}
+
+impl Listener {
+    /// What the reply needs of a message, in the order of `read`; an error says what was not there.
+    pub fn read(&self, payload: &[u8]) -> Result<Vec<Option<Captured>>, String> {
+        if self.read.is_empty() {
+            return Ok(Vec::new());
+        }
+        let json: Value =
+            serde_json::from_slice(payload).map_err(|_| "the message is no JSON".to_owned())?;
+        let value = |read: &Read| match at(&json, &read.pointer) {
+            Some(value) => Ok(Some(value)),
+            None => Err(format!("the message has no {}", read.pointer)),
+        };
+        self.read.iter().map(value).collect()
+    }
+}
+
+impl Command {
+    /// The `${request}` that a reply repeats.
+    pub fn replied(&self, payload: &[u8]) -> Option<String> {
+        let json: Value = serde_json::from_slice(payload).ok()?;
+        at(&json, &self.reply_id).map(|value| value.text)
     }
 }
 

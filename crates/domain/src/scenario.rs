@@ -99,6 +99,7 @@ pub(crate) struct Group {
     pub(crate) connect_within: Option<Written>,
     pub(crate) will: Option<Message>,
     pub(crate) certificate: Option<Certificate>,
+    pub(crate) listeners: Vec<Listener>,
     pub(crate) sends: Vec<Send>,
     pub(crate) on_start: Vec<http::Step>,
     pub(crate) on_stop: Vec<http::Step>,
@@ -132,6 +133,7 @@ pub(crate) struct Send {
     pub(crate) publish: Option<Publish>,
     /// What is published is a recording.
     pub(crate) replay: Option<Replay>,
+    pub(crate) command: Option<Command>,
     pub(crate) request: Option<http::Request>,
     pub(crate) tags: Vec<Written>,
 }
@@ -156,6 +158,35 @@ pub(crate) struct Publish {
     pub(crate) topic_alias: Option<Written>,
     /// User properties; the last part of the path is the name.
     pub(crate) properties: Vec<(String, Written)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) to: Option<Written>,
+    pub(crate) message: Message,
+    pub(crate) filter: Option<Written>,
+    pub(crate) reply_id: Option<Written>,
+    pub(crate) timeout: Option<Written>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) name: String,
+    pub(crate) place: Place,
+    pub(crate) path: String,
+    pub(crate) filter: Option<Written>,
+    pub(crate) qos: Option<Written>,
+    /// Names and JSON pointers.
+    pub(crate) read: Vec<(String, Written)>,
+    pub(crate) reply: Option<Reply>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) place: Place,
+    pub(crate) path: String,
+    pub(crate) after: Option<Written>,
+    pub(crate) message: Option<Message>,
 }
 
 #[derive(Debug)]

@@ -24,3 +24,19 @@ fn every_yaml_block_of_the_page_is_a_plan() {
         }
     }
 }
+
+#[test]
+fn every_shipped_scenario_is_a_plan() {
+    let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
+    let files = std::fs::read_dir(&scenarios).unwrap().map(|entry| entry.unwrap().path());
+    let is_scenario = |path: &std::path::PathBuf| path.extension().is_some_and(|ext| ext == "yaml");
+    for file in files.filter(is_scenario) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        if let Err(found) = parse_plan(&text, &[], &files_of(&text, &scenarios)) {
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            // What must be set by a person is no mistake of ours.
+            let is_unset = |line: &String| line.contains("has no value");
+            assert!(found.iter().all(is_unset), "{}: {found:#?}", file.display());
+        }
+    }
+}

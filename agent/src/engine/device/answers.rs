@@ -11,16 +11,22 @@ use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::Qos;
 
 use super::super::core::Core;
-use super::ending::series_of;
+use super::ending::{is_command, series_of};
 use super::sending::{Copy, publish_of};
+use super::talk::Who;
 use super::{Device, Lost, note_failure};
 use crate::mqtt::encode::{self, Delivery};
 use crate::mqtt::{Event, Open, Refusal, Step, Welcome, What};
+
+/// How long a SUBACK, or the PUBACK of a reply, may take.
+const ANSWER_TIMEOUT_US: u64 = 30_000_000;
 
 impl Device {
     pub(super) fn received(&mut self, core: &Rc<Core>, bytes: &[u8]) -> Result<(), Lost> {
         let now = core.now_us();
         let (group, id) = (self.group, &self.identity.id);
+        let (index, incarnation) = (self.index, self.incarnation);
+        let who = Who { group, index, incarnation, id };
         let mut answer: Option<Result<Welcome, Refusal>> = None;
         let mut ended: Option<Refusal> = None;
         let mut pong = false;
@@ -29,13 +35,24 @@ impl Device {
         let result = self.session.receive(bytes, &mut answers, |event| match event {
             Event::Acked(open) => acked(core, group, &open),
             Event::Done(open) => done(core, group, &open, now),
-            Event::Rejected(open, refusal) => rejected(core, group, id, &open, refusal, now),
+            Event::Rejected(open, refusal) => match (&mut self.talk, open.what) {
+                (Some(talk), What::Slot { send, n, .. }) if is_command(core, group, &open.what) => {
+                    if !open.expired {
+                        core.answered();
+                    }
+                    talk.rejected(core, &who, (send, n), &refusal.into(), now);
+                }
+                _ => rejected(core, group, id, &open, refusal, now),
+            },
             Event::Accepted(welcome) => answer = Some(Ok(welcome)),
             Event::Refused(refusal) => answer = Some(Err(refusal)),
             Event::Pong => pong = true,
             Event::Ended(refusal) => ended = Some(refusal),
-            // Of a session that an earlier run began: acknowledged and otherwise nobody's.
-            Event::Message(_) => {}
+            Event::Message(message) => {
+                if let Some(talk) = &mut self.talk {
+                    talk.heard(core, &who, message, now);
+                }
+            }
         });
         if pong {
             self.ping_us = None;
@@ -44,7 +61,12 @@ impl Device {
             Some(Ok(welcome)) => match self.misses(core, &welcome) {
                 None => {
                     self.accepted(core, now);
+                    let has_filters = welcome.session_present && self.standing_session;
                     self.resume(core, &welcome, now);
+                    self.standing_session = self.target(core).keeps_session();
+                    if !has_filters {
+                        self.subscribe(core, now);
+                    }
                 }
                 Some(lost) => {
                     self.attempt_failed(core, lost, true);
@@ -102,7 +124,7 @@ impl Device {
         }
         let mut bytes = Vec::new();
         for open in self.session.unfinished().to_vec() {
-            let What::Slot { send, slot, n, now_us, qos } = open.what;
+            let What::Slot { send, slot, n, now_us, qos } = open.what else { continue };
             if open.released {
                 encode::ack(&mut bytes, Step::Rel, open.pid);
                 continue;
@@ -129,14 +151,18 @@ impl Device {
         self.set_ack_deadline(core);
         for open in over {
             core.answered();
+            // A command has its own time-out.
+            if is_command(core, self.group, &open.what) {
+                continue;
+            }
             let series = series_of(core, self.group, &open.what);
             let stage = core.plan.stage_of(self.group, open.intended_us);
             let within = timeout_of(core, self.group, &open.what);
             let within = std::time::Duration::from_micros(within);
-            let What::Slot { qos, .. } = open.what;
-            let awaited = match (qos, open.released) {
-                (Qos::ExactlyOnce, false) => "PUBREC",
-                (Qos::ExactlyOnce, true) => "PUBCOMP",
+            let awaited = match (open.what, open.released) {
+                (What::Slot { qos: Qos::ExactlyOnce, .. }, false) => "PUBREC",
+                (What::Slot { qos: Qos::ExactlyOnce, .. }, true) => "PUBCOMP",
+                (What::Subscribe(_), _) => "SUBACK",
                 _ => "PUBACK",
             };
             let text = format!("no {awaited} within {within:?}");
@@ -153,8 +179,11 @@ impl Device {
 }
 
 fn timeout_of(core: &Core, group: usize, what: &What) -> u64 {
-    let What::Slot { send, .. } = what;
-    publish_of(&core.plan.groups[group].sends()[usize::from(*send)]).ack_timeout_us
+    let group = &core.plan.groups[group];
+    match what {
+        What::Slot { send, .. } => publish_of(&group.sends()[usize::from(*send)]).ack_timeout_us,
+        What::Reply(_) | What::Subscribe(_) => ANSWER_TIMEOUT_US,
+    }
 }
 
 fn deadline_of(core: &Core, group: usize, open: &Open) -> u64 {
@@ -163,15 +192,24 @@ fn deadline_of(core: &Core, group: usize, open: &Open) -> u64 {
 
 /// The peer has the message, in time or after its time-out.
 fn acked(core: &Core, group: usize, open: &Open) {
+    // A command is acknowledged by its reply.
+    if is_command(core, group, &open.what) {
+        return;
+    }
     let stage = core.plan.stage_of(group, open.intended_us);
     core.recorder.borrow_mut().tally(series_of(core, group, &open.what), stage).acked += 1;
 }
 
 fn done(core: &Core, group: usize, open: &Open, now: u64) {
+    let stage = core.plan.stage_of(group, open.intended_us);
+    if matches!(open.what, What::Subscribe(_)) {
+        core.recorder.borrow_mut().tally(series_of(core, group, &open.what), stage).acked += 1;
+    }
     if !open.expired {
         core.answered();
-        let stage = core.plan.stage_of(group, open.intended_us);
-        record_times(core, series_of(core, group, &open.what), stage, open, now);
+        if !is_command(core, group, &open.what) {
+            record_times(core, series_of(core, group, &open.what), stage, open, now);
+        }
     }
 }
 
@@ -181,7 +219,8 @@ fn rejected(core: &Core, group: usize, device: &str, open: &Open, refusal: Refus
         let series = series_of(core, group, &open.what);
         let stage = core.plan.stage_of(group, open.intended_us);
         note_failure(core, device, series, stage, &refusal.into(), now);
-        done(core, group, open, now);
+        core.answered();
+        record_times(core, series, stage, open, now);
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shoal_domain::ids::SeriesId;
 use shoal_domain::outcome::ErrorClass;
+use shoal_domain::plan::Action;
 use shoal_domain::schedule::Presence;
 use shoal_service_kit::Backoff;
 
@@ -102,6 +103,9 @@ impl Device {
             false => self.session.reset(),
         };
         self.lost_messages(core, &gone, &lost, now);
+        if !self.target(core).keeps_session() {
+            self.with_talk(|talk, who| talk.cut_off(core, who, &lost, now));
+        }
         core.recorder.borrow_mut().gauge(self.group).connected -= 1;
         self.tries = 0;
         match self.presence {
@@ -124,6 +128,10 @@ impl Device {
     pub(super) fn lost_messages(&mut self, core: &Core, gone: &[Open], lost: &Lost, now: u64) {
         for open in gone {
             core.answered();
+            // What becomes of a command is decided by its reply.
+            if is_command(core, self.group, &open.what) {
+                continue;
+            }
             let stage = core.plan.stage_of(self.group, open.intended_us);
             self.failed(core, series_of(core, self.group, &open.what), stage, lost, now);
         }
@@ -155,7 +163,15 @@ impl Device {
             }
             _ => None,
         };
-        let messages = self.session.reset();
+        self.with_talk(|talk, who| talk.end(core, who, now));
+        let mut messages = self.session.reset();
+        messages.retain(|open| {
+            let is_command = is_command(core, self.group, &open.what);
+            if is_command {
+                core.answered();
+            }
+            !is_command
+        });
         let of_message =
             |open: &Open| (series_of(core, self.group, &open.what), open.intended_us, open.sent_us);
         for (series, intended_us, began_us) in
@@ -175,10 +191,26 @@ impl Device {
     }
 }
 
+pub(super) fn is_command(core: &Core, group: usize, what: &What) -> bool {
+    let What::Slot { send, .. } = what else { return false };
+    matches!(core.plan.groups[group].sends()[usize::from(*send)].action, Action::Command(_))
+}
+
 /// Whose result an open packet is.
 pub(super) fn series_of(core: &Core, group: usize, what: &What) -> SeriesId {
-    let What::Slot { send, .. } = what;
-    core.plan.groups[group].sends()[usize::from(*send)].series
+    let group = &core.plan.groups[group];
+    let subscribe = group.subscribe.unwrap_or(group.connect);
+    match what {
+        What::Slot { send, .. } => group.sends()[usize::from(*send)].series,
+        What::Reply(listener) => {
+            let reply = group.listeners[usize::from(*listener)].reply.as_ref();
+            reply.map_or(group.connect, |reply| reply.series)
+        }
+        What::Subscribe(filter) => {
+            let listener = group.listeners.get(usize::from(*filter));
+            listener.map_or(subscribe, |listener| listener.series)
+        }
+    }
 }
 
 /// A number in `0.0..1.0` that depends on nothing but its key.

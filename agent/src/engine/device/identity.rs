@@ -54,7 +54,7 @@ impl Identity {
         index: u64,
     ) -> Result<Self, MissingSecret> {
         let scope = DeviceScope { index, rows: group.rows.as_ref(), ..*scope };
-        let id = text(&group.id, &scope)?;
+        let id = Self::render_id(group, &scope, index)?;
         let mut lets: Vec<String> = Vec::with_capacity(group.lets.len());
         for binding in &group.lets {
             // Each sees those before it.
@@ -62,6 +62,24 @@ impl Identity {
             lets.push(value);
         }
         Ok(Self { id: id.into(), lets: lets.into() })
+    }
+
+    /// The id of any device of a group.
+    pub(in crate::engine) fn render_id(
+        group: &Group,
+        scope: &DeviceScope<'_>,
+        index: u64,
+    ) -> Result<String, MissingSecret> {
+        text(&group.id, &DeviceScope { index, rows: group.rows.as_ref(), ..*scope })
+    }
+
+    /// Something that is known once per device; `scope` is this device's.
+    pub(super) fn text(
+        &self,
+        template: &Template,
+        scope: &DeviceScope<'_>,
+    ) -> Result<String, MissingSecret> {
+        text(template, scope)
     }
 
     /// The scope of a group, for this device.

@@ -6,13 +6,14 @@
 use std::rc::Rc;
 
 use shoal_domain::outcome::ErrorClass;
-use shoal_domain::plan::{Publish, Qos, Send};
+use shoal_domain::plan::{Action, Publish, Qos, Send};
+use shoal_domain::reply::Captured;
 use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 
 use super::super::book::Due;
 use super::super::core::Core;
 use super::connecting::Link;
-use super::{Device, Lost};
+use super::{Device, Identity, Lost};
 use crate::mqtt::encode::{self, Delivery, Head, TooLong, property};
 use crate::mqtt::{Open, What};
 use crate::recorder::SlotClass;
@@ -101,8 +102,13 @@ impl Device {
         let sends = group.sends();
         let now_us = core.control.control_unix_us(boot_us);
         let mut room = self.session.room(group.max_in_flight);
+        // Without its subscription a command's reply would be lost.
+        let listens = self.talk.is_none() || self.is_listening();
         while scratch.bytes.len() < MAX_WRITE {
-            let has_room = |send: usize| !publish_of(&sends[send]).is_acknowledged() || room > 0;
+            let has_room = |send: usize| {
+                (publish_of(&sends[send]).qos == Qos::AtMostOnce || room > 0)
+                    && (listens || !matches!(sends[send].action, Action::Command(_)))
+            };
             let Some(due) = self.book.take(has_room) else { return };
             let publish = publish_of(&sends[due.send]);
             let pid = match publish.qos {
@@ -177,6 +183,8 @@ impl Device {
             n: copy.n,
             now_us: copy.now_us,
         };
+        let addressee = self.addressee(core, send, copy.slot);
+        let device = DeviceScope { captured: &addressee, ..device };
         let alias = self.alias_of(copy, publish);
         let Stream { walks, aliased, .. } = &mut self.streams[copy.send];
         let is_known = alias.is_some() && *aliased;
@@ -215,6 +223,19 @@ impl Device {
         encode::publish(out, head, topic, properties, |out| render(&publish.payload, out))
     }
 
+    /// Id and index of the device that a command goes to; nothing for other messages.
+    fn addressee(&self, core: &Core, send: &Send, slot: u64) -> Vec<Option<Captured>> {
+        let Action::Command(command) = &send.action else { return Vec::new() };
+        let from = (self.group as u32, self.index);
+        let index = command.addressee(&core.plan, core.seed, from, (send.series, slot));
+        let scope = super::scope(core.seed, &core.mark, command.to, &core.secrets);
+        let to = &core.plan.groups[command.to];
+        // `prepare` has rendered one of each group, and ids know no secrets.
+        let id = Identity::render_id(to, &scope, index).unwrap_or_default();
+        let index = Captured { text: index.to_string(), is_json: true };
+        vec![Some(Captured::text(&id)), Some(index)]
+    }
+
     /// The number by which the broker may know this message's topic. Only a message's first copy
     /// uses one: what is sent again must be understood without what came before it.
     fn alias_of(&self, copy: &Copy, publish: &Publish) -> Option<u16> {
@@ -241,6 +262,11 @@ impl Device {
             let stage = core.plan.stage_of(self.group, intended_us);
             let lag_us = now.saturating_sub(intended_us);
             core.recorder.borrow_mut().sent(send.series, stage, lag_us, packet.due.held);
+            if let (Action::Command(command), Some(talk)) = (&send.action, &mut self.talk) {
+                let times = (intended_us, now);
+                talk.commanded(packet.due.send as u16, packet.n, times, command.timeout_us);
+                core.opened();
+            }
             if let Some(pid) = packet.pid {
                 let what = What::Slot {
                     send: packet.due.send as u16,

@@ -2,7 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 
+use bytes::BytesMut;
+use rumqttc::mqttbytes::v4;
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Protocol, Qos};
 
@@ -159,4 +162,88 @@ fn a_pubrec_that_is_never_followed_is_acknowledged_and_open_at_the_end() {
     let total = outcome.publish();
     assert_eq!((total.sent, total.acked), (1, 1));
     assert_eq!(total.errors[&ErrorClass::OpenAtEnd], 1);
+}
+
+/// Closes its first connection in the middle of a message; on the next it has kept the session.
+fn forgetful(seen: Arc<Mutex<Vec<(u16, bool)>>>) -> impl Fn(SocketAddr) -> SocketAddr {
+    move |_| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let seen = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            // The first is the probe, which says nothing.
+            let mut n_connections = 0;
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut unread = BytesMut::new();
+                let mut buffer = [0; 4096];
+                'packets: loop {
+                    let n = stream.read(&mut buffer).unwrap_or(0);
+                    if n == 0 {
+                        break;
+                    }
+                    unread.extend_from_slice(&buffer[..n]);
+                    while let Ok(packet) = v4::Packet::read(&mut unread, 4096) {
+                        let says = match packet {
+                            v4::Packet::Connect(connect) => {
+                                assert!(!connect.clean_session);
+                                n_connections += 1;
+                                vec![0x20, 2, u8::from(n_connections > 1), 0]
+                            }
+                            v4::Packet::Publish(publish) => {
+                                seen.lock().unwrap().push((publish.pkid, publish.dup));
+                                if n_connections == 1 {
+                                    break 'packets;
+                                }
+                                let [high, low] = publish.pkid.to_be_bytes();
+                                vec![0x40, 2, high, low]
+                            }
+                            _ => Vec::new(),
+                        };
+                        stream.write_all(&says).unwrap();
+                    }
+                }
+            }
+        });
+        addr
+    }
+}
+
+#[test]
+fn a_kept_session_sends_again_what_was_not_acknowledged() {
+    let seen = Arc::default();
+    let outcome = Trial::new(1)
+        .every(ms(200))
+        .reconnect(ms(50), ms(60))
+        .target(|target| target.clean_start = false)
+        .through(forgetful(Arc::clone(&seen)))
+        .lasting(ms(1_500))
+        .run(|_| {});
+    outcome.assert_every_slot_has_one_class();
+    let total = outcome.publish();
+    assert_eq!((total.acked, total.n_errors()), (total.sent, 0), "{:?}", total.errors);
+    assert_eq!(total.resent, 1);
+    let seen = seen.lock().unwrap();
+    let (first, again) = (seen[0], seen[1]);
+    assert_eq!((first.1, again), (false, (first.0, true)), "the same id, marked as sent before");
+    assert!(seen[2..].iter().all(|(_, dup)| !dup));
+    assert_eq!(seen.len() as u64, total.sent + total.resent);
+}
+
+#[test]
+fn a_broker_outage_is_followed_by_no_storm() {
+    let outcome =
+        Trial::new(300).every(ms(500)).reconnect(ms(10), ms(50)).lasting(ms(3_000)).run(|broker| {
+            broker.at(ms(1_000)).drop_all_connections();
+            let mut before = broker.at(ms(1_000)).connects_seen();
+            for bucket in 0..10 {
+                let now = broker.at(ms(1_100 + 100 * bucket)).connects_seen();
+                // 1,000 a second, and at most 100 ms of it at once before.
+                assert!(now - before <= 220, "{} in 100 ms", now - before);
+                before = now;
+            }
+        });
+    outcome.assert_every_slot_has_one_class();
+    assert_eq!(outcome.gauges(), (300, 300, 0));
+    assert!(outcome.connect().acked > 300, "some were up when the broker went");
 }

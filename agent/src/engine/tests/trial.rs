@@ -80,6 +80,8 @@ impl Trial {
             churn: None,
             will: None,
             connect: SeriesId(2 * i as u32),
+            listeners: vec![],
+            subscribe: None,
             captures: vec![],
             on_start: vec![],
             on_stop: vec![],
@@ -344,6 +346,17 @@ impl Outcome {
             if self.plan.series[series.index()].operation == operation
                 && self.plan.stages[stage.index()].name == name
             {
+                total.merge(tally);
+            }
+        }
+        total
+    }
+
+    /// All stages of one series, by its path.
+    pub(super) fn series(&self, path: &str) -> Tally {
+        let mut total = Tally::default();
+        for ((series, _), tally) in &self.cells {
+            if self.plan.series_path(*series) == path {
                 total.merge(tally);
             }
         }

@@ -20,8 +20,14 @@ pub(super) fn defaults(groups: &[Group], series: &[Series]) -> Vec<Threshold> {
             is_default: true,
         });
     };
-    for operation in [Operation::Publish, Operation::Http] {
-        if series.iter().any(|series| series.operation == operation) {
+    for operation in [Operation::Publish, Operation::Command, Operation::Http] {
+        // What is only answered need not be sent at all.
+        let is_reply = |id: usize| {
+            let replies = groups.iter().flat_map(|group| &group.listeners);
+            replies.flat_map(|listener| &listener.reply).any(|reply| reply.series.index() == id)
+        };
+        let mut planned = series.iter().enumerate().filter(|(id, _)| !is_reply(*id));
+        if planned.any(|(_, series)| series.operation == operation) {
             let subject = Subject::All(operation);
             let path = format!("all.{}.sent", operation.word());
             add(path, subject, Metric::Sent, Comparison::Greater, ">", Limit::Count(0.0), "0");

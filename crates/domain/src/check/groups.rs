@@ -96,6 +96,7 @@ impl Check<'_> {
             series.push(Series { operation, name, group: index });
         }
         self.step_series(written, index, series);
+        self.listener_series(written, index, series);
         let series_of = |name: &str| {
             let ours = series[next.index()..].iter().position(|known| known.name == name)?;
             Some(SeriesId(next.0 + ours as u32))
@@ -168,6 +169,7 @@ impl Check<'_> {
                 _ => sends = None,
             }
         }
+        let listeners = self.listeners(&written.listeners, &series_of, &scope);
         for peer in &written.peers {
             self.known_group(peer);
         }
@@ -203,11 +205,36 @@ impl Check<'_> {
             churn: churn?,
             will: will?,
             connect: next,
+            listeners: listeners?,
+            subscribe: series_of("subscribe"),
             captures: written.captures.clone(),
             on_start: on_start?,
             on_stop: on_stop?,
             behaviour: behaviour?,
         })
+    }
+
+    /// A series for each subscription and its replies, one for those of commands.
+    fn listener_series(&self, written: &scenario::Group, index: usize, series: &mut Vec<Series>) {
+        let mut add = |operation, name: String| {
+            series.push(Series { operation, name, group: index });
+        };
+        if written.sends.iter().any(|send| send.command.is_some()) {
+            add(Operation::Subscribe, "subscribe".to_owned());
+        }
+        for listener in &written.listeners {
+            self.reserved(&listener.name, listener.place, &listener.path);
+            let reply = super::commands::reply_series(&listener.name);
+            let is_taken = |send: &scenario::Send| send.name == listener.name || send.name == reply;
+            if written.sends.iter().any(is_taken) {
+                let message = format!("`{}` is a series already", listener.name);
+                self.out.report(listener.place, &listener.path, message, None);
+            }
+            add(Operation::Subscribe, listener.name.clone());
+            if listener.reply.is_some() {
+                add(Operation::Publish, reply);
+            }
+        }
     }
 
     fn target_of(&self, written: &Written, targets: Option<&[Target]>) -> Option<usize> {

@@ -60,6 +60,12 @@ impl Check<'_> {
             let action = Action::Http(Box::new(request));
             return Some(Send { series, pace, while_away, action });
         }
+        if let Some(command) = &written.command {
+            let command = self.command(command, &scope)?;
+            let pace = Pace { period_ns: period_ns?, arrivals: arrivals?, phase };
+            let action = Action::Command(Box::new(command));
+            return Some(Send { series, pace, while_away, action });
+        }
         let publish = written.publish.as_ref()?;
         let topic = match (&publish.topic, replay, &replayed) {
             (Some(topic), ..) => self.topic(topic, &scope),
@@ -214,7 +220,7 @@ impl Check<'_> {
         }
     }
 
-    fn topic(&self, written: &Written, scope: &Scope<'_>) -> Option<Template> {
+    pub(super) fn topic(&self, written: &Written, scope: &Scope<'_>) -> Option<Template> {
         let topic = self.template(written, scope)?;
         let mut texts = Vec::new();
         for part in topic.parts() {

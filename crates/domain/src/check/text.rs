@@ -39,6 +39,10 @@ pub(super) struct Scope<'a> {
     pub(super) is_id: bool,
     pub(super) lets: &'a [(String, ValueKind)],
     pub(super) captures: &'a [String],
+    /// Names that a reply reads of its message.
+    pub(super) message: &'a [String],
+    /// Whether there is a device that this goes `to`.
+    pub(super) has_addressee: bool,
     pub(super) columns: Columns<'a>,
     /// Of the series whose slots count time, for `sine`.
     pub(super) period_ns: Option<u64>,
@@ -61,6 +65,8 @@ impl Scope<'_> {
             is_id: false,
             lets: &[],
             captures: &[],
+            message: &[],
+            has_addressee: false,
             columns: Columns::None,
             period_ns: None,
         }
@@ -216,11 +222,24 @@ impl Check<'_> {
                 let known = scope.captures.iter().position(|known| known == short)?;
                 Some(Value { generator: Generator::Captured(known), kind: ValueKind::Captured })
             }
-            "message" | "to" => {
-                let what = format!("`{name}`");
-                self.out.later(written.at(offset), &written.path, &what);
-                None
-            }
+            "message" => match scope.message.iter().position(|known| known == short) {
+                Some(index) => Some(Value {
+                    generator: Generator::Captured(index),
+                    kind: ValueKind::Captured,
+                }),
+                None => not_defined(&mut scope.message.iter().map(String::as_str)),
+            },
+            "to" if !scope.has_addressee => refuse(
+                format!("`{name}` is known in a command's topic and payload only"),
+                None,
+            ),
+            "to" => match ["device", "index"].iter().position(|known| *known == short) {
+                Some(index) => Some(Value {
+                    generator: Generator::Captured(index),
+                    kind: ValueKind::Captured,
+                }),
+                None => not_defined(&mut ["device", "index"].into_iter()),
+            },
             _ => refuse(
                 format!("`{name}` is not a name"),
                 suggest(namespace, ["vars", "let", "secret", "row", "captured", "message", "to"]),

@@ -9,7 +9,7 @@ use super::defaults::defaults;
 use crate::diagnostics::suggest;
 use crate::ids::{SeriesId, StageId};
 use crate::outcome::Operation;
-use crate::plan::{Group, Metric, Publish, Send, Series, Subject, Threshold};
+use crate::plan::{Group, Metric, Send, Series, Subject, Threshold};
 use crate::scenario::{self, ThresholdLine, Written};
 use crate::threshold::{COUNTERS, DEVICES, Line, STATISTICS, TIMES, misfit, parse};
 
@@ -175,7 +175,7 @@ impl Check<'_> {
             let message = format!("no series of this file does `{word}`");
             return self.refuse(written, message, None);
         }
-        if operation == Operation::Connect {
+        if matches!(operation, Operation::Connect | Operation::Subscribe) {
             self.has_slots(metric, line.path, written)?;
         }
         if operation == Operation::Publish
@@ -224,7 +224,7 @@ impl Check<'_> {
             self.has_slots(metric, &path, written)?;
         }
         let position = position?;
-        if found.series[position].operation == Operation::Connect {
+        if matches!(found.series[position].operation, Operation::Connect | Operation::Subscribe) {
             self.has_slots(metric, &path, written)?;
         }
         if let Some(groups) = found.groups {
@@ -316,7 +316,7 @@ impl Check<'_> {
 }
 
 fn is_acknowledged(send: &Send) -> bool {
-    send.publish().is_none_or(Publish::is_acknowledged)
+    send.is_acknowledged()
 }
 
 fn is_of_whole_run(metric: Metric) -> bool {

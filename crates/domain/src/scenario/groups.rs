@@ -2,8 +2,8 @@
 
 use super::fields::{Field, Fields, named, written};
 use super::{
-    Certificate, CertificateKind, Churn, Group, LaterText, Level, Message, Pace, Payload, Publish,
-    Replay, Sas, Send, keep_all, keep_text, plain_name,
+    Certificate, CertificateKind, Churn, Command, Group, Level, Listener, Message, Pace, Payload,
+    Publish, Replay, Reply, Sas, Send, keep_all, plain_name,
 };
 use super::{http, payload};
 use crate::diagnostics::Collector;
@@ -35,6 +35,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         connect_within: fields.text("connect_within"),
         will: None,
         certificate: None,
+        listeners: Vec::new(),
         sends: Vec::new(),
         on_start: Vec::new(),
         on_stop: Vec::new(),
@@ -74,7 +75,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
     }
     if let Some(send) = fields.find("send") {
         for (name, field) in named(send.node, &send.path, out) {
-            group.sends.extend(read_send(name, &field, &mut group.peers, &mut later, out));
+            group.sends.extend(read_send(name, &field, &mut group.peers, out));
         }
     }
     let place = fields.later("place");
@@ -110,9 +111,9 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         }
     }
     group.captures = captures;
-    if let Some(field) = fields.later("on_message") {
-        for (_, field) in named(field.node, &field.path, out) {
-            on_message(&field, &mut later, out);
+    if let Some(field) = fields.find("on_message") {
+        for (name, field) in named(field.node, &field.path, out) {
+            group.listeners.extend(read_listener(name, &field, out));
         }
     }
     group.later = later;
@@ -160,7 +161,6 @@ fn read_send(
     name: String,
     field: &Field<'_>,
     peers: &mut Vec<super::Written>,
-    later: &mut Vec<LaterText>,
     out: &Collector,
 ) -> Option<Send> {
     let mut fields = Fields::open(field.node, &field.path, out)?;
@@ -204,6 +204,7 @@ fn read_send(
         while_away,
         publish: None,
         replay: None,
+        command: None,
         request: None,
         tags,
     };
@@ -215,8 +216,8 @@ fn read_send(
         }
         _ => {
             send.operation = Operation::Command;
-            out.later(field.key_place, &field.path, "a `command`");
-            read_command(&field, peers, later, out);
+            send.command = read_command(&field, out);
+            peers.extend(send.command.as_ref().and_then(|command| command.to.clone()));
         }
     }
     Some(send)
@@ -280,57 +281,45 @@ fn read_message(fields: &mut Fields<'_>, out: &Collector) -> Message {
     }
 }
 
-/// topic, qos, retain and a body, in a part that is not built yet.
-fn message(fields: &mut Fields<'_>, level: Level, later: &mut Vec<LaterText>, out: &Collector) {
-    let topic = fields.required("topic");
-    keep_text(topic, level, false, later, out);
-    for key in ["qos", "retain"] {
-        let field = fields.find(key);
-        keep_text(field, Level::Plan, false, later, out);
-    }
-    if let Some((_, body)) = fields.exactly_one(&["json", "text"]) {
-        keep_all(Some(body), level, false, later);
-    }
-}
-
-fn read_command(
-    field: &Field<'_>,
-    peers: &mut Vec<super::Written>,
-    later: &mut Vec<LaterText>,
-    out: &Collector,
-) {
-    let Some(mut command) = Fields::open(field.node, &field.path, out) else { return };
-    peers.extend(command.required_text("to"));
-    message(&mut command, Level::Message, later, out);
-    if let Some(mut reply) = command.map("reply") {
-        let filter = reply.required("filter");
-        keep_text(filter, Level::Device, false, later, out);
-        reply.required_text("id");
+fn read_command(field: &Field<'_>, out: &Collector) -> Option<Command> {
+    let mut fields = Fields::open(field.node, &field.path, out)?;
+    let to = fields.required_text("to");
+    let message = read_message(&mut fields, out);
+    let (mut filter, mut reply_id) = (None, None);
+    if let Some(field) = fields.required("reply")
+        && let Some(mut reply) = Fields::open(field.node, &field.path, out)
+    {
+        filter = reply.required_text("filter");
+        reply_id = reply.required_text("id");
         reply.close();
     }
-    let timeout = command.find("timeout");
-    keep_text(timeout, Level::Plan, false, later, out);
-    command.close();
-}
-
-fn on_message(field: &Field<'_>, later: &mut Vec<LaterText>, out: &Collector) {
-    let Some(mut fields) = Fields::open(field.node, &field.path, out) else { return };
-    let filter = fields.required("filter");
-    keep_text(filter, Level::Device, false, later, out);
-    fields.text("qos");
-    if let Some(read) = fields.find("read") {
-        for (_, pointer) in named(read.node, &read.path, out) {
-            written(pointer.node, &pointer.path, out);
-        }
-    }
-    if let Some(mut reply) = fields.map("reply") {
-        let after = reply.find("after");
-        keep_text(after, Level::Plan, false, later, out);
-        if let Some(mut publish) = reply.map("publish") {
-            message(&mut publish, Level::Message, later, out);
-            publish.close();
-        }
-        reply.close();
-    }
+    let timeout = fields.text("timeout");
     fields.close();
+    Some(Command { to, message, filter, reply_id, timeout })
+}
+
+fn read_listener(name: String, field: &Field<'_>, out: &Collector) -> Option<Listener> {
+    let mut fields = Fields::open(field.node, &field.path, out)?;
+    let (place, path) = (field.key_place, field.path.clone());
+    let (filter, qos) = (fields.required_text("filter"), fields.text("qos"));
+    let mut read = Vec::new();
+    if let Some(pointers) = fields.find("read") {
+        for (name, pointer) in named(pointers.node, &pointers.path, out) {
+            read.extend(written(pointer.node, &pointer.path, out).map(|text| (name, text)));
+        }
+    }
+    let reply = fields.find("reply").and_then(|field| {
+        let mut reply = Fields::open(field.node, &field.path, out)?;
+        let after = reply.text("after");
+        let message = reply.required("publish").and_then(|field| {
+            let mut publish = Fields::open(field.node, &field.path, out)?;
+            let message = read_message(&mut publish, out);
+            publish.close();
+            Some(message)
+        });
+        reply.close();
+        Some(Reply { place: field.key_place, path: field.path, after, message })
+    });
+    fields.close();
+    Some(Listener { name, place, path, filter, qos, read, reply })
 }

@@ -35,6 +35,8 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         churn: None,
         will: None,
         connect: SeriesId(2 * i as u32),
+        listeners: vec![],
+        subscribe: None,
         captures: vec![],
         on_start: vec![],
         on_stop: vec![],
