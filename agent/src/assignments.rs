@@ -318,6 +318,8 @@ impl Held {
     /// What may change under one epoch: the start once, the end only earlier, the abort.
     fn update(&mut self, wanted: v1::Assignment) {
         self.control.end_at(hard_end_us(&wanted));
+        let revisions = assignment::revisions_from_wire(&wanted.revisions);
+        self.control.revise(&revisions, wanted.spawn_rate);
         if wanted.abort {
             self.control.abort();
             if !self.is_running() && !matches!(self.state, State::Closed { .. } | State::Refused(_))

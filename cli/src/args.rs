@@ -81,9 +81,8 @@ Examples:
     Run {
         #[command(flatten)]
         start: StartArgs,
-        /// One row per stage as well
-        #[arg(long)]
-        stages: bool,
+        #[command(flatten)]
+        rows: RowArgs,
     },
     /// Start a run, print its id and return; the run goes on without an owner
     #[command(after_help = "\
@@ -141,9 +140,8 @@ Example:
         /// Which run
         #[arg(default_value = "last")]
         run: String,
-        /// One row per stage as well
-        #[arg(long)]
-        stages: bool,
+        #[command(flatten)]
+        rows: RowArgs,
     },
     /// Watch a run without owning it; exits with the run's exit code
     #[command(after_help = RUN_HELP)]
@@ -151,6 +149,30 @@ Example:
         /// Which run
         #[arg(default_value = "last")]
         run: String,
+    },
+    /// Change the load of a running run: more or fewer devices of a group, at a rate
+    #[command(after_help = "\
+The group goes from what runs now to N devices at R devices per second and stays there until the load
+ends; the others, and the devices that go on, notice nothing. A group never has more devices than the
+scenario gives it.
+
+Example:
+  shoal scale last --group sensors --devices 200 --rate 10/s
+
+RUN is an id, its unique beginning, a name, `last` or `last~1` (the one before).")]
+    Scale {
+        /// Which run
+        #[arg(default_value = "last")]
+        run: String,
+        /// Which group (default: the only one)
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// How many of its devices run then
+        #[arg(long, value_name = "N")]
+        devices: u64,
+        /// Devices per time, like 10/s or 600/min (default: the steepest of the scenario)
+        #[arg(long, value_name = "RATE", value_parser = rate)]
+        rate: Option<f64>,
     },
     /// Ask a run to end: gracefully, so that it is judged, or at once
     #[command(after_help = RUN_HELP)]
@@ -195,6 +217,17 @@ Example:
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
+}
+
+/// Which rows of a result are printed; the document always has all.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct RowArgs {
+    /// One row per stage as well
+    #[arg(long)]
+    pub(crate) stages: bool,
+    /// The holds alone: no ramp, storm or arrival in the numbers
+    #[arg(long, conflicts_with = "stages")]
+    pub(crate) exclude_ramp: bool,
 }
 
 const RUN_HELP: &str = "\
@@ -294,6 +327,25 @@ pub(crate) enum AgentCommand {
     List,
 }
 
+/// `10/s`, `600/min`, `2.5/h`, as in the scenario file; per second.
+fn rate(text: &str) -> Result<f64, String> {
+    let wrong = || format!("`{text}` found, a rate with its unit, like 10/s, expected");
+    let (number, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err(wrong()),
+    };
+    let digits = |b: u8| b.is_ascii_digit() || b == b'.';
+    let number: f64 = Some(number)
+        .filter(|number| number.bytes().all(digits))
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(wrong)?;
+    let rate = number / seconds;
+    if rate > 0.0 { Ok(rate) } else { Err(wrong()) }
+}
+
 /// `500ms`, `30s`, `2m`, `1h`, as in the scenario file: a bare number is refused.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` found, a duration with its unit, like 30s, expected");
@@ -327,6 +379,14 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         for wrong in ["30", "s", "1.5s", "-1s", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rate_carries_its_unit() {
+        assert_eq!((rate("10/s"), rate("600/min"), rate("2.5/s")), (Ok(10.0), Ok(10.0), Ok(2.5)));
+        for wrong in ["10", "/s", "0/s", "-1/s", "10/sec", "1e3/s", "NaN/s"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -6,6 +6,7 @@ mod compare;
 mod explain;
 mod past;
 mod run;
+mod scale;
 mod scenario;
 mod serve;
 mod show;
@@ -29,9 +30,7 @@ const DONE: u8 = 0;
 pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
     let global = &args.global;
     let code = match args.command {
-        Command::Run { start, stages } => {
-            run::perform(global, &settings(global)?, start, stages).await
-        }
+        Command::Run { start, rows } => run::perform(global, &settings(global)?, start, rows).await,
         Command::Start { start } => start::perform(global, &settings(global)?, start).await,
         Command::List(args) => past::list(global, &settings(global)?, args).await,
         Command::Label(args) => past::label(global, &settings(global)?, args).await,
@@ -42,8 +41,10 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
         Command::Compare(args) => compare::compare(global, &settings(global)?, args).await,
         Command::Trend(args) => compare::trend(global, &settings(global)?, args).await,
         Command::Baseline(command) => baseline::perform(global, &settings(global)?, command).await,
-        Command::Show { run, stages } => {
-            show::perform(global, &settings(global)?, run, stages).await
+        Command::Show { run, rows } => show::perform(global, &settings(global)?, run, rows).await,
+        Command::Scale { run, group, devices, rate } => {
+            let wanted = scale::Wanted { run, group, devices, rate };
+            scale::perform(global, &settings(global)?, wanted).await
         }
         Command::Watch { run } => watch::perform(global, &settings(global)?, run).await,
         Command::Stop { run, abort, all } => {

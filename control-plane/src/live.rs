@@ -31,6 +31,8 @@ pub struct LivePart {
     pub progress: Vec<Progress>,
     pub devices: Vec<DeviceGauge>,
     pub health: Health,
+    /// Run times from which the load's revisions apply there.
+    pub revised_us: Vec<u64>,
     /// Its closing delta is stored.
     pub is_delivered: bool,
 }
@@ -77,6 +79,9 @@ impl LiveRun {
         }
         if !delta.devices.is_empty() {
             part.devices.clone_from(&delta.devices);
+        }
+        if delta.revised_us.len() > part.revised_us.len() {
+            part.revised_us.clone_from(&delta.revised_us);
         }
         part.is_delivered |= is_closing;
         let moment = self.recent.entry(delta.last_window).or_default();

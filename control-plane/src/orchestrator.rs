@@ -7,9 +7,11 @@ mod about;
 mod compaction;
 mod driver;
 mod placement;
+mod scale;
 
 pub use about::{About, labels_from_wire, text};
 pub use compaction::decode;
+pub use scale::Wanted;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,11 +27,11 @@ use shoal_domain::run::{Phase, RunState};
 use shoal_proto::files::files_from_wire;
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, Lifecycle, SystemClock, random};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fleet::Fleet;
 use crate::live::LiveRuns;
-use crate::record::{Record, plan_of};
+use crate::record::{Record, Scaled, plan_of};
 use crate::refusal::{Kind, Refusal};
 use crate::store::{NewRun, RunFile, RunRow, SeriesRow, Store, StoreError};
 
@@ -39,9 +41,10 @@ const WISHES: usize = 64;
 const AGENTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What callers may ask of a run that goes on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub enum Wish {
     Stop { abort: bool },
+    Scale(scale::Wanted, oneshot::Sender<Result<Scaled, Refusal>>),
     OwnerBeat,
 }
 
@@ -147,6 +150,7 @@ impl Runs {
             state: RunState::Pending { deadline_us: now_us.saturating_add(timeout_us) },
             load_end_us: plan.end_us(),
             lost: Default::default(),
+            scaled: Vec::new(),
             false_since_us: Default::default(),
             agents_wanted: request.agents.max(plan.fleet.min_agents).max(1),
             is_owned: request.owned,

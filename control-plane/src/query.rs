@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
-use shoal_domain::account::{Holding, Until, account, residual};
+use shoal_domain::account::{Holding, Until, account, applied, residual};
 use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failure, merge_cells};
 use shoal_domain::files::File;
 use shoal_domain::ids::{AgentId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
-use shoal_domain::plan::{Plan, Send};
+use shoal_domain::plan::{Plan, Send, StageKind};
 use shoal_domain::report::{
-    AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, RunReport, SCHEMA,
-    ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdReport, ThresholdResult,
-    TimeReport, ValidityReason,
+    AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport,
+    RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdReport,
+    ThresholdResult, TimeReport, ValidityReason,
 };
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
@@ -28,7 +28,7 @@ use shoal_service_kit::{Clock, SystemClock};
 
 use crate::live::LiveRuns;
 use crate::orchestrator::{ActiveRun, Status, decode};
-use crate::record::{Record, plan_of, shard_of};
+use crate::record::{Record, Scaled, plan_of, shard_of};
 use crate::refusal::Refusal;
 use crate::store::{AssignmentRow, EventRow, RunRow, Store, ThresholdRow};
 
@@ -189,6 +189,8 @@ async fn build(
         devices,
         series: series(plan, &facts),
         tasks: tasks(plan, &facts),
+        steady: steady(plan, &facts),
+        load_revisions: load_revisions(plan, record),
         failures: failures(plan, &shares),
         thresholds,
         observers: Vec::new(),
@@ -198,16 +200,25 @@ async fn build(
 }
 
 fn facts(row: &RunRow, plan: &Plan, record: &Record, shares: &[Share]) -> Facts {
-    let timetable = Timetable::new(Arc::new(plan.clone()), row.seed, &[]);
+    let (plan_of_all, revisions) = (Arc::new(plan.clone()), record.revisions());
+    let timetables: Vec<Timetable> = shares
+        .iter()
+        .map(|share| {
+            let total = &share.total;
+            let applied = applied(&revisions, &total.revised_us, &total.progress);
+            Timetable::new(Arc::clone(&plan_of_all), row.seed, &applied)
+        })
+        .collect();
     let mut cells = Cells::new();
     for share in shares {
         merge_cells(&mut cells, &share.total.cells);
     }
     let holdings: Vec<Holding<'_>> = shares
         .iter()
-        .map(|share| Holding {
+        .zip(&timetables)
+        .map(|(share, timetable)| Holding {
             shard: &share.shard,
-            timetable: &timetable,
+            timetable,
             progress: &share.total.progress,
             closed_at_us: share.row.closing.as_ref().map(|closing| closing.closed_at_us as u64),
         })
@@ -223,11 +234,13 @@ fn facts(row: &RunRow, plan: &Plan, record: &Record, shares: &[Share]) -> Facts 
     facts
 }
 
-/// Adds the agents' gauges to the groups' devices.
+/// Adds the agents' gauges to the groups' devices; `connected` are those that ever were, each once
+/// though it may have changed hands.
 pub fn add_gauges<'a>(facts: &mut Facts, gauges: impl Iterator<Item = &'a DeviceGauge>) {
     for gauge in gauges {
         if let Some(devices) = facts.devices.get_mut(gauge.group as usize) {
-            devices.connected += gauge.connected;
+            devices.connected += gauge.known.max(gauge.connected);
+            devices.connected = devices.connected.min(devices.planned);
             devices.failed += gauge.failed;
         }
     }
@@ -272,29 +285,78 @@ fn series(plan: &Plan, facts: &Facts) -> Vec<SeriesReport> {
     let mut rows = Vec::new();
     for (id, _) in plan.series.iter().enumerate() {
         let id = SeriesId(id as u32);
-        rows.push(series_row(plan, facts, id, None));
-        let group = &plan.groups[plan.series[id.index()].group];
-        for stage in plan.loads[group.load].stages.clone() {
-            rows.push(series_row(plan, facts, id, Some(StageId(stage as u32))));
+        let all = Row { stage: "all", kind: None, seconds: facts.seconds(plan, None) };
+        rows.push(series_row(plan, facts, id, &all, |_| true));
+        for at in stages_of(plan, id) {
+            let stage = &plan.stages[at.index()];
+            let (kind, seconds) = (Some(stage.kind.word()), facts.seconds(plan, Some(at)));
+            let row = Row { stage: &stage.name, kind, seconds };
+            rows.push(series_row(plan, facts, id, &row, |stage| stage == at));
         }
     }
     rows
 }
 
-fn series_row(plan: &Plan, facts: &Facts, id: SeriesId, stage: Option<StageId>) -> SeriesReport {
+fn stages_of(plan: &Plan, series: SeriesId) -> impl Iterator<Item = StageId> {
+    let group = &plan.groups[plan.series[series.index()].group];
+    plan.loads[group.load].stages.clone().map(|stage| StageId(stage as u32))
+}
+
+/// Each series over all holds of its load.
+fn steady(plan: &Plan, facts: &Facts) -> Vec<SeriesReport> {
+    let is_steady = |stage: &StageId| plan.stages[stage.index()].kind == StageKind::Hold;
+    let row = |id: SeriesId| {
+        let holds: Vec<StageId> = stages_of(plan, id).filter(is_steady).collect();
+        let seconds = holds.iter().map(|stage| facts.seconds(plan, Some(*stage))).sum();
+        let row = Row { stage: "steady", kind: Some(StageKind::Hold.word()), seconds };
+        let report = || series_row(plan, facts, id, &row, |stage| holds.contains(&stage));
+        (!holds.is_empty()).then(report)
+    };
+    (0..plan.series.len()).filter_map(|id| row(SeriesId(id as u32))).collect()
+}
+
+fn load_revisions(plan: &Plan, record: &Record) -> Vec<LoadRevisionReport> {
+    let report = |scaled: &Scaled| LoadRevisionReport {
+        at_s: scaled.revision.at_us as f64 / 1e6,
+        group: plan
+            .groups
+            .get(scaled.revision.group)
+            .map(|group| group.name.clone())
+            .unwrap_or_default(),
+        from_devices: scaled.from_devices,
+        devices: scaled.revision.devices,
+        rate_per_s: scaled.rate_per_s,
+    };
+    record.scaled.iter().map(report).collect()
+}
+
+/// What a row of results is of.
+struct Row<'r> {
+    stage: &'r str,
+    kind: Option<&'static str>,
+    seconds: f64,
+}
+
+fn series_row(
+    plan: &Plan,
+    facts: &Facts,
+    id: SeriesId,
+    row: &Row<'_>,
+    is_in: impl Fn(StageId) -> bool,
+) -> SeriesReport {
     let series = &plan.series[id.index()];
     let group = &plan.groups[series.group];
-    let wanted = |s: SeriesId, at: StageId| s == id && stage.is_none_or(|stage| stage == at);
-    let (tally, slots) = facts.total(wanted);
+    let (tally, slots) = facts.total(|series, stage| series == id && is_in(stage));
     let send = group.sends().iter().find(|send| send.series == id);
     let is_acked = send.is_none_or(Send::is_acknowledged);
-    let seconds = facts.seconds(plan, stage);
+    let seconds = row.seconds;
     SeriesReport {
         group: group.name.clone(),
         name: series.name.clone(),
         operation: series.operation,
         model: if plan.is_closed(id) { "closed" } else { "open" }.into(),
-        stage: stage.map_or("all".into(), |stage| plan.stages[stage.index()].name.clone()),
+        stage: row.stage.to_owned(),
+        kind: row.kind.map(str::to_owned),
         slots: send.map(|_| SlotReport {
             planned: slots.planned,
             sent: tally.sent,

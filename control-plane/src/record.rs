@@ -9,6 +9,7 @@ use shoal_domain::files::{File, Files};
 use shoal_domain::ids::AgentId;
 use shoal_domain::plan::Plan;
 use shoal_domain::run::RunState;
+use shoal_domain::schedule::Revision;
 use shoal_domain::shard::Shard;
 use shoal_proto::{assignment, v1};
 
@@ -23,6 +24,9 @@ pub struct Record {
     pub load_end_us: u64,
     /// Agents that were lost, and the run time when that was declared.
     pub lost: BTreeMap<AgentId, u64>,
+    /// Changes of the running load, in order.
+    #[serde(default)]
+    pub scaled: Vec<Scaled>,
     /// By position: run time since which a threshold has been false without a break, as last seen.
     #[serde(default)]
     pub false_since_us: BTreeMap<usize, u64>,
@@ -34,7 +38,19 @@ pub struct Record {
     pub builtin: String,
 }
 
+/// One `shoal scale`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scaled {
+    pub revision: Revision,
+    pub from_devices: u64,
+    pub rate_per_s: f64,
+}
+
 impl Record {
+    pub fn revisions(&self) -> Vec<Revision> {
+        self.scaled.iter().map(|scaled| scaled.revision).collect()
+    }
+
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a record has only string keys")
     }

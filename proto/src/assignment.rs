@@ -1,6 +1,7 @@
 //! Shards on the wire.
 
 use shoal_domain::plan::Plan;
+use shoal_domain::schedule::{MAX_REVISIONS, Revision};
 use shoal_domain::shard::{Block, Shard};
 
 use crate::{BadField, v1};
@@ -50,4 +51,25 @@ pub fn shard_from_wire(plan: &Plan, blocks: &[v1::Block]) -> Result<Shard, BadFi
         return Err(BadField::new("blocks", "two blocks overlap"));
     }
     Ok(shard)
+}
+
+pub fn revisions_to_wire(revisions: &[Revision]) -> Vec<v1::LoadRevision> {
+    let revision = |revision: &Revision| v1::LoadRevision {
+        at_us: revision.at_us,
+        group: revision.group as u32,
+        devices: revision.devices,
+        over_us: revision.over_us,
+    };
+    revisions.iter().map(revision).collect()
+}
+
+/// What is beyond the bound is not taken. A group that no plan has changes nothing.
+pub fn revisions_from_wire(revisions: &[v1::LoadRevision]) -> Vec<Revision> {
+    let revision = |revision: &v1::LoadRevision| Revision {
+        at_us: revision.at_us,
+        group: revision.group as usize,
+        devices: revision.devices,
+        over_us: revision.over_us,
+    };
+    revisions.iter().take(MAX_REVISIONS).map(revision).collect()
 }

@@ -13,6 +13,7 @@ use shoal_domain::ids::{ObserverId, SeriesId, StageId};
 use shoal_domain::observed::{ArrivalCells, Arrivals, MAX_READER_GAPS, ReaderGap};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::receipts::{Mark, Receipt, Runs};
+use shoal_domain::schedule::MAX_REVISIONS;
 
 use crate::{BadField, v1};
 
@@ -140,6 +141,7 @@ fn gauge(gauge: &DeviceGauge) -> v1::DeviceGauge {
         group: gauge.group,
         started: gauge.started,
         connected: gauge.connected,
+        known: gauge.known,
         failed: gauge.failed,
     }
 }
@@ -180,6 +182,9 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
     // Of all observers of an agent.
     if wire.gaps.len() > 64 * MAX_READER_GAPS {
         return Err(BadField::new("gaps", "more than an agent may keep"));
+    }
+    if wire.revised_us.len() > MAX_REVISIONS {
+        return Err(BadField::new("revised_us", "more than a run may have"));
     }
     let health = wire.health.unwrap_or_default();
     Ok(Delta {
@@ -291,6 +296,7 @@ fn gauge_from(wire: v1::DeviceGauge) -> DeviceGauge {
         group: wire.group,
         started: wire.started,
         connected: wire.connected,
+        known: wire.known,
         failed: wire.failed,
     }
 }
@@ -352,7 +358,13 @@ mod tests {
                 delta.receipts.push(Receipt { mark, runs: Runs::default() });
             }
             delta.clock_error_us = 12;
-            delta.devices.push(DeviceGauge { group: 0, started: 9, connected: 8, failed: 1 });
+            delta.devices.push(DeviceGauge {
+                group: 0,
+                started: 9,
+                connected: 7,
+                known: 8,
+                failed: 1,
+            });
             delta
         })
     }

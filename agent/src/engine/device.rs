@@ -351,6 +351,7 @@ impl Device {
             let gauge = recorder.gauge(self.group);
             gauge.started -= 1;
             gauge.connected -= u64::from(matches!(self.link, Link::Up(_)));
+            gauge.known -= u64::from(self.standing == Standing::Known);
             gauge.failed -= u64::from(self.standing == Standing::Failed);
         }
         self.finish(core, now);

@@ -143,6 +143,7 @@ impl Windows {
                 .or_insert(DeviceGauge { group: gauge.group, ..Default::default() });
             known.started += gauge.started;
             known.connected += gauge.connected;
+            known.known += gauge.known;
             known.failed += gauge.failed;
         }
         sum.into_values().collect()

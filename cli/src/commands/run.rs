@@ -5,7 +5,7 @@ use shoal_proto::v1::StartRunResponse;
 use super::show;
 use super::start::{begin, check_where, request};
 use super::watching::Watching;
-use crate::args::{Global, StartArgs};
+use crate::args::{Global, RowArgs, StartArgs};
 use crate::builtin::Builtin;
 use crate::config::Settings;
 use crate::error::Error;
@@ -19,7 +19,7 @@ pub(super) async fn perform(
     global: &Global,
     settings: &Settings,
     args: StartArgs,
-    stages: bool,
+    rows: RowArgs,
 ) -> Result<u8, Error> {
     let scenario = Scenario::load(&args.file, &args.changes)?;
     check_where(settings, &args, &scenario)?;
@@ -31,7 +31,7 @@ pub(super) async fn perform(
     };
     let mut place = Place::open(settings, wish, global.quiet).await?;
     // Held until the run is over, also on the way out through an error.
-    let outcome = own(global, &mut place, &scenario, &args, stages).await;
+    let outcome = own(global, &mut place, &scenario, &args, rows).await;
     place.close().await;
     outcome
 }
@@ -41,7 +41,7 @@ async fn own(
     place: &mut Place,
     scenario: &Scenario,
     args: &StartArgs,
-    stages: bool,
+    rows: RowArgs,
 ) -> Result<u8, Error> {
     let builtin = match scenario.builtin_target() {
         Some(_) => Some(Builtin::start().await?),
@@ -53,7 +53,7 @@ async fn own(
         render::remark(&format!("run: {} ({})\n", clean(&run.name), clean(&run.run_id)));
     }
     // From here on a run is somewhere, whatever happens to us.
-    let outcome = follow(global, place, &run, stages).await;
+    let outcome = follow(global, place, &run, rows).await;
     drop(builtin);
     outcome.map_err(|error| Error::AfterStart(Box::new(error)))
 }
@@ -62,11 +62,11 @@ async fn follow(
     global: &Global,
     place: &mut Place,
     run: &StartRunResponse,
-    stages: bool,
+    rows: RowArgs,
 ) -> Result<u8, Error> {
     let live = Live::new(global.quiet);
     let told = Watching::own(place, run, live)?.until_over().await?;
-    let (text, exit_code) = show::fetch(place, run.run_id.clone(), global.output, stages).await?;
+    let (text, exit_code) = show::fetch(place, run.run_id.clone(), global.output, rows).await?;
     render::data(&text)?;
     // The document decides; a run that is over and has none would be no trustworthy verdict.
     Ok(exit_code.or_else(|| u8::try_from(told).ok()).unwrap_or(3))

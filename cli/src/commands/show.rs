@@ -5,7 +5,7 @@ use shoal_domain::report::RunReport;
 use shoal_proto::v1::GetReportRequest;
 
 use super::DONE;
-use crate::args::{Global, Output};
+use crate::args::{Global, Output, RowArgs};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::here::Wish;
@@ -16,10 +16,10 @@ pub(super) async fn perform(
     global: &Global,
     settings: &Settings,
     run: String,
-    stages: bool,
+    rows: RowArgs,
 ) -> Result<u8, Error> {
     let mut place = Place::open(settings, Wish::private(0), global.quiet).await?;
-    let (text, _) = fetch(&mut place, run, global.output, stages).await?;
+    let (text, _) = fetch(&mut place, run, global.output, rows).await?;
     render::data(&text)?;
     place.close().await;
     Ok(DONE)
@@ -30,7 +30,7 @@ pub(super) async fn fetch(
     place: &mut Place,
     run: String,
     output: Output,
-    stages: bool,
+    rows: RowArgs,
 ) -> Result<(String, Option<u8>), Error> {
     let answer = place.client.get_report(GetReportRequest { run: run.clone() }).await;
     let bytes = answer.map_err(|status| place.refused(&status))?.into_inner().json;
@@ -42,7 +42,7 @@ pub(super) async fn fetch(
     let text = match output {
         Output::Table => {
             let report: RunReport = serde_json::from_value(value).map_err(bad)?;
-            report::render(&report, stages, Paint::for_stdout())
+            report::render(&report, rows, Paint::for_stdout())
         }
         output => json::document(&value, output),
     };

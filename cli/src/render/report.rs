@@ -12,14 +12,15 @@ use shoal_domain::run::{Phase, Validity, Verdict};
 use super::columns::Columns;
 use super::numbers::{count, in_unit, micros, rate, seconds};
 use super::{Paint, clean};
+use crate::args::RowArgs;
 
-pub(crate) fn render(report: &RunReport, stages: bool, paint: Paint) -> String {
+pub(crate) fn render(report: &RunReport, rows: RowArgs, paint: Paint) -> String {
     let mut text = header(report, paint);
     // What never started has nothing to tell but why.
     let started = report.started_at.is_some();
     if started && !report.series.is_empty() {
-        text.push_str(&series(report, stages));
-        text.push_str(&slots(report, stages));
+        text.push_str(&series(report, rows));
+        text.push_str(&slots(report, rows));
         text.push_str(&tasks(report));
     }
     let devices = &report.devices;
@@ -82,25 +83,39 @@ fn about(text: &mut String, report: &RunReport) {
     if !told.is_empty() {
         let _ = writeln!(text, "{}", told.join(", "));
     }
+    for revision in &report.load_revisions {
+        let _ = writeln!(
+            text,
+            "scaled at {}: {} from {} to {} devices at {}/s",
+            seconds(revision.at_s),
+            clean(&revision.group),
+            count(revision.from_devices),
+            count(revision.devices),
+            rate(revision.rate_per_s)
+        );
+    }
     for event in report.events.iter().filter(|event| event.kind == "annotation") {
         let _ = writeln!(text, "noted {}: {}", clean(&event.at), clean(&event.text));
     }
 }
 
-/// The rows a reader asked for: whole runs, or each stage as well.
-fn shown(report: &RunReport, stages: bool) -> impl Iterator<Item = &SeriesReport> {
-    report.series.iter().filter(move |series| stages || series.stage == "all")
+/// The rows a reader asked for: whole runs, each stage as well, or the holds together.
+fn shown(report: &RunReport, rows: RowArgs) -> impl Iterator<Item = &SeriesReport> {
+    let all = if rows.exclude_ramp { &report.steady } else { &report.series };
+    all.iter().filter(move |series| rows.stages || rows.exclude_ramp || series.stage == "all")
 }
 
-fn name(series: &SeriesReport) -> String {
-    if series.stage == "all" {
+fn name(series: &SeriesReport, rows: RowArgs) -> String {
+    if rows.exclude_ramp {
+        format!("{}.{} (holds)", series.group, series.name)
+    } else if series.stage == "all" {
         format!("{}.{}", series.group, series.name)
     } else {
         format!("  {}.{} in {}", series.group, series.name, series.stage)
     }
 }
 
-fn series(report: &RunReport, stages: bool) -> String {
+fn series(report: &RunReport, rows: RowArgs) -> String {
     let mut columns = Columns::new(&[
         "series",
         "operation",
@@ -119,10 +134,10 @@ fn series(report: &RunReport, stages: bool) -> String {
         Some(time) => micros(pick(time) as f64),
         None => "-".into(),
     };
-    for series in shown(report, stages) {
+    for series in shown(report, rows) {
         let (response, service) = (&series.response_time_us, &series.service_time_us);
         columns.row(vec![
-            name(series),
+            name(series, rows),
             series.operation.word().into(),
             count(series.count),
             count(series.errors),
@@ -137,22 +152,24 @@ fn series(report: &RunReport, stages: bool) -> String {
         ]);
     }
     let mut text = format!("\n{}", columns.render());
-    for series in shown(report, false).filter(|series| series.censored > 0) {
+    for series in
+        shown(report, RowArgs { stages: false, ..rows }).filter(|series| series.censored > 0)
+    {
         let _ = writeln!(
             text,
             "of {}: {} response times are lower bounds, of sends still open at the end",
-            clean(&name(series)),
+            clean(&name(series, rows)),
             count(series.censored)
         );
     }
     text
 }
 
-fn slots(report: &RunReport, stages: bool) -> String {
+fn slots(report: &RunReport, rows: RowArgs) -> String {
     let mut text = String::new();
-    for series in shown(report, stages) {
+    for series in shown(report, rows) {
         if let Some(slots) = &series.slots {
-            let name = clean(&name(series));
+            let name = clean(&name(series, rows));
             let _ = writeln!(text, "{name}: {}", equation(slots, report.phase.is_over()));
         }
     }

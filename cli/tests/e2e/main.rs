@@ -6,5 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
 
 mod deployment;
+mod load;
 mod refusals;
 mod runs;

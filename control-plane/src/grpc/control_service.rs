@@ -9,13 +9,13 @@ use shoal_domain::run::{Validity, Verdict};
 use shoal_proto::v1;
 use shoal_proto::v1::control_service_server::ControlService;
 use shoal_service_kit::{Clock, Lifecycle, SystemClock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Fleet, Member};
-use crate::orchestrator::{Runs, Wish, hash_token, labels_from_wire};
+use crate::orchestrator::{Runs, Wanted, Wish, hash_token, labels_from_wire};
 use crate::query;
 use crate::refusal::{Kind, Refusal};
 use crate::store::{Found, RunFilter, RunListing, RunRow, Store};
@@ -67,6 +67,40 @@ impl ControlService for ControlApi {
             run_id: row.run_id.to_string(),
             name: row.name,
             phase: row.phase.word().to_owned(),
+        }))
+    }
+
+    async fn scale_run(
+        &self,
+        request: Request<v1::ScaleRunRequest>,
+    ) -> Result<Response<v1::ScaleRunResponse>, Status> {
+        let v1::ScaleRunRequest { run, group, devices, rate_per_s } = request.into_inner();
+        let row = self.find(&run).await?;
+        let Some(active) = self.runs.active(row.run_id) else {
+            let message = match row.phase.is_over() {
+                true => format!("run {} is {}: its load is over", row.name, row.phase.word()),
+                false => format!("run {} is driven by another control plane", row.name),
+            };
+            return Err(Refusal::new(Kind::Invalid, "SH0411", message).into());
+        };
+        let (answer, answered) = oneshot::channel();
+        let busy =
+            || Refusal::new(Kind::Unavailable, "SH0405", "the run takes no more wishes just now");
+        let wanted = Wanted { group, devices, rate_per_s };
+        active.wishes.try_send(Wish::Scale(wanted, answer)).map_err(|_| busy())?;
+        let scaled = answered.await.map_err(|_| busy())??;
+        let revision = scaled.revision;
+        let seconds = |us: u64| us as f64 / 1e6;
+        let name = active.plan.groups.get(revision.group).map(|group| group.name.clone());
+        Ok(Response::new(v1::ScaleRunResponse {
+            run_id: row.run_id.to_string(),
+            name: row.name,
+            group: name.unwrap_or_default(),
+            from_devices: scaled.from_devices,
+            devices: revision.devices,
+            rate_per_s: scaled.rate_per_s,
+            at_s: seconds(revision.at_us),
+            reached_s: seconds(revision.at_us.saturating_add(revision.over_us)),
         }))
     }
 

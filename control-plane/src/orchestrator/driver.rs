@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_domain::account::{Holding, Until, account};
+use shoal_domain::account::{Holding, Until, account, applied};
 use shoal_domain::ids::{AgentId, RunId};
 use shoal_domain::lease::{GRACE_US, Liveness, Presence};
 use shoal_domain::plan::{OnAgentLoss, Plan};
@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::compaction::{compact, decode};
 use super::placement::place;
-use super::{Runs, Status, Wish};
-use crate::live::LiveRun;
+use super::{Runs, Status, Wish, scale};
+use crate::live::{LivePart, LiveRun};
 use crate::query;
-use crate::record::{Record, overrides_of, shard_of, shard_to_blob};
+use crate::record::{Record, Scaled, overrides_of, shard_of, shard_to_blob};
 use crate::refusal::Refusal;
 use crate::store::{NewAssignment, NewEvent, RunChange, RunRow};
 
@@ -81,7 +81,7 @@ impl Driver {
             drain_us: plan.drain_us(),
         };
         let mut driver = Self {
-            timetable: Timetable::new(Arc::clone(&plan), row.seed, &[]),
+            timetable: Timetable::new(Arc::clone(&plan), row.seed, &record.revisions()),
             runs,
             row,
             plan,
@@ -143,6 +143,11 @@ impl Driver {
                 Some(wish) = wishes.recv() => match wish {
                     Wish::Stop { abort } => {
                         self.wished_stop = Some(abort || self.wished_stop == Some(true));
+                    }
+                    Wish::Scale(wanted, answer) => {
+                        // Whoever asked may be gone; what was stored is in force all the same.
+                        let _ = answer.send(self.scale(&wanted).await);
+                        continue;
                     }
                     Wish::OwnerBeat => {
                         self.owner_heard_us = SystemClock.unix_us();
@@ -306,7 +311,8 @@ impl Driver {
             t0_us: 0,
             end_us: self.plan.end_us(),
             abort: false,
-            spawn_rate: self.plan.spawn_rate() * share,
+            spawn_rate: scale::spawn_rate(&self.plan, &self.record) * share,
+            revisions: assignment::revisions_to_wire(&self.record.revisions()),
             builtin: self.record.builtin.clone(),
             has_files: !self.plan.files.is_empty(),
             observe: None,
@@ -401,6 +407,9 @@ impl Driver {
                 self.runs.fleet.withdraw(agent, &(part.wire.assignment_id.clone(), EPOCH));
             }
         }
+        for scaled in &record.scaled[before.scaled.len()..] {
+            events.push(event("scaled", scaled.sentence(&self.plan)));
+        }
         self.row.version = self.runs.store.change_run(&change, &events).await?;
         if phase != before.state.phase() {
             tracing::info!(run = %self.row.run_id, phase = phase.word(), "run");
@@ -451,6 +460,26 @@ impl Driver {
         }
     }
 
+    /// Changes the running load: checked, stored, then told.
+    async fn scale(&mut self, wanted: &scale::Wanted) -> Result<Scaled, Refusal> {
+        let now_us = SystemClock.unix_us();
+        let before = self.record.clone();
+        let scaled = scale::decide(wanted, &self.timetable, &before, now_us)?;
+        let mut record = before.clone();
+        record.scaled.push(scaled.clone());
+        self.persist(&before, record, None, now_us).await?;
+        let revisions = self.record.revisions();
+        self.timetable = Timetable::new(Arc::clone(&self.plan), self.row.seed, &revisions);
+        let rate = scale::spawn_rate(&self.plan, &self.record);
+        for part in self.parts.values_mut() {
+            let share = part.shard.devices() as f64 / self.plan.devices().max(1) as f64;
+            part.wire.spawn_rate = rate * share;
+            part.wire.revisions = assignment::revisions_to_wire(&revisions);
+        }
+        self.assign_all(now_us);
+        Ok(scaled)
+    }
+
     async fn compact(&self, received_before_us: Option<i64>) -> Result<(), Refusal> {
         let regions = self
             .parts
@@ -486,14 +515,28 @@ impl Driver {
         is_breached
     }
 
+    /// By assignment id, as the revisions came to apply there; none where nothing was revised.
+    fn timetables(&self, live: &LiveRun) -> BTreeMap<String, Timetable> {
+        let revisions = self.record.revisions();
+        if revisions.is_empty() {
+            return BTreeMap::new();
+        }
+        let timetable = |(id, part): (&String, &LivePart)| {
+            let applied = applied(&revisions, &part.revised_us, &part.progress);
+            (id.clone(), Timetable::new(Arc::clone(&self.plan), self.row.seed, &applied))
+        };
+        live.parts.iter().map(timetable).collect()
+    }
+
     fn live_facts(&self, run: RunId) -> Option<verdict::Facts> {
         self.runs.live.read(run, |live| {
+            let timetables = self.timetables(live);
             let holdings: Vec<Holding<'_>> = self
                 .parts
                 .values()
                 .map(|part| Holding {
                     shard: &part.shard,
-                    timetable: &self.timetable,
+                    timetable: timetables.get(&part.wire.assignment_id).unwrap_or(&self.timetable),
                     progress: live
                         .parts
                         .get(&part.wire.assignment_id)

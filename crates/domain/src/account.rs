@@ -6,7 +6,7 @@
 use crate::delta::{Cells, Progress};
 use crate::ids::{SeriesId, StageId};
 use crate::plan::Plan;
-use crate::schedule::Timetable;
+use crate::schedule::{Revision, Timetable};
 use crate::shard::Shard;
 use crate::verdict::{Facts, GroupDevices, PlannedSlots};
 
@@ -20,6 +20,19 @@ pub struct Holding<'a> {
     pub progress: &'a [Progress],
     /// Run time at which its gate closed, by its closing message.
     pub closed_at_us: Option<u64>,
+}
+
+/// The load's revisions with the run times from which they apply on one agent: as it told, or, of
+/// those that it has not told of yet, after all that it has classed.
+pub fn applied(revisions: &[Revision], revised_us: &[u64], progress: &[Progress]) -> Vec<Revision> {
+    let through = progress.iter().map(|progress| progress.through_us).max().unwrap_or(0);
+    let at_us =
+        |n: usize, wanted: u64| revised_us.get(n).copied().unwrap_or_else(|| wanted.max(through));
+    let revision = |(n, revision): (usize, &Revision)| Revision {
+        at_us: at_us(n, revision.at_us),
+        ..*revision
+    };
+    revisions.iter().enumerate().map(revision).collect()
 }
 
 /// How far the account goes.
@@ -153,6 +166,55 @@ mod tests {
             prop_assert_eq!(residual(&facts), 0);
             let so_far = account(&plan, cells, &holdings, Until::Now);
             prop_assert_eq!(residual(&so_far), 0);
+        }
+
+        #[test]
+        fn the_account_holds_when_agents_take_a_revision_in_at_their_own_times(
+            devices in 2u64..60, to in 0u64..60, wanted_us in 1_000_000u64..8_000_000,
+            late_us in 0u64..3_000_000, lost_at in 500_000u64..11_000_000, has_told: bool,
+        ) {
+            let plan = std::sync::Arc::new(plan(&[devices], 300_000, ramp_and_hold(devices, 2_000_000, 10_000_000)));
+            let share = Share { weight: 1.0, cap: 1_000 };
+            let shards = deal(&plan, &[share, share]).unwrap();
+            let send = &plan.groups[0].sends()[0];
+            let revision = |at_us| Revision { at_us, group: 0, devices: to % (devices + 1), over_us: 700_000 };
+            let true_one = |at_us: Option<u64>| {
+                let revisions: Vec<Revision> = at_us.into_iter().map(revision).collect();
+                Timetable::new(std::sync::Arc::clone(&plan), 1, &revisions)
+            };
+            // One takes it in late and closes; the other is lost, before it takes it in or after.
+            let late = wanted_us + late_us;
+            let other = (has_told && wanted_us < lost_at).then_some(wanted_us);
+            let truth = [true_one(Some(late)), true_one(other)];
+            let closed_at = 12_000_000;
+            let mut cells = Cells::new();
+            for (n, until) in [closed_at, lost_at].into_iter().enumerate() {
+                let mut due = vec![0; 2];
+                for (group, index) in shards[n].each() {
+                    let Some(slots) = truth[n].slots(group, index, send) else { continue };
+                    truth[n].count_slots(group, &slots, 0, until, &mut due);
+                }
+                for (stage, due) in due.into_iter().enumerate() {
+                    cells.entry((send.series, StageId(stage as u32))).or_default().sent += due;
+                }
+            }
+            let progress = [Progress { series: send.series, through_us: lost_at, open: Default::default() }];
+            let told = [vec![late], other.into_iter().collect()];
+            let seen = [&[][..], &progress[..]];
+            let timetables: Vec<Timetable> = (0..2)
+                .map(|n| {
+                    let applied = applied(&[revision(wanted_us)], &told[n], seen[n]);
+                    Timetable::new(std::sync::Arc::clone(&plan), 1, &applied)
+                })
+                .collect();
+            let holdings = [
+                Holding { shard: &shards[0], timetable: &timetables[0], progress: &[], closed_at_us: Some(closed_at) },
+                Holding { shard: &shards[1], timetable: &timetables[1], progress: &progress, closed_at_us: None },
+            ];
+            for until in [Until::Ended(closed_at), Until::Now] {
+                let facts = account(&plan, cells.clone(), &holdings, until);
+                prop_assert_eq!(residual(&facts), 0);
+            }
         }
     }
 }

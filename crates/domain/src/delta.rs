@@ -206,7 +206,10 @@ pub struct Progress {
 pub struct DeviceGauge {
     pub group: u32,
     pub started: u64,
+    /// Now.
     pub connected: u64,
+    /// At least once so far.
+    pub known: u64,
     /// Failed for good (see `docs/scenario.md`, `connect_within`).
     pub failed: u64,
 }

@@ -655,6 +655,19 @@ impl MqttTarget {
     }
 }
 
+impl StageKind {
+    /// As results tell stages apart: `drain` is a ramp downwards.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ramp { from, to } if to < from => "drain",
+            Self::Ramp { .. } => "ramp",
+            Self::Hold => "hold",
+            Self::Storm(_) => "storm",
+            Self::Arrive { .. } => "arrive",
+        }
+    }
+}
+
 impl Group {
     /// The series that keep a schedule; none in the closed model.
     pub fn sends(&self) -> &[Send] {

@@ -51,6 +51,12 @@ pub struct RunReport {
     /// Of the groups that run a loop: planned and actual shares of their tasks.
     #[serde(default)]
     pub tasks: Vec<TaskReport>,
+    /// Each series over all holds together: without ramps, storms and arrivals.
+    #[serde(default)]
+    pub steady: Vec<SeriesReport>,
+    /// Changes of the running load, in order.
+    #[serde(default)]
+    pub load_revisions: Vec<LoadRevisionReport>,
     pub failures: Vec<FailureReport>,
     pub thresholds: Vec<ThresholdReport>,
     pub observers: Vec<ObserverReport>,
@@ -58,6 +64,16 @@ pub struct RunReport {
     /// Its history in order: phases, lost agents, annotations.
     #[serde(default)]
     pub events: Vec<EventReport>,
+}
+
+/// From `at_s` on the group went to `devices`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadRevisionReport {
+    pub at_s: f64,
+    pub group: String,
+    pub from_devices: u64,
+    pub devices: u64,
+    pub rate_per_s: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,6 +119,9 @@ pub struct SeriesReport {
     pub model: String,
     /// `all` or a stage's name.
     pub stage: String,
+    /// `ramp`, `hold`, `storm`, `arrive`, or `drain` for a ramp downwards; null for `all`.
+    #[serde(default)]
+    pub kind: Option<String>,
     /// Null for `connect`, which has attempts, not slots.
     pub slots: Option<SlotReport>,
     /// Null where the target acknowledges nothing (QoS 0).

@@ -21,7 +21,7 @@ pub use self::calendar::{Absence, Calendar, Presence};
 pub(crate) use self::order::of_level;
 use self::pace::Ticks;
 use self::profile::Profile;
-pub use self::profile::{Interval, Revision};
+pub use self::profile::{Interval, MAX_REVISIONS, Revision};
 pub use self::slots::Slots;
 use crate::ids::{SeriesId, StageId};
 use crate::plan::{Plan, Send, Stage, StageKind};

@@ -30,7 +30,9 @@ impl Device {
                 tally.acked += 1;
                 tally.response_time.record(now.saturating_sub(attempt.intended_us));
                 tally.service_time.record(now.saturating_sub(attempt.began_us));
-                recorder.gauge(self.group).connected += 1;
+                let gauge = recorder.gauge(self.group);
+                gauge.connected += 1;
+                gauge.known += u64::from(self.standing != Standing::Known);
             }
             other => self.link = other,
         }

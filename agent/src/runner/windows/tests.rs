@@ -14,7 +14,13 @@ fn delta(window: u64, sent: u64, through_us: u64, open: u64, connected: u64) -> 
         last_window: window,
         cells: Cells::from([((SERIES, StageId(0)), tally)]),
         progress: vec![Progress { series: SERIES, through_us, open }],
-        devices: vec![DeviceGauge { group: 0, started: connected, connected, failed: 0 }],
+        devices: vec![DeviceGauge {
+            group: 0,
+            started: connected,
+            connected,
+            known: connected,
+            failed: 0,
+        }],
         ..Delta::default()
     }
 }

@@ -3,7 +3,7 @@
 use shoal_domain::labels::Labels;
 use shoal_domain::outcome::{ErrorClass, Operation};
 use shoal_domain::report::{AgentReport, DeviceTotals, EventReport, FailureReport, ValidityReason};
-use shoal_domain::report::{SCHEMA, ScenarioReport, ThresholdReport};
+use shoal_domain::report::{LoadRevisionReport, SCHEMA, ScenarioReport, ThresholdReport};
 
 use super::*;
 use crate::render::golden;
@@ -31,6 +31,7 @@ fn one(name: &str, operation: Operation, stage: &str, count: u64) -> SeriesRepor
         operation,
         model: "open".into(),
         stage: stage.into(),
+        kind: (stage != "all").then(|| stage.into()),
         slots: sends.then_some(slots),
         acked: Some(count),
         count,
@@ -102,6 +103,8 @@ pub(crate) fn passed() -> RunReport {
             one("telemetry", Operation::Publish, "hold", 1_050),
         ],
         tasks: vec![],
+        steady: vec![one("telemetry", Operation::Publish, "steady", 1_050)],
+        load_revisions: vec![],
         failures: vec![],
         thresholds: vec![
             threshold("sensors.telemetry.errors == 0", Some(0.0), 0.0, "count"),
@@ -178,14 +181,34 @@ pub(crate) fn failed() -> RunReport {
 }
 
 #[test]
+fn without_the_ramp_only_the_holds_are_counted_and_a_scaled_run_says_so() {
+    let mut report = passed();
+    report.load_revisions = vec![LoadRevisionReport {
+        at_s: 4.5,
+        group: "sensors".into(),
+        from_devices: 100,
+        devices: 40,
+        rate_per_s: 20.0,
+    }];
+    let rows = RowArgs { exclude_ramp: true, ..RowArgs::default() };
+    let text = render(&report, rows, Paint::PLAIN);
+    assert!(text.contains("scaled at 4.5 s: sensors from 100 to 40 devices at 20/s"), "{text}");
+    assert!(text.contains("sensors.telemetry (holds)") && text.contains("1,050"), "{text}");
+    assert!(!text.contains("1,150"), "{text}");
+}
+
+#[test]
 fn a_run_that_passed() {
-    golden::assert("report_passed.txt", &render(&passed(), false, Paint::PLAIN));
-    golden::assert("report_passed_stages.txt", &render(&passed(), true, Paint::PLAIN));
+    golden::assert("report_passed.txt", &render(&passed(), RowArgs::default(), Paint::PLAIN));
+    golden::assert(
+        "report_passed_stages.txt",
+        &render(&passed(), RowArgs { stages: true, ..RowArgs::default() }, Paint::PLAIN),
+    );
 }
 
 #[test]
 fn a_run_that_failed_says_what_when_where_and_how_far_to_trust_it() {
-    golden::assert("report_failed.txt", &render(&failed(), false, Paint::PLAIN));
+    golden::assert("report_failed.txt", &render(&failed(), RowArgs::default(), Paint::PLAIN));
 }
 
 #[test]
@@ -206,5 +229,5 @@ fn a_run_that_never_started_has_no_tables() {
     report.thresholds = vec![];
     report.devices.connected = 0;
     report.duration_s = 0.0;
-    golden::assert("report_not_started.txt", &render(&report, false, Paint::PLAIN));
+    golden::assert("report_not_started.txt", &render(&report, RowArgs::default(), Paint::PLAIN));
 }

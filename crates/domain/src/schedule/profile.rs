@@ -5,6 +5,8 @@
 //! stops the last started first. An operator's [`Revision`] replaces what the plan says of one
 //! group from its run time on; what was before stays as it was, to the microsecond.
 
+use serde::{Deserialize, Serialize};
+
 use crate::plan::{Plan, StageKind};
 
 /// Half-open, in run time.
@@ -15,7 +17,7 @@ pub struct Interval {
 }
 
 /// A change of a running run's load: from `at_us` on the group goes to `devices` and stays there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
     pub at_us: u64,
     /// Index into [`Plan::groups`].
@@ -24,6 +26,9 @@ pub struct Revision {
     /// How long the way there takes; at least 1.
     pub over_us: u64,
 }
+
+/// More than a person or a script would make of one run; each is sent with every assignment.
+pub const MAX_REVISIONS: usize = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
