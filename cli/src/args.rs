@@ -10,7 +10,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) mod results;
 
-use results::{AboutArgs, BaselineCommand, CompareArgs, LabelArgs, ListArgs, PruneArgs, TrendArgs};
+use results::{
+    AboutArgs, BaselineCommand, CompareArgs, ExportArgs, LabelArgs, ListArgs, PruneArgs,
+    ReportArgs, TrendArgs,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -83,6 +86,8 @@ Examples:
         start: StartArgs,
         #[command(flatten)]
         rows: RowArgs,
+        #[command(flatten)]
+        report: ReportArgs,
     },
     /// Start a run, print its id and return; the run goes on without an owner
     #[command(after_help = "\
@@ -131,6 +136,13 @@ Examples:
 Example:
   shoal trend sensors.telemetry.response_time.p95 --scenario telemetry --limit 30")]
     Trend(TrendArgs),
+    /// A run as files: HTML report, JSON, JUnit, Markdown, CSV, Locust's CSV
+    #[command(after_help = "\
+Examples:
+  shoal export last --to 'reports/{scenario}-{time}'
+  shoal export calm-otter --format html --to report.html
+  shoal export --format markdown >> \"$GITHUB_STEP_SUMMARY\"")]
+    Export(ExportArgs),
     /// The runs that later ones are compared with
     #[command(subcommand)]
     Baseline(BaselineCommand),

@@ -4,6 +4,7 @@ mod agent;
 mod baseline;
 mod compare;
 mod explain;
+mod export;
 mod past;
 mod run;
 mod scale;
@@ -30,7 +31,9 @@ const DONE: u8 = 0;
 pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
     let global = &args.global;
     let code = match args.command {
-        Command::Run { start, rows } => run::perform(global, &settings(global)?, start, rows).await,
+        Command::Run { start, rows, report } => {
+            run::perform(global, &settings(global)?, start, rows, report).await
+        }
         Command::Start { start } => start::perform(global, &settings(global)?, start).await,
         Command::List(args) => past::list(global, &settings(global)?, args).await,
         Command::Label(args) => past::label(global, &settings(global)?, args).await,
@@ -40,6 +43,7 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
         Command::Prune(args) => past::prune(global, &settings(global)?, args).await,
         Command::Compare(args) => compare::compare(global, &settings(global)?, args).await,
         Command::Trend(args) => compare::trend(global, &settings(global)?, args).await,
+        Command::Export(args) => export::perform(global, &settings(global)?, args).await,
         Command::Baseline(command) => baseline::perform(global, &settings(global)?, command).await,
         Command::Show { run, rows } => show::perform(global, &settings(global)?, run, rows).await,
         Command::Scale { run, group, devices, rate } => {

@@ -43,6 +43,8 @@ pub(crate) enum Error {
     /// A part of the cluster in this process did not start.
     #[error("cannot start {what} in this process: {why}")]
     Here { what: &'static str, why: String, code: Option<String> },
+    #[error("cannot write the report {}: {why}", path.display())]
+    Report { path: PathBuf, why: String },
     #[error("cannot write {}: {why}", path.display())]
     Write { path: PathBuf, why: String },
     /// Any of the others, but after a run was accepted: it may still go on.
@@ -66,6 +68,7 @@ impl Error {
             Self::DataDir { .. } => "SH0503",
             Self::ConfigFile { .. } => "SH0601",
             Self::Usage { .. } | Self::Write { .. } => "SH0602",
+            Self::Report { .. } => "SH0707",
             Self::Refused { code, .. } | Self::Here { code, .. } => return code.as_deref(),
             Self::AfterStart(error) => return error.code(),
             Self::Detached { .. } | Self::Stdout(_) => return None,
@@ -102,6 +105,7 @@ impl Error {
             }
             Self::DataDir { .. } => "name another directory with --data-dir or SHOAL_DATA_DIR".into(),
             Self::Here { code: None, .. } => "run again with SHOAL_LOG=info to see more".into(),
+            Self::Report { .. } => "name a directory that can be written; the run is stored, `shoal export` writes its files again".into(),
             Self::Write { .. } => "name another file, or remove that one first".into(),
             Self::ScenarioMistakes { .. } | Self::Here { .. } | Self::Stdout(_) => return None,
         })

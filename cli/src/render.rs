@@ -6,6 +6,7 @@
 pub(crate) mod columns;
 pub(crate) mod comparison;
 pub(crate) mod diagnostics;
+pub(crate) mod export;
 pub(crate) mod json;
 pub(crate) mod live;
 pub(crate) mod numbers;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_domain::delta::{Cells, Delta, Tally};
+use shoal_domain::delta::{Cells, Delta, DeviceGauge, Tally};
 use shoal_domain::ids::{SeriesId, StageId};
 
 /// Key of the row that holds what is no cell: progress, gauges, health, failures.
@@ -29,6 +29,28 @@ pub fn into_summaries(summaries: &mut BTreeMap<SummaryKey, Delta>, delta: &Delta
     }
 }
 
+/// Keeps the gauges of an assignment where they changed; the last ones hold until then. Their row
+/// stands under the assignment instead of a region, so that those of two agents never merge.
+pub fn gauges_into_windows(
+    windows: &mut BTreeMap<WindowKey, Delta>,
+    last: &mut BTreeMap<String, Vec<DeviceGauge>>,
+    assignment: &str,
+    delta: &Delta,
+) {
+    if delta.devices.is_empty() || last.get(assignment) == Some(&delta.devices) {
+        return;
+    }
+    last.insert(assignment.to_owned(), delta.devices.clone());
+    let key = (FACTS, assignment.to_owned(), delta.last_window as i64);
+    let row = Delta {
+        first_window: delta.last_window,
+        last_window: delta.last_window,
+        devices: delta.devices.clone(),
+        ..Delta::default()
+    };
+    windows.insert(key, row);
+}
+
 /// Adds a delta to the windows of its region; stages are not kept apart there.
 pub fn into_windows(windows: &mut BTreeMap<WindowKey, Delta>, region: &str, delta: &Delta) {
     let mut by_series: BTreeMap<SeriesId, Tally> = BTreeMap::new();
@@ -48,7 +70,7 @@ pub fn into_windows(windows: &mut BTreeMap<WindowKey, Delta>, region: &str, delt
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use shoal_domain::delta::{DeviceGauge, Health, Progress};
+    use shoal_domain::delta::{Health, Progress};
 
     fn delta(window: u64, values: &[u64]) -> Delta {
         let mut delta = Delta { first_window: window, last_window: window, ..Delta::default() };
@@ -63,6 +85,23 @@ mod tests {
         let open = BTreeMap::new();
         delta.progress = vec![Progress { series: SeriesId(0), through_us: window, open }];
         delta
+    }
+
+    #[test]
+    fn gauges_are_kept_where_they_change_and_by_assignment() {
+        let (mut windows, mut last) = (BTreeMap::new(), BTreeMap::new());
+        let told = |window: u64, connected: u64| Delta {
+            devices: vec![DeviceGauge { connected, ..DeviceGauge::default() }],
+            ..delta(window, &[])
+        };
+        for (assignment, window, connected) in
+            [("a", 0, 5), ("b", 0, 5), ("a", 1, 5), ("a", 2, 4), ("a", 3, 4)]
+        {
+            gauges_into_windows(&mut windows, &mut last, assignment, &told(window, connected));
+        }
+        let keys: Vec<(&str, i64)> =
+            windows.keys().map(|(_, assignment, window)| (assignment.as_str(), *window)).collect();
+        assert_eq!(keys, [("a", 0), ("a", 2), ("b", 0)]);
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! The read side: every number of every face is made here, from the store, by one function.
 
 pub mod compare;
+pub mod course;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

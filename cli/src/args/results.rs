@@ -167,6 +167,38 @@ pub(crate) struct TrendArgs {
     pub(crate) all_stages: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Everything below
+    All,
+    /// One file for people: charts, tables, configuration; opens offline
+    Html,
+    /// The document with the course over time
+    Json,
+    /// JUnit XML: every threshold is a test case
+    Junit,
+    /// A summary for a pull request
+    Markdown,
+    /// Series, course, failures, thresholds
+    Csv,
+    /// CSV files with Locust's columns
+    Locust,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// Which run
+    #[arg(default_value = "last")]
+    pub(crate) run: String,
+    /// What to write
+    #[arg(long, value_enum, default_value_t = Format::All)]
+    pub(crate) format: Format,
+    /// Directory, or a file for a format that is one; {run}, {scenario} and {time} are replaced.
+    /// Without it a format of one file goes to stdout
+    #[arg(long, value_name = "PATH")]
+    pub(crate) to: Option<PathBuf>,
+}
+
 /// Where reports go.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ReportArgs {

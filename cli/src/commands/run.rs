@@ -2,9 +2,10 @@
 
 use shoal_proto::v1::StartRunResponse;
 
-use super::show;
 use super::start::{begin, check_where, request};
 use super::watching::Watching;
+use super::{export, show};
+use crate::args::results::{Format, ReportArgs};
 use crate::args::{Global, RowArgs, StartArgs};
 use crate::builtin::Builtin;
 use crate::config::Settings;
@@ -20,6 +21,7 @@ pub(super) async fn perform(
     settings: &Settings,
     args: StartArgs,
     rows: RowArgs,
+    report: ReportArgs,
 ) -> Result<u8, Error> {
     let scenario = Scenario::load(&args.file, &args.changes)?;
     check_where(settings, &args, &scenario)?;
@@ -31,9 +33,15 @@ pub(super) async fn perform(
     };
     let mut place = Place::open(settings, wish, global.quiet).await?;
     // Held until the run is over, also on the way out through an error.
-    let outcome = own(global, &mut place, &scenario, &args, rows).await;
+    let outcome = own(global, &mut place, &scenario, &args, Shown { rows, report }).await;
     place.close().await;
     outcome
+}
+
+/// What a person wants to see of the result.
+struct Shown {
+    rows: RowArgs,
+    report: ReportArgs,
 }
 
 async fn own(
@@ -41,7 +49,7 @@ async fn own(
     place: &mut Place,
     scenario: &Scenario,
     args: &StartArgs,
-    rows: RowArgs,
+    shown: Shown,
 ) -> Result<u8, Error> {
     let builtin = match scenario.builtin_target() {
         Some(_) => Some(Builtin::start().await?),
@@ -53,7 +61,7 @@ async fn own(
         render::remark(&format!("run: {} ({})\n", clean(&run.name), clean(&run.run_id)));
     }
     // From here on a run is somewhere, whatever happens to us.
-    let outcome = follow(global, place, &run, rows).await;
+    let outcome = follow(global, place, &run, &shown).await;
     drop(builtin);
     outcome.map_err(|error| Error::AfterStart(Box::new(error)))
 }
@@ -62,12 +70,29 @@ async fn follow(
     global: &Global,
     place: &mut Place,
     run: &StartRunResponse,
-    rows: RowArgs,
+    shown: &Shown,
 ) -> Result<u8, Error> {
     let live = Live::new(global.quiet);
     let told = Watching::own(place, run, live)?.until_over().await?;
-    let (text, exit_code) = show::fetch(place, run.run_id.clone(), global.output, rows).await?;
+    let (text, exit_code) =
+        show::fetch(place, run.run_id.clone(), global.output, shown.rows).await?;
     render::data(&text)?;
+    if let Some(dir) = &shown.report.report {
+        report(global, place, &run.run_id, dir).await;
+    }
     // The document decides; a run that is over and has none would be no trustworthy verdict.
     Ok(exit_code.or_else(|| u8::try_from(told).ok()).unwrap_or(3))
+}
+
+/// The run is judged already: files that cannot be written do not change its exit code.
+async fn report(global: &Global, place: &mut Place, run: &str, dir: &std::path::Path) {
+    match export::write(place, run, Format::All, dir).await {
+        Ok(paths) if !global.quiet => {
+            if let Some(path) = paths.first() {
+                render::remark(&format!("report: {}\n", path.display()));
+            }
+        }
+        Ok(_) => {}
+        Err(error) => render::remark(&error.render()),
+    }
 }

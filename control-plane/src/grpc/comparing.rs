@@ -1,4 +1,4 @@
-//! Comparisons and trends: references become runs, answers become documents.
+//! Comparisons, trends and exports: references become runs, answers become documents.
 
 use shoal_domain::compare::{Gate, Stages};
 use shoal_proto::v1;
@@ -6,6 +6,7 @@ use shoal_proto::v1;
 use super::ControlApi;
 use crate::orchestrator::labels_from_wire;
 use crate::query::compare::{Compared, Question, against_baseline, baseline_for, trend};
+use crate::query::course::export;
 use crate::refusal::{Kind, Refusal};
 use crate::store::{RunFilter, RunRow};
 
@@ -60,6 +61,15 @@ impl ControlApi {
         let stages = stages(request.all_stages, Vec::new());
         let trend = trend(&self.store, &request.metric, &filter, i64::from(limit), &stages).await?;
         Ok(v1::TrendResponse { json: written(&trend)? })
+    }
+
+    pub(super) async fn exported(
+        &self,
+        request: v1::ExportRunRequest,
+    ) -> Result<v1::ExportRunResponse, Refusal> {
+        let row = self.find(&request.run).await?;
+        let export = export(&self.store, &row, &self.server, request.points).await?;
+        Ok(v1::ExportRunResponse { json: written(&export)? })
     }
 
     async fn find_all(&self, references: &[String]) -> Result<Vec<RunRow>, Refusal> {

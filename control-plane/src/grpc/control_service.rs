@@ -239,6 +239,13 @@ impl ControlService for ControlApi {
     ) -> Result<Response<v1::TrendResponse>, Status> {
         Ok(Response::new(self.trended(request.into_inner()).await?))
     }
+
+    async fn export_run(
+        &self,
+        request: Request<v1::ExportRunRequest>,
+    ) -> Result<Response<v1::ExportRunResponse>, Status> {
+        Ok(Response::new(self.exported(request.into_inner()).await?))
+    }
 }
 
 impl ControlApi {

@@ -29,6 +29,7 @@ pub(super) async fn compact(
     }
     let mut summaries: BTreeMap<Grant, BTreeMap<SummaryKey, Delta>> = BTreeMap::new();
     let mut windows: BTreeMap<WindowKey, Delta> = BTreeMap::new();
+    let mut gauges = BTreeMap::new();
     let mut through: BTreeMap<Grant, i64> = BTreeMap::new();
     for delta in &deltas {
         let grant = (delta.assignment_id.clone(), delta.epoch);
@@ -36,6 +37,7 @@ pub(super) async fn compact(
         let region = region_of.get(&delta.assignment_id).map_or("", String::as_str);
         fold::into_summaries(summaries.entry(grant.clone()).or_default(), &body);
         fold::into_windows(&mut windows, region, &body);
+        fold::gauges_into_windows(&mut windows, &mut gauges, &delta.assignment_id, &body);
         through.insert(grant, delta.seq);
     }
     add_stored_summaries(store, run_id, &mut summaries).await?;

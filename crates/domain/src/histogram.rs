@@ -7,12 +7,18 @@
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 
+mod sparse;
+
+pub use sparse::Sparse;
+
 pub const LOWEST_US: u64 = 1;
 pub const HIGHEST_US: u64 = 3_600_000_000;
 pub const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Largest encoding that the layout can produce, with room: 23,552 buckets of at most 9 bytes.
-const MAX_PAYLOAD: usize = 23_552 * 9;
+/// Buckets of the layout.
+const BUCKETS: u64 = 23_552;
+/// Largest encoding that the layout can produce, with room: every bucket in at most 9 bytes.
+const MAX_PAYLOAD: usize = BUCKETS as usize * 9;
 const HEADER: usize = 40;
 /// V2 without compression, one-byte counts of varying length (`0x1c849303 | 0x10`).
 const COOKIE: u32 = 0x1c84_9313;
@@ -42,6 +48,15 @@ pub fn encode(histogram: &Histogram<u64>) -> Vec<u8> {
 
 /// Reads V2 bytes of exactly our layout; anything else is an error before any allocation.
 pub fn decode(bytes: &[u8]) -> Result<Histogram<u64>, DecodeError> {
+    walk(payload_of(bytes)?, |_, _| {})?;
+    let histogram: Histogram<u64> = Deserializer::new()
+        .deserialize(&mut &bytes[..])
+        .map_err(|error| DecodeError::Payload { why: error.to_string() })?;
+    Ok(histogram)
+}
+
+/// What follows a header that is exactly our layout's.
+fn payload_of(bytes: &[u8]) -> Result<&[u8], DecodeError> {
     if bytes.len() < HEADER {
         return Err(DecodeError::Short { found: bytes.len() });
     }
@@ -62,18 +77,14 @@ pub fn decode(bytes: &[u8]) -> Result<Histogram<u64>, DecodeError> {
             return Err(DecodeError::Header { field, found, expected });
         }
     }
-    check_runs(&bytes[HEADER..])?;
-    let histogram: Histogram<u64> = Deserializer::new()
-        .deserialize(&mut &bytes[..])
-        .map_err(|error| DecodeError::Payload { why: error.to_string() })?;
-    Ok(histogram)
+    Ok(&bytes[HEADER..])
 }
 
-/// Walks the ZigZag varints: a run of zeros must not lead past the layout's last bucket (the crate
-/// negates it unchecked), and all counts together must fit.
-fn check_runs(mut payload: &[u8]) -> Result<(), DecodeError> {
+/// Walks the ZigZag varints and hands over every bucket that has a count. A run of zeros must not
+/// lead past the layout's last bucket (the crate negates it unchecked), and all counts together
+/// must fit.
+fn walk(mut payload: &[u8], mut found: impl FnMut(u64, u64)) -> Result<(), DecodeError> {
     let malformed = |why: &str| DecodeError::Payload { why: why.to_owned() };
-    let buckets = empty().distinct_values() as u64;
     let (mut at, mut total) = (0u64, 0u64);
     while !payload.is_empty() {
         let (mut value, mut used) = (0u64, 0usize);
@@ -99,10 +110,13 @@ fn check_runs(mut payload: &[u8]) -> Result<(), DecodeError> {
                 .ok_or_else(|| malformed("the counts do not fit in 64 bits"))?;
             1
         };
-        at = at.saturating_add(step);
-        if at > buckets {
+        if at.saturating_add(step) > BUCKETS {
             return Err(malformed("it holds more buckets than the layout"));
         }
+        if signed > 0 {
+            found(at, signed as u64);
+        }
+        at += step;
     }
     Ok(())
 }
@@ -111,6 +125,11 @@ fn check_runs(mut payload: &[u8]) -> Result<(), DecodeError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_layout_has_as_many_buckets_as_it_says() {
+        assert_eq!(empty().distinct_values() as u64, BUCKETS);
+    }
 
     proptest! {
         #[test]

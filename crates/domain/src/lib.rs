@@ -26,6 +26,7 @@ pub mod delay;
 pub mod delta;
 pub mod diagnostics;
 mod digits;
+pub mod export;
 mod expression;
 pub mod files;
 pub mod histogram;

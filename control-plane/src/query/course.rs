@@ -1,0 +1,299 @@
+//! A run with its course, for reports and files: from the stored windows, read in order of time
+//! and never all at once.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use shoal_domain::delta::{Cells, Samples, Tally, merge_cells};
+use shoal_domain::export::{
+    Course, CourseBuilder, Distribution, QUANTILES, RunExport, StageSpan, TimePart, WindowPart,
+};
+use shoal_domain::ids::SeriesId;
+use shoal_domain::outcome::Operation;
+use shoal_domain::plan::{Plan, StageKind};
+use shoal_proto::v1;
+
+use crate::fold::FACTS;
+use crate::orchestrator::decode;
+use crate::record::{Record, internal, plan_of};
+use crate::refusal::Refusal;
+use crate::store::{RunRow, Store};
+
+/// Windows that are read at once.
+const SPAN: i64 = 256;
+/// Numbers in a course, over all its series: what fits into an answer.
+const MOST_POINTS: u64 = 4_000;
+const MOST_CELLS: u64 = 60_000;
+
+/// `points`: at most so many in the course; 0: as many as fit.
+pub async fn export(
+    store: &Store,
+    row: &RunRow,
+    server: &str,
+    points: u64,
+) -> Result<RunExport, Refusal> {
+    let report = super::report(store, row, server).await?;
+    let plan = plan_of(store, row).await?;
+    let record = Record::of(row)?;
+    let distributions = distributions(store, row, &plan, report.duration_s).await?;
+    let course = course(store, row, &plan, &record, report.duration_s, points).await?;
+    Ok(RunExport {
+        report,
+        scenario_text: row.scenario_text.clone(),
+        stages: stages(&plan),
+        distributions,
+        course,
+    })
+}
+
+fn stages(plan: &Plan) -> Vec<StageSpan> {
+    let mut spans = Vec::new();
+    for load in &plan.loads {
+        let groups: Vec<String> =
+            load.groups.iter().map(|group| plan.groups[*group].name.clone()).collect();
+        for stage in &plan.stages[load.stages.clone()] {
+            spans.push(StageSpan {
+                name: stage.name.clone(),
+                kind: match stage.kind {
+                    StageKind::Ramp { .. } => "ramp",
+                    StageKind::Hold => "hold",
+                    StageKind::Storm(_) => "storm",
+                    StageKind::Arrive { .. } => "arrive",
+                }
+                .to_owned(),
+                from_s: stage.start_us as f64 / 1e6,
+                to_s: stage.end_us as f64 / 1e6,
+                groups: groups.clone(),
+            });
+        }
+    }
+    spans
+}
+
+/// What was stored of all stages and agents.
+async fn cells(store: &Store, row: &RunRow) -> Result<Cells, Refusal> {
+    let mut cells = Cells::new();
+    for summary in store.summaries(row.run_id).await? {
+        merge_cells(&mut cells, &decode("summaries", &summary.assignment_id, &summary.body)?.cells);
+    }
+    for stored in store.unfolded(row.run_id, None).await? {
+        merge_cells(&mut cells, &decode("deltas", &stored.assignment_id, &stored.body)?.cells);
+    }
+    Ok(cells)
+}
+
+async fn distributions(
+    store: &Store,
+    row: &RunRow,
+    plan: &Plan,
+    seconds: f64,
+) -> Result<Vec<Distribution>, Refusal> {
+    let mut by_series: BTreeMap<SeriesId, Tally> = BTreeMap::new();
+    for ((series, _), tally) in &cells(store, row).await? {
+        by_series.entry(*series).or_default().merge(tally);
+    }
+    let mut rows = Vec::new();
+    let mut all = Tally::default();
+    let mut all_times = Samples::default();
+    for (id, series) in plan.series.iter().enumerate() {
+        let tally = by_series.remove(&SeriesId(id as u32)).unwrap_or_default();
+        let (time, samples) = time_of(&tally);
+        let (group, name) = (plan.groups[series.group].name.clone(), series.name.clone());
+        rows.push(distribution(
+            Some(series.operation),
+            group,
+            name,
+            &tally,
+            time,
+            samples,
+            seconds,
+        ));
+        all_times.merge(samples);
+        all.merge(&Tally { errors: tally.errors, sent: tally.sent, ..Tally::default() });
+    }
+    let time = (all_times.count() > 0).then_some("response_time");
+    rows.push(distribution(None, String::new(), String::new(), &all, time, &all_times, seconds));
+    Ok(rows)
+}
+
+/// Locust knows one time per request; ours is the one from the intended send where there is one.
+fn time_of(tally: &Tally) -> (Option<&'static str>, &Samples) {
+    if tally.response_time.count() > 0 {
+        (Some("response_time"), &tally.response_time)
+    } else if tally.service_time.count() > 0 {
+        (Some("service_time"), &tally.service_time)
+    } else {
+        (None, &tally.response_time)
+    }
+}
+
+fn distribution(
+    operation: Option<Operation>,
+    group: String,
+    name: String,
+    tally: &Tally,
+    time: Option<&'static str>,
+    samples: &Samples,
+    seconds: f64,
+) -> Distribution {
+    let per_s = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
+    Distribution {
+        operation,
+        group,
+        name,
+        count: tally.sent,
+        errors: tally.n_errors(),
+        rate_per_s: per_s(tally.sent),
+        errors_per_s: per_s(tally.n_errors()),
+        time: time.map(str::to_owned),
+        mean_us: samples.mean_us(),
+        min_us: samples.min_us(),
+        max_us: samples.max_us(),
+        quantiles_us: QUANTILES.iter().filter_map(|q| samples.quantile_us(*q)).collect(),
+    }
+}
+
+/// A stored window as it lies on the wire, so that its histograms need not be unfolded.
+type Parts = BTreeMap<u64, Vec<v1::Delta>>;
+
+async fn course(
+    store: &Store,
+    row: &RunRow,
+    plan: &Plan,
+    record: &Record,
+    duration_s: f64,
+    points: u64,
+) -> Result<Course, Refusal> {
+    let series = plan.series.iter().map(|series| {
+        let group = plan.groups[series.group].name.clone();
+        (group, series.name.clone(), series.operation.word().to_owned())
+    });
+    let fit = MOST_POINTS.min(MOST_CELLS / plan.series.len().max(1) as u64).max(1);
+    let points = if points == 0 { fit } else { points.min(fit) };
+    let seconds = (duration_s.ceil() as u64).max(1);
+    let step_s = seconds.div_ceil(points);
+    let mut builder = CourseBuilder::new(series, step_s);
+    let mut gauges = Gauges::default();
+    let mut waiting = unfolded(store, row, &mut gauges).await?;
+    let mut from = 0i64;
+    loop {
+        let rows = store.windows_of(row.run_id, from, from + SPAN).await?;
+        let is_last = rows.is_empty() && from as u64 >= seconds;
+        for stored in rows {
+            let window = stored.window.max(0) as u64;
+            take_before(&mut waiting, window, &mut builder)?;
+            let delta = read("windows", row, &stored.body)?;
+            if stored.series == FACTS {
+                gauges.add(&stored.region, window, &delta);
+            } else {
+                add(&mut builder, window, &delta)?;
+            }
+        }
+        if is_last {
+            break;
+        }
+        from += SPAN;
+    }
+    take_before(&mut waiting, u64::MAX, &mut builder)?;
+    let mut course = builder.finish();
+    gauges.end(store, row, record).await?;
+    course.devices = course.from_s.iter().map(|from_s| gauges.connected(from_s + step_s)).collect();
+    Ok(course)
+}
+
+/// Deltas that wait for their fold, by window.
+async fn unfolded(store: &Store, row: &RunRow, gauges: &mut Gauges) -> Result<Parts, Refusal> {
+    let mut parts = Parts::new();
+    for stored in store.unfolded(row.run_id, None).await? {
+        let delta = read("deltas", row, &stored.body)?;
+        gauges.add(&stored.assignment_id, delta.last_window, &delta);
+        parts.entry(delta.last_window).or_default().push(delta);
+    }
+    Ok(parts)
+}
+
+fn take_before(
+    waiting: &mut Parts,
+    window: u64,
+    builder: &mut CourseBuilder,
+) -> Result<(), Refusal> {
+    while let Some(first) = waiting.first_entry().filter(|first| *first.key() < window) {
+        let (window, deltas) = first.remove_entry();
+        for delta in deltas {
+            add(builder, window, &delta)?;
+        }
+    }
+    Ok(())
+}
+
+fn read(table: &str, row: &RunRow, body: &[u8]) -> Result<v1::Delta, Refusal> {
+    v1::Delta::decode(body).map_err(|error| {
+        internal(format!("table {table}, column body, id {}: {error}", row.run_id))
+    })
+}
+
+fn add(builder: &mut CourseBuilder, window: u64, delta: &v1::Delta) -> Result<(), Refusal> {
+    builder.reach(window);
+    for cell in &delta.cells {
+        let part = WindowPart {
+            sent: cell.sent,
+            acked: cell.acked,
+            errors: cell.errors.values().sum(),
+            missed: cell.missed,
+            times: [time_part(&cell.response_time), time_part(&cell.service_time)],
+        };
+        builder
+            .add(window, cell.series as usize, &part)
+            .map_err(|error| internal(format!("table windows, window {window}: {error}")))?;
+    }
+    Ok(())
+}
+
+fn time_part(samples: &Option<v1::Samples>) -> TimePart<'_> {
+    samples.as_ref().map_or(TimePart::default(), |samples| TimePart {
+        histogram: &samples.histogram,
+        count: samples.count,
+        sum_us: samples.sum_us,
+        min_us: samples.min_us,
+        max_us: samples.max_us,
+    })
+}
+
+/// Connected devices per assignment: the last value holds until the next, and none after its end.
+#[derive(Debug, Default)]
+struct Gauges(BTreeMap<String, BTreeMap<u64, u64>>);
+
+impl Gauges {
+    fn add(&mut self, assignment: &str, window: u64, delta: &v1::Delta) {
+        if !delta.devices.is_empty() {
+            let connected = delta.devices.iter().map(|gauge| gauge.connected).sum();
+            self.0.entry(assignment.to_owned()).or_default().insert(window, connected);
+        }
+    }
+
+    /// Where each assignment ended, by its own word or because its agent was lost.
+    async fn end(&mut self, store: &Store, row: &RunRow, record: &Record) -> Result<(), Refusal> {
+        for assignment in store.assignments(row.run_id).await? {
+            let agent = &assignment.grant.agent_id;
+            let lost = record.lost.iter().find(|(lost, _)| lost.as_str() == agent);
+            let closed = assignment.closing.as_ref().map(|closing| closing.closed_at_us as u64);
+            if let Some(end_us) = closed.or(lost.map(|(_, at_us)| *at_us))
+                && let Some(values) = self.0.get_mut(&assignment.grant.assignment_id)
+            {
+                let end = end_us / 1_000_000 + 1;
+                values.retain(|window, _| *window < end);
+                values.insert(end, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Before run time `second`; `None` while nobody has told.
+    fn connected(&self, second: u64) -> Option<u64> {
+        let values = self
+            .0
+            .values()
+            .filter_map(|values| values.range(..second).next_back().map(|(_, value)| *value));
+        values.reduce(|a, b| a + b)
+    }
+}
