@@ -12,7 +12,13 @@ macro_rules! pages {
     };
 }
 
-pages![];
+pages![
+    "SH0101", "SH0102", "SH0103", "SH0104", "SH0105", "SH0201", "SH0202", "SH0203", "SH0204",
+    "SH0205", "SH0206", "SH0207", "SH0208", "SH0209", "SH0301", "SH0302", "SH0303", "SH0304",
+    "SH0305", "SH0306", "SH0307", "SH0401", "SH0402", "SH0403", "SH0404", "SH0405", "SH0406",
+    "SH0407", "SH0408", "SH0409", "SH0410", "SH0501", "SH0502", "SH0503", "SH0504", "SH0601",
+    "SH0602", "SH0701", "SH0702", "SH0703", "SH0704", "SH0705", "SH0706", "SH0707",
+];
 
 pub(super) fn perform(code: &str) -> Result<u8, Error> {
     let wanted = code.trim().to_ascii_uppercase();

@@ -127,3 +127,49 @@ fn what_cannot_be_compared_says_why() {
     let shown = document(&desk.run(&["show", "last", "--output", "json"]));
     assert_eq!(shown["events"].as_array().unwrap().last().unwrap()["text"], "broker restarted");
 }
+
+#[test]
+fn a_run_leaves_its_files_and_they_agree() {
+    let desk = Desk::new();
+    let file = desk.scenario("2s", "sensors.telemetry.errors == 0");
+    let file = file.to_str().unwrap();
+    let ran = desk.run(&["run", file, "--report", "out/{scenario}-{run}", "--output", "json"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", stderr(&ran));
+    let ran = document(&ran);
+    let dir = desk.path().join(format!("out/small-{}", name(&ran)));
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let html = read("report.html");
+    assert!(html.len() < 1_000_000 && html.contains("PASSED"));
+    assert!(read("junit.xml").contains("failures=\"0\" errors=\"0\""));
+    assert!(read("summary.md").contains("PASSED: small"));
+
+    let exported: serde_json::Value = serde_json::from_str(&read("run.json")).unwrap();
+    let whole = |list: &serde_json::Value, name: &str| {
+        let series = list.as_array().unwrap().iter();
+        series.clone().find(|s| s["name"] == name && s["stage"] != "ramp").unwrap().clone()
+    };
+    let total = whole(&ran["series"], "telemetry")["count"].as_u64().unwrap();
+    let course = whole(&exported["course"]["series"], "telemetry");
+    let sum: u64 = course["sent"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(sum, total, "the last second is there too");
+    let devices = exported["course"]["devices"].as_array().unwrap();
+    assert!(devices.iter().any(|n| n == 10), "{devices:?}");
+    let stats = read("locust_stats.csv");
+    let row = stats.lines().find(|line| line.starts_with("publish,sensors.telemetry,")).unwrap();
+    assert!(row.starts_with(&format!("publish,sensors.telemetry,{total},0,")), "{row}");
+    let p95 = whole(&ran["series"], "telemetry")["response_time_us"]["p95"].as_u64().unwrap();
+    let distribution = whole(&exported["distributions"], "telemetry");
+    assert_eq!(distribution["quantiles_us"][5].as_u64(), Some(p95));
+    let history = read("locust_stats_history.csv");
+    let all = exported["distributions"].as_array().unwrap().last().unwrap()["count"].clone();
+    let last = history.lines().last().unwrap();
+    assert_eq!(last.split(',').nth(17).unwrap(), all.to_string(), "{last}");
+
+    let junit = desk.run(&["export", "--format", "junit"]);
+    assert!(stdout(&junit).starts_with("<?xml"));
+    let several = desk.run(&["export"]);
+    assert_eq!(several.status.code(), Some(2));
+    let nowhere = desk.run(&["export", "--format", "html", "--to", "small.yaml/report.html"]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(stderr(&nowhere).contains("error[SH0707]"), "{}", stderr(&nowhere));
+}
