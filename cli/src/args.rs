@@ -217,6 +217,9 @@ Example:
         /// Where to listen; beyond loopback a token is required
         #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
         listen: SocketAddr,
+        /// Where to answer `GET /metrics` for Prometheus, like 127.0.0.1:7101; without a token
+        #[arg(long, value_name = "ADDR")]
+        metrics_listen: Option<SocketAddr>,
     },
     /// What an error code means and what to do
     Explain {

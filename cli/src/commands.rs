@@ -67,8 +67,8 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
             }
         },
         Command::Agent(AgentCommand::List) => agent::list(global, &settings(global)?).await,
-        Command::Serve { agents, listen } => {
-            serve::perform(global, &settings(global)?, agents, listen).await
+        Command::Serve { agents, listen, metrics_listen } => {
+            serve::perform(global, &settings(global)?, agents, listen, metrics_listen).await
         }
         Command::Explain { code } => explain::perform(&code),
         Command::DemoBroker { listen } => builtin::serve(listen).await.map(|()| DONE),

@@ -19,6 +19,7 @@ pub(crate) struct Wish {
     pub(crate) listen: SocketAddr,
     pub(crate) token: Option<String>,
     pub(crate) agents: u32,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) allow_target: Vec<String>,
     pub(crate) secrets_dir: Option<PathBuf>,
 }
@@ -30,6 +31,7 @@ impl Wish {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             token: Some(random::token()),
             agents,
+            metrics_listen: None,
             allow_target: vec![],
             secrets_dir: None,
         }
@@ -122,6 +124,7 @@ async fn start_control_plane(
         listen: wish.listen,
         database: format!("sqlite:{}", store_path(data_dir).display()),
         token: wish.token.clone(),
+        metrics_listen: wish.metrics_listen,
         local: true,
     };
     match shoal_control_plane::app::start(config, lifecycle).await {

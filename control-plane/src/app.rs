@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_proto::v1::agent_service_server::AgentServiceServer;
 use shoal_proto::v1::control_service_server::ControlServiceServer;
 use shoal_proto::{MAX_MESSAGE, MAX_START};
-use shoal_service_kit::{Lifecycle, random};
+use shoal_service_kit::{Clock, Lifecycle, SystemClock, http_get, random};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
@@ -15,6 +15,7 @@ use tonic::transport::Server;
 use crate::fleet::Fleet;
 use crate::grpc::{AgentApi, ControlApi, TokenCheck};
 use crate::ingest;
+use crate::metrics;
 use crate::orchestrator::Runs;
 use crate::refusal::Refusal;
 use crate::store::{Store, StoreError};
@@ -30,6 +31,8 @@ pub struct Config {
     pub database: String,
     /// Agents and CLI must send it; required beyond loopback.
     pub token: Option<String>,
+    /// Where `GET /metrics` is answered, without a token; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// In the CLI's own process: `builtin` targets are allowed.
     pub local: bool,
 }
@@ -110,6 +113,9 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
         lifecycle: lifecycle.clone(),
         server: server.clone(),
     };
+    if let Some(listen) = config.metrics_listen {
+        serve_metrics(listen, &runs, &fleet, lifecycle).await?;
+    }
     let operators = ControlApi { runs, fleet, store, lifecycle: lifecycle.clone(), server };
     let token = TokenCheck::new(config.token.as_deref());
     let agents = AgentServiceServer::new(agents).max_decoding_message_size(MAX_MESSAGE);
@@ -131,6 +137,26 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
     });
     tracing::info!(%addr, "control plane serves");
     Ok(Serving { addr })
+}
+
+/// Numbers and names of runs, no more; whoever may see them is the network's to decide.
+async fn serve_metrics(
+    listen: SocketAddr,
+    runs: &Runs,
+    fleet: &Fleet,
+    lifecycle: &Lifecycle,
+) -> Result<(), StartError> {
+    let listener =
+        TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
+    let (runs, fleet) = (runs.clone(), fleet.clone());
+    let page = move |path: &str| {
+        (path == "/metrics").then(|| http_get::Page {
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            body: metrics::scrape(&runs, &fleet, SystemClock.unix_us()),
+        })
+    };
+    lifecycle.spawn("metrics", http_get::serve(listener, lifecycle.clone(), page));
+    Ok(())
 }
 
 fn owner_name(addr: SocketAddr) -> String {

@@ -19,6 +19,9 @@ pub struct Args {
     /// What agents and the CLI must send.
     #[arg(long, env = "SHOAL_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Where to answer `GET /metrics` for Prometheus, like 127.0.0.1:7101; without a token.
+    #[arg(long, env = "SHOAL_METRICS_LISTEN", value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
     /// How to log, on standard error. SHOAL_LOG filters, for example `SHOAL_LOG=debug`.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -45,7 +48,13 @@ impl From<LogFormat> for shoal_service_kit::telemetry::LogFormat {
 
 impl From<Args> for Config {
     fn from(args: Args) -> Self {
-        let Args { listen, database, token, .. } = args;
-        Self { listen, database, token: token.filter(|token| !token.is_empty()), local: false }
+        let Args { listen, database, token, metrics_listen, .. } = args;
+        Self {
+            listen,
+            database,
+            token: token.filter(|token| !token.is_empty()),
+            metrics_listen,
+            local: false,
+        }
     }
 }

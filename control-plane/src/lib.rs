@@ -11,6 +11,7 @@ pub mod fold;
 pub mod grpc;
 pub mod ingest;
 pub mod live;
+pub mod metrics;
 pub mod orchestrator;
 pub mod query;
 pub mod record;

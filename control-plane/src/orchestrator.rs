@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fleet::Fleet;
 use crate::live::LiveRuns;
+use crate::metrics::{EndedRuns, RunSample};
 use crate::record::{Record, Scaled, plan_of};
 use crate::refusal::{Kind, Refusal};
 use crate::store::{NewRun, RunFile, RunRow, SeriesRow, Store, StoreError};
@@ -71,6 +72,8 @@ pub struct Runs {
     store: Store,
     fleet: Fleet,
     live: LiveRuns,
+    /// For scrapes that come a moment after the end.
+    ended: EndedRuns,
     active: Arc<Mutex<HashMap<RunId, ActiveRun>>>,
     lifecycle: Lifecycle,
     /// This process in `runs.owner`; the same after a restart, so that it takes up its own runs
@@ -91,6 +94,7 @@ impl Runs {
             store,
             fleet,
             live: LiveRuns::default(),
+            ended: EndedRuns::default(),
             active: Arc::default(),
             lifecycle,
             owner: owner.into(),
@@ -108,6 +112,22 @@ impl Runs {
 
     pub fn live(&self) -> &LiveRuns {
         &self.live
+    }
+
+    pub fn ended(&self) -> &EndedRuns {
+        &self.ended
+    }
+
+    /// Every run that this process drives, as `/metrics` shows it.
+    pub fn samples(&self) -> Vec<RunSample> {
+        let active: Vec<(RunId, ActiveRun)> =
+            self.lock().iter().map(|(id, active)| (*id, active.clone())).collect();
+        active.iter().filter_map(|(run, active)| self.sample(*run, active)).collect()
+    }
+
+    fn sample(&self, run: RunId, active: &ActiveRun) -> Option<RunSample> {
+        let phase = active.status.borrow().record.state.phase();
+        self.live.read(run, |live| RunSample::of(&active.name, &active.plan, phase, live))
     }
 
     /// A stored delta, for progress and abort thresholds.
@@ -262,7 +282,10 @@ impl Runs {
         let soft = self.lifecycle.soft();
         self.lifecycle.spawn("run driver", async move {
             driver.run(wished, soft).await;
-            runs.lock().remove(&run);
+            let ended = runs.lock().remove(&run);
+            if let Some(sample) = ended.and_then(|active| runs.sample(run, &active)) {
+                runs.ended.keep(sample, SystemClock.unix_us());
+            }
             runs.live.close(run);
         });
         Ok(())

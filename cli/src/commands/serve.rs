@@ -16,6 +16,7 @@ pub(super) async fn perform(
     settings: &Settings,
     agents: u32,
     listen: SocketAddr,
+    metrics_listen: Option<SocketAddr>,
 ) -> Result<u8, Error> {
     if global.server.is_some() {
         return Err(Error::Usage {
@@ -39,7 +40,8 @@ pub(super) async fn perform(
     };
     let (mut interrupt, mut terminate) =
         (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
-    let wish = Wish { listen, token: settings.token.clone(), agents, ..Wish::private(agents) };
+    let wish =
+        Wish { listen, token: settings.token.clone(), metrics_listen, ..Wish::private(agents) };
     let here = Here::start(&settings.data_dir, wish).await?;
     if !global.quiet {
         remark(&format!(

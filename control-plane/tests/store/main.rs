@@ -10,6 +10,8 @@ mod fixtures;
 
 mod agents_and_series;
 mod assignments;
+mod dashboards;
+mod figures;
 mod fold;
 mod ingest;
 mod open;

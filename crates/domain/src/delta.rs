@@ -84,6 +84,11 @@ impl Samples {
         Some(histogram.value_at_quantile(quantile).clamp(self.min_us, self.max_us))
     }
 
+    /// How many are at most `us`, up to the width of its bucket.
+    pub fn count_at_most(&self, us: u64) -> u64 {
+        self.histogram.as_ref().map_or(0, |histogram| histogram.count_between(0, us))
+    }
+
     /// V2 bytes, empty without samples.
     pub fn encoded(&self) -> Vec<u8> {
         self.histogram.as_ref().map_or_else(Vec::new, |histogram| histogram::encode(histogram))

@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod http_get;
 pub mod lifecycle;
 pub mod limits;
 pub mod random;

@@ -48,6 +48,7 @@ impl Cluster {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             database: format!("sqlite:{}", dir.path().join("shoal.sqlite").display()),
             token: None,
+            metrics_listen: None,
             local: true,
         };
         let serving = control_plane::start(config, &control_plane).await;

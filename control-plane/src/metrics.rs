@@ -1,0 +1,336 @@
+//! `/metrics` in Prometheus' text format: what the runs of this process counted so far.
+//!
+//! A scrape reads what was counted for the runs anyway; a registry of counters beside it would
+//! count twice. Numbers are those of stored deltas, so they equal the API's. A run stays for five
+//! minutes after its end, so that a scrape every minute sees its last second. Labels are a run's
+//! name, its scenario and its series: as many as the scenario names, for at most a few runs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shoal_domain::delta::{Samples, Tally};
+use shoal_domain::ids::SeriesId;
+use shoal_domain::plan::Plan;
+use shoal_domain::run::Phase;
+
+use crate::fleet::Fleet;
+use crate::live::LiveRun;
+use crate::orchestrator::Runs;
+
+/// How long and how many ended runs stay.
+const STAYS_US: u64 = 5 * 60 * 1_000_000;
+const MOST_ENDED: usize = 16;
+
+/// Upper bounds of the time histograms, in µs; +Inf follows.
+const BOUNDS_US: [u64; 14] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000, 30_000_000,
+];
+
+/// Every name that is written, with its type and help; `docs/metrics.md` repeats them.
+pub const NAMES: [(&str, &str, &str); 11] = [
+    ("shoal_build_info", "gauge", "1; the label says which release"),
+    ("shoal_agents", "gauge", "agents with an open session"),
+    ("shoal_runs", "gauge", "runs that this process drives"),
+    ("shoal_run_phase", "gauge", "1 for the phase that a run is in"),
+    ("shoal_run_devices", "gauge", "devices of a run by state"),
+    ("shoal_attempts_total", "counter", "attempts begun"),
+    ("shoal_acknowledged_total", "counter", "attempts that the target acknowledged"),
+    ("shoal_errors_total", "counter", "failed attempts by class"),
+    ("shoal_slots_total", "counter", "planned slots by what became of them"),
+    ("shoal_response_time_seconds", "histogram", "from the intended send to the reply"),
+    ("shoal_service_time_seconds", "histogram", "from the real send to the reply"),
+];
+
+/// One run as a scrape shows it: numbers only, no histograms.
+#[derive(Debug, Clone)]
+pub struct RunSample {
+    name: String,
+    scenario: String,
+    phase: Phase,
+    planned: u64,
+    connected: u64,
+    failed: u64,
+    series: Vec<SeriesSample>,
+}
+
+#[derive(Debug, Clone)]
+struct SeriesSample {
+    labels: String,
+    attempts: u64,
+    acknowledged: u64,
+    errors: Vec<(&'static str, u64)>,
+    /// `None`: connecting has no slots.
+    slots: Option<[(&'static str, u64); 5]>,
+    response_time: Option<TimeSample>,
+    service_time: Option<TimeSample>,
+}
+
+#[derive(Debug, Clone)]
+struct TimeSample {
+    /// Cumulative, at [`BOUNDS_US`].
+    buckets: [u64; BOUNDS_US.len()],
+    sum_us: u64,
+    count: u64,
+}
+
+/// Runs that ended a moment ago.
+#[derive(Debug, Clone, Default)]
+pub struct EndedRuns(Arc<Mutex<Vec<(u64, RunSample)>>>);
+
+impl EndedRuns {
+    pub fn keep(&self, run: RunSample, now_us: u64) {
+        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.push((now_us, run));
+        if runs.len() > MOST_ENDED {
+            runs.remove(0);
+        }
+    }
+
+    fn recent(&self, now_us: u64) -> Vec<RunSample> {
+        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.retain(|(ended_us, _)| now_us.saturating_sub(*ended_us) < STAYS_US);
+        runs.iter().map(|(_, run)| run.clone()).collect()
+    }
+}
+
+impl RunSample {
+    pub fn of(name: &str, plan: &Plan, phase: Phase, live: &LiveRun) -> Self {
+        let mut by_series: BTreeMap<SeriesId, Tally> = BTreeMap::new();
+        for ((series, _), tally) in &live.cells {
+            by_series.entry(*series).or_default().merge(tally);
+        }
+        let known = |(id, tally): (SeriesId, Tally)| {
+            let series = plan.series.get(id.index())?;
+            let group = &plan.groups.get(series.group)?.name;
+            let operation = series.operation.word();
+            let labels = format!(
+                "group=\"{}\",series=\"{}\",operation=\"{operation}\"",
+                escaped(group),
+                escaped(&series.name)
+            );
+            Some(SeriesSample::of(labels, operation != "connect", &tally))
+        };
+        let gauges = || live.parts.values().flat_map(|part| &part.devices);
+        Self {
+            name: name.to_owned(),
+            scenario: plan.name.clone(),
+            phase,
+            planned: plan.devices(),
+            connected: gauges().map(|gauge| gauge.connected).sum(),
+            failed: gauges().map(|gauge| gauge.failed).sum(),
+            series: by_series.into_iter().filter_map(known).collect(),
+        }
+    }
+
+    fn labels(&self) -> String {
+        format!("run=\"{}\",scenario=\"{}\"", escaped(&self.name), escaped(&self.scenario))
+    }
+}
+
+impl SeriesSample {
+    fn of(labels: String, has_slots: bool, tally: &Tally) -> Self {
+        let slots = [
+            ("sent", tally.sent),
+            ("missed", tally.missed),
+            ("not_connected", tally.not_connected),
+            ("away", tally.away),
+            ("unsent", tally.unsent),
+        ];
+        Self {
+            labels,
+            attempts: tally.sent,
+            acknowledged: tally.acked,
+            errors: tally.errors.iter().map(|(class, n)| (class.word(), *n)).collect(),
+            slots: has_slots.then_some(slots),
+            response_time: TimeSample::of(&tally.response_time),
+            service_time: TimeSample::of(&tally.service_time),
+        }
+    }
+}
+
+impl TimeSample {
+    fn of(samples: &Samples) -> Option<Self> {
+        (samples.count() > 0).then(|| Self {
+            buckets: BOUNDS_US.map(|bound| samples.count_at_most(bound)),
+            sum_us: samples.sum_us(),
+            count: samples.count(),
+        })
+    }
+}
+
+/// What a scrape gets now.
+pub fn scrape(runs: &Runs, fleet: &Fleet, now_us: u64) -> String {
+    let mut samples = runs.samples();
+    let n_runs = samples.len();
+    samples.extend(runs.ended().recent(now_us));
+    let n_agents = fleet.members().iter().filter(|member| member.is_connected).count();
+    render(&samples, n_runs, n_agents)
+}
+
+fn render(runs: &[RunSample], n_runs: usize, n_agents: usize) -> String {
+    let mut text = String::new();
+    for (name, kind, help) in NAMES {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        let mut one = |labels: &str, value: u64| {
+            let _ = writeln!(text, "{name}{{{labels}}} {value}");
+        };
+        match name {
+            "shoal_build_info" => one(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1),
+            "shoal_agents" => one("", n_agents as u64),
+            "shoal_runs" => one("", n_runs as u64),
+            "shoal_run_phase" => {
+                for run in runs {
+                    one(&format!("{},phase=\"{}\"", run.labels(), run.phase.word()), 1);
+                }
+            }
+            "shoal_run_devices" => {
+                for run in runs {
+                    let labels = run.labels();
+                    for (state, n) in [
+                        ("planned", run.planned),
+                        ("connected", run.connected),
+                        ("failed", run.failed),
+                    ] {
+                        one(&format!("{labels},state=\"{state}\""), n);
+                    }
+                }
+            }
+            _ => {
+                for run in runs {
+                    for series in &run.series {
+                        let labels = format!("{},{}", run.labels(), series.labels);
+                        write_series(&mut text, name, &labels, series);
+                    }
+                }
+            }
+        }
+    }
+    text
+}
+
+fn write_series(text: &mut String, name: &str, labels: &str, series: &SeriesSample) {
+    let time = match name {
+        "shoal_response_time_seconds" => series.response_time.as_ref(),
+        "shoal_service_time_seconds" => series.service_time.as_ref(),
+        _ => None,
+    };
+    if let Some(time) = time {
+        for (bound, n) in BOUNDS_US.iter().zip(time.buckets) {
+            let le = *bound as f64 / 1e6;
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{le}\"}} {n}");
+        }
+        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", time.count);
+        let _ = writeln!(text, "{name}_sum{{{labels}}} {}", time.sum_us as f64 / 1e6);
+        let _ = writeln!(text, "{name}_count{{{labels}}} {}", time.count);
+    }
+    let mut one = |labels: &str, value: u64| {
+        let _ = writeln!(text, "{name}{{{labels}}} {value}");
+    };
+    match name {
+        "shoal_attempts_total" => one(labels, series.attempts),
+        "shoal_acknowledged_total" => one(labels, series.acknowledged),
+        "shoal_errors_total" => {
+            for (class, n) in &series.errors {
+                one(&format!("{labels},class=\"{class}\""), *n);
+            }
+        }
+        "shoal_slots_total" => {
+            for (class, n) in series.slots.iter().flatten() {
+                one(&format!("{labels},class=\"{class}\""), *n);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A label's value: names of scenarios and series are words already, so this is a second lock.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_domain::check::parse_plan;
+    use shoal_domain::delta::{Delta, DeviceGauge};
+    use shoal_domain::files::Files;
+    use shoal_domain::ids::StageId;
+    use shoal_domain::outcome::ErrorClass;
+
+    use super::*;
+
+    fn sample() -> RunSample {
+        let text = "version: 1\nname: small\ntargets:\n  b: { mqtt: { url: mqtt://h, protocol: 3.1.1 } }\n\
+                    groups:\n  g: { target: b, devices: 3, send: { s: { every: 1s, publish: { topic: a, qos: 1, text: x } } } }\n\
+                    load: [ { ramp: { to: 100%, over: 1s } } ]\n";
+        let plan = parse_plan(text, &[], &Files::none()).unwrap();
+        let mut tally = Tally { sent: 3, acked: 2, missed: 1, ..Tally::default() };
+        for us in [900, 1_100, 70_000] {
+            tally.response_time.record(us);
+        }
+        tally.errors.insert(ErrorClass::AckTimeout, 1);
+        let devices = vec![DeviceGauge { connected: 3, ..DeviceGauge::default() }];
+        let cells = [((SeriesId(1), StageId(0)), tally)].into();
+        let delta = Delta { cells, devices, ..Delta::default() };
+        let mut live = LiveRun::default();
+        live.add(&plan, "a", &delta, false);
+        RunSample::of("calm-otter", &plan, Phase::Running, &live)
+    }
+
+    #[test]
+    fn every_name_has_its_type_and_its_samples() {
+        let text = render(&[sample()], 1, 2);
+        for (name, kind, _) in NAMES {
+            assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+        }
+        let run = "run=\"calm-otter\",scenario=\"small\"";
+        let series = format!("{run},group=\"g\",series=\"s\",operation=\"publish\"");
+        for line in [
+            "shoal_agents{} 2".to_owned(),
+            format!("shoal_run_phase{{{run},phase=\"RUNNING\"}} 1"),
+            format!("shoal_run_devices{{{run},state=\"connected\"}} 3"),
+            format!("shoal_attempts_total{{{series}}} 3"),
+            format!("shoal_errors_total{{{series},class=\"ack_timeout\"}} 1"),
+            format!("shoal_slots_total{{{series},class=\"missed\"}} 1"),
+            format!("shoal_response_time_seconds_bucket{{{series},le=\"0.001\"}} 1"),
+            format!("shoal_response_time_seconds_bucket{{{series},le=\"0.1\"}} 3"),
+            format!("shoal_response_time_seconds_bucket{{{series},le=\"+Inf\"}} 3"),
+            format!("shoal_response_time_seconds_sum{{{series}}} 0.072"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_name_is_documented() {
+        let page = include_str!("../../docs/metrics.md");
+        for (name, kind, _) in NAMES {
+            assert!(page.contains(&format!("| `{name}` | {kind} |")), "{name}");
+        }
+    }
+
+    #[test]
+    fn all_lines_of_a_name_stand_together() {
+        let text = render(&[sample(), sample()], 2, 0);
+        let mut seen = Vec::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split('{').next().unwrap();
+            let family = NAMES.iter().find(|(family, ..)| name.starts_with(family)).unwrap().0;
+            if seen.last() != Some(&family) {
+                assert!(!seen.contains(&family), "{family} twice");
+                seen.push(family);
+            }
+        }
+    }
+
+    #[test]
+    fn an_ended_run_stays_for_a_while_and_not_for_ever() {
+        let ended = EndedRuns::default();
+        for n in 0..20 {
+            ended.keep(sample(), n);
+        }
+        assert_eq!(ended.recent(20).len(), MOST_ENDED);
+        assert_eq!(ended.recent(STAYS_US + 20).len(), 0);
+    }
+}

@@ -1,0 +1,266 @@
+//! The figures of docs/results.md: two runs of an hour with 20 series on two agents, one of them
+//! lost. Ignored by default because filling the store takes minutes:
+//!
+//! `cargo test -p shoal-control-plane --test store figures -- --ignored --nocapture`
+//!
+//! With `SHOAL_FIGURES=DIR` the SQLite store stays there, for looking at with `shoal --data-dir DIR`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use shoal_control_plane::query::compare::{Question, against_baseline};
+use shoal_control_plane::query::course;
+use shoal_control_plane::record::{Record, shard_to_blob};
+use shoal_control_plane::store::{
+    FoldBatch, NewAssignment, NewRun, RunChange, RunFilter, RunRow, Store, SummaryRow, WindowRow,
+};
+use shoal_domain::check::parse_plan;
+use shoal_domain::delta::{Delta, DeviceGauge, Tally};
+use shoal_domain::files::Files;
+use shoal_domain::ids::{RunId, SeriesId, StageId};
+use shoal_domain::outcome::ErrorClass;
+use shoal_domain::plan::Plan;
+use shoal_domain::run::{Cause, Phase, RunState, Validity};
+use shoal_domain::shard::{Share, deal};
+use shoal_proto::metrics;
+
+use crate::databases::Opened;
+use crate::fixtures::{NOW_US, change, new_run, run_id};
+
+const HOUR: u64 = 3_600;
+const LOST_AT: u64 = 2_400;
+const AGENTS: [&str; 2] = ["agent-1", "agent-2"];
+
+fn scenario() -> String {
+    let mut text = String::from(
+        "version: 1\nname: hour\ntargets:\n  broker: { mqtt: { url: mqtt://127.0.0.1, protocol: 3.1.1 } }\n\
+         groups:\n  sensors:\n    target: broker\n    devices: 1000\n    send:\n",
+    );
+    for n in 1..20 {
+        text.push_str(&format!(
+            "      series-{n:02}: {{ every: 10s, publish: {{ topic: a, qos: 1, text: x }} }}\n"
+        ));
+    }
+    text.push_str("load:\n  - ramp: { to: 100%, over: 60s }\n  - hold: { for: 59m }\n");
+    text
+}
+
+/// A second of one series on one agent: fifty answers around `around_us`, sometimes an error.
+fn second(window: u64, series: u64, around_us: u64) -> Tally {
+    let mut tally = Tally::default();
+    for n in 0..50u64 {
+        let noise = (window * 31 + series * 17 + n * 7_919).wrapping_mul(2_654_435_761) % 1_000;
+        let us = around_us + around_us * noise * noise / 1_000_000;
+        tally.sent += 1;
+        tally.acked += 1;
+        tally.response_time.record(us);
+        tally.service_time.record(us * 9 / 10);
+        tally.send_lag.record(noise / 10 + 1);
+    }
+    if window % 97 == series {
+        tally.acked -= 1;
+        tally.errors.insert(ErrorClass::AckTimeout, 1);
+    }
+    tally
+}
+
+async fn fill(store: &Store, run_id: RunId, name: &str, around_us: u64) {
+    let text = scenario();
+    let plan = parse_plan(&text, &[], &Files::none()).expect("the scenario is fine");
+    let lost = [(AGENTS[1].parse().unwrap(), LOST_AT * 1_000_000)].into();
+    let t0_us = Some(NOW_US as u64 + 5);
+    let record = Record {
+        state: RunState::Over { phase: Phase::Finished, t0_us, cause: Cause::Completed },
+        load_end_us: plan.end_us(),
+        lost,
+        false_since_us: BTreeMap::new(),
+        agents_wanted: 2,
+        is_owned: false,
+        builtin: String::new(),
+    };
+    let new = NewRun {
+        scenario_name: plan.name.clone(),
+        scenario_text: text,
+        vars_json: "[]".into(),
+        ..new_run(run_id, name)
+    };
+    store.insert_run(&new).await.unwrap();
+    assign(store, &plan, run_id).await;
+    fold(store, run_id, around_us).await;
+    let change = RunChange {
+        state_json: record.to_json(),
+        validity: Some(Validity::Degraded),
+        ended_at_us: Some(NOW_US + HOUR as i64 * 1_000_000),
+        ..change(run_id, Phase::Finished)
+    };
+    store.change_run(&change, &[]).await.unwrap();
+}
+
+async fn assign(store: &Store, plan: &Plan, run_id: RunId) {
+    let share = Share { weight: 1.0, cap: 10_000 };
+    let shards = deal(plan, &[share, share]).expect("two agents are enough");
+    let grants: Vec<NewAssignment> = AGENTS
+        .iter()
+        .zip(&shards)
+        .map(|(agent, shard)| NewAssignment {
+            assignment_id: format!("{run_id}-{agent}"),
+            epoch: 1,
+            run_id,
+            agent_id: (*agent).to_owned(),
+            blocks: shard_to_blob(shard),
+            n_devices: 500,
+            incarnation: 1,
+        })
+        .collect();
+    store.insert_assignments(&grants).await.unwrap();
+}
+
+async fn fold(store: &Store, run_id: RunId, around_us: u64) {
+    let mut totals: BTreeMap<(usize, SeriesId, StageId), Tally> = BTreeMap::new();
+    let mut windows = Vec::new();
+    for window in 0..HOUR {
+        let living = if window < LOST_AT { 2 } else { 1 };
+        for series in 0..20u64 {
+            let mut sum = Tally::default();
+            for agent in 0..living {
+                let tally = second(window, series, around_us + 1_000 * agent as u64);
+                sum.merge(&tally);
+                let stage = StageId(u32::from(window >= 60));
+                let key = (agent, SeriesId(series as u32), stage);
+                totals.entry(key).or_default().merge(&tally);
+            }
+            windows.push(row(window, series, sum));
+        }
+        for (n, agent) in AGENTS.iter().enumerate().take(living).filter(|_| window % 30 == 0) {
+            windows.push(gauge(run_id, agent, window, n));
+        }
+        if windows.len() > 5_000 || window + 1 == HOUR {
+            put(store, run_id, std::mem::take(&mut windows), vec![]).await;
+        }
+    }
+    let summaries = totals.into_iter().map(|((agent, series, stage), tally)| SummaryRow {
+        series: i64::from(series.0),
+        stage: i64::from(stage.0),
+        assignment_id: format!("{run_id}-{}", AGENTS[agent]),
+        epoch: 1,
+        body: metrics::encode(&Delta {
+            cells: [((series, stage), tally)].into(),
+            ..Delta::default()
+        }),
+    });
+    put(store, run_id, vec![], summaries.collect()).await;
+}
+
+fn row(window: u64, series: u64, tally: Tally) -> WindowRow {
+    let (sent, acked, errors) = (tally.sent as i64, tally.acked as i64, tally.n_errors() as i64);
+    let cells = [((SeriesId(series as u32), StageId(0)), tally)].into();
+    let delta = Delta { first_window: window, last_window: window, cells, ..Delta::default() };
+    WindowRow {
+        series: series as i64,
+        region: String::new(),
+        window: window as i64,
+        body: metrics::encode(&delta),
+        sent,
+        acked,
+        errors,
+    }
+}
+
+fn gauge(run_id: RunId, agent: &str, window: u64, n: usize) -> WindowRow {
+    let connected = (window * 8).min(500 - n as u64);
+    let devices = vec![DeviceGauge { connected, ..DeviceGauge::default() }];
+    let delta = Delta { first_window: window, last_window: window, devices, ..Delta::default() };
+    WindowRow {
+        series: -1,
+        region: format!("{run_id}-{agent}"),
+        window: window as i64,
+        body: metrics::encode(&delta),
+        sent: 0,
+        acked: 0,
+        errors: 0,
+    }
+}
+
+async fn put(store: &Store, run_id: RunId, windows: Vec<WindowRow>, summaries: Vec<SummaryRow>) {
+    let batch = FoldBatch { run_id, owner_epoch: 1, through: vec![], windows, summaries };
+    store.fold(&batch).await.unwrap();
+}
+
+async fn found(store: &Store, run_id: RunId) -> RunRow {
+    store.run(run_id).await.unwrap().expect("it was filled")
+}
+
+/// The shortest of three, so that a busy machine counts less.
+async fn timed<T>(what: &str, kind: &str, mut act: impl AsyncFnMut() -> T) -> (T, Duration) {
+    let mut best: Option<(T, Duration)> = None;
+    for _ in 0..3 {
+        let started = Instant::now();
+        let done = act().await;
+        let took = started.elapsed();
+        if best.as_ref().is_none_or(|(_, known)| took < *known) {
+            best = Some((done, took));
+        }
+    }
+    let (done, took) = best.expect("three were tried");
+    say(&format!("{kind}: {what}: {} ms", took.as_millis()));
+    (done, took)
+}
+
+#[expect(clippy::print_stderr, reason = "the figures are what this is run for")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+async fn figures(store: &Store, kind: &str) {
+    let (before, after) = (run_id(1), run_id(2));
+    fill(store, before, "steady-heron", 2_000).await;
+    fill(store, after, "brisk-otter", 2_200).await;
+    let baseline = [found(store, before).await];
+    let candidate = [found(store, after).await];
+    let question = Question { force: true, ..Question::default() };
+    let (compared, _) = timed("compare two hours of 20 series", kind, async || {
+        against_baseline(store, &baseline, &candidate, &question).await.unwrap()
+    })
+    .await;
+    assert_eq!(compared[0].comparison.series.iter().filter(|row| row.metric == "rate").count(), 20);
+    let (export, _) = timed("an hour of 20 series as a course", kind, async || {
+        course::export(store, &candidate[0], "here", 240).await.unwrap()
+    })
+    .await;
+    let sent: u64 = export.course.series.iter().flat_map(|series| &series.sent).sum();
+    let total = export.distributions.last().map(|all| all.count);
+    assert_eq!(Some(sent), total);
+    for n in 10..10_010 {
+        store.insert_run(&new_run(run_id(n), &format!("run-{n}"))).await.unwrap();
+    }
+    let (page, _) = timed("list 50 of 10,000 runs", kind, async || {
+        store.list_runs(&RunFilter::default(), None, 50).await.unwrap()
+    })
+    .await;
+    assert_eq!(page.len(), 50);
+    let rare = RunFilter { scenario: Some("hour".into()), ..RunFilter::default() };
+    let (page, _) = timed("find 2 of 10,000 runs by scenario", kind, async || {
+        store.list_runs(&rare, None, 50).await.unwrap()
+    })
+    .await;
+    assert_eq!(page.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fills a store for minutes to print figures"]
+async fn figures_on_sqlite() {
+    let Some(dir) = std::env::var_os("SHOAL_FIGURES").map(PathBuf::from) else {
+        return figures(&Opened::sqlite().await.store, "SQLite").await;
+    };
+    let url = format!("sqlite:{}", dir.join("shoal.sqlite").display());
+    let store = Store::open(&url).await.unwrap();
+    figures(&store, "SQLite").await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fills a store for minutes to print figures"]
+async fn figures_on_postgres() {
+    figures(&Opened::postgres().await.store, "Postgres").await;
+}
