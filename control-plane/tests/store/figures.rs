@@ -75,6 +75,7 @@ async fn fill(store: &Store, run_id: RunId, name: &str, around_us: u64) {
         load_end_us: plan.end_us(),
         lost,
         false_since_us: BTreeMap::new(),
+        scaled: vec![],
         agents_wanted: 2,
         is_owned: false,
         builtin: String::new(),
