@@ -1,4 +1,4 @@
-//! The figures of docs/results.md: two runs of an hour with 20 series on two agents, one of them
+//! Figures to measure: two runs of an hour with 20 series on two agents, one of them
 //! lost. Ignored by default because filling the store takes minutes:
 //!
 //! `cargo test -p shoal-control-plane --test store figures -- --ignored --nocapture`

@@ -165,7 +165,7 @@ async fn pruning_spares_the_newest_the_young_the_living_and_baselines(store: &St
     assert_eq!(store.labels(run_id(3)).await.unwrap(), Labels::default());
 }
 
-/// Generous for a debug build on a busy machine; the figure for 10,000 runs stands in docs/results.md.
+/// Generous for a debug build on a busy machine; `figures` measures 10,000 runs.
 async fn a_rare_label_is_found_at_once_among_many_runs(store: &Store) {
     for n in 1..=1_000 {
         let env = if n % 10 == 0 { "env=staging" } else { "env=prod" };
