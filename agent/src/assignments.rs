@@ -252,6 +252,7 @@ impl Reconciler {
                 });
                 continue;
             };
+            held.control.fix_clock(offset_us);
             let running = State::Running { t0_boot_us };
             let State::Prepared { ready, .. } = std::mem::replace(&mut held.state, running) else {
                 continue;

@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 const KEEP_US: u64 = 300_000_000;
 /// Beats whose ack may still come; two minutes' worth.
 const MAX_OPEN: usize = 64;
+/// What two clocks may drift apart in a second, in microseconds.
+const DRIFT_PPM: u64 = 50;
 
 /// The four time stamps of one beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,9 +68,15 @@ impl Beats {
         self.open.clear();
     }
 
-    /// `None` before the first good ack.
+    /// As of the newest sample; `None` before the first good ack. An older sample bounds the error
+    /// less well, because clocks drift.
     pub(crate) fn offset(&self) -> Option<Offset> {
-        self.samples.iter().map(|(_, offset)| *offset).min_by_key(|offset| offset.error_us)
+        let now_us = self.samples.back()?.0;
+        let aged = |(at_us, offset): &(u64, Offset)| {
+            let drift_us = now_us.saturating_sub(*at_us) * DRIFT_PPM / 1_000_000;
+            Offset { error_us: offset.error_us + drift_us, ..*offset }
+        };
+        self.samples.iter().map(aged).min_by_key(|offset| offset.error_us)
     }
 }
 
@@ -129,13 +137,14 @@ mod tests {
     #[test]
     fn the_shortest_way_counts_until_it_is_old() {
         let mut beats = Beats::default();
-        for (at_us, way_us) in [(0, 50), (1_000_000, 10), (2_000_000, 90)] {
+        for (at_us, way_us) in [(0, 50_000), (1_000_000, 10_000), (2_000_000, 90_000)] {
             let sent_us = beats.sent(at_us);
             beats.acked(ack(sent_us, way_us));
         }
-        assert_eq!(beats.offset().unwrap().error_us, 5);
+        // One second more of drift, and the way of the newest sample itself.
+        assert_eq!(beats.offset().unwrap().error_us, 5_000 + 54);
         let sent_us = beats.sent(KEEP_US + 1_500_000);
-        beats.acked(ack(sent_us, 70));
-        assert_eq!(beats.offset().unwrap().error_us, 35);
+        beats.acked(ack(sent_us, 70_000));
+        assert_eq!(beats.offset().unwrap().error_us, 35_000);
     }
 }

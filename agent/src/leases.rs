@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_domain::lease::{Lease, MAX_LEASE_US, Renewal};
 
+use crate::beat::Offset;
 use crate::engine::Control;
 use crate::uplink::queue::Key;
 
@@ -21,7 +22,7 @@ pub(crate) struct Leases {
 #[derive(Debug, Default)]
 struct Held {
     grants: BTreeMap<Key, Grant>,
-    offset_us: Option<i64>,
+    offset: Option<Offset>,
 }
 
 #[derive(Debug)]
@@ -38,12 +39,12 @@ impl Leases {
     /// Begins a lease at the receipt of its assignment; one that is known stands as it is.
     pub(crate) fn grant(&self, key: &Key, lease_us: u64, end_us: u64, received_us: u64) {
         let mut held = self.held();
-        let offset_us = held.offset_us;
+        let offset = held.offset;
         held.grants.entry(key.clone()).or_insert_with(|| {
             let lease = Lease::granted(key.epoch, lease_us.min(MAX_LEASE_US), received_us);
             let control = Control::new(lease.until_us(), end_us);
-            if let Some(offset_us) = offset_us {
-                control.set_clock_offset(offset_us);
+            if let Some(offset) = offset {
+                control.set_clock_offset(offset.us, offset.error_us);
             }
             Grant { lease, control: Arc::new(control) }
         });
@@ -62,11 +63,11 @@ impl Leases {
         }
     }
 
-    pub(crate) fn set_clock_offset(&self, offset_us: i64) {
+    pub(crate) fn set_clock_offset(&self, offset: Offset) {
         let mut held = self.held();
-        if held.offset_us.replace(offset_us) != Some(offset_us) {
+        if held.offset.replace(offset) != Some(offset) {
             for grant in held.grants.values() {
-                grant.control.set_clock_offset(offset_us);
+                grant.control.set_clock_offset(offset.us, offset.error_us);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The agent: it receives shards of simulated devices, drives them and reports what happened.
 //!
 //! `session` talks with the control plane, `assignments` holds what it wants, `engine` drives the
-//! devices, `runner` merges what its cores report, `uplink` delivers it exactly once. Data moves
+//! devices, `observe` reads the platform's output, `runner` merges what its cores report, `uplink` delivers it exactly once. Data moves
 //! engine → runner → uplink, control moves back as desired state.
 
 pub mod app;
@@ -14,6 +14,7 @@ mod healthz;
 mod identity;
 mod leases;
 mod mqtt;
+mod observe;
 mod recorder;
 mod runner;
 mod session;

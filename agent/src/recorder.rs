@@ -11,6 +11,7 @@ use shoal_domain::delta::{Delta, DeviceGauge, Failure, Health, Progress, Tally, 
 use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::Plan;
+use shoal_domain::receipts::{Collected, Mark, Run};
 
 /// Every class but *unassigned*, which no agent can count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +32,27 @@ pub(crate) struct Recorder {
     failures: Vec<Failure>,
     gauges: Vec<DeviceGauge>,
     window: u64,
+    /// By series; `None` where no observer looks.
+    ledgers: Vec<Option<Box<Ledger>>>,
     /// Deltas that the receiver had no room for.
     waiting: Option<Delta>,
+}
+
+/// The numbers of an observed series, as they happen.
+#[derive(Debug, Default)]
+struct Ledger {
+    sent: Collected,
+    acked: Collected,
+    resent: Collected,
+}
+
+/// What happened to a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passage {
+    Sent,
+    Acked,
+    /// Handed to a socket once more.
+    Resent,
 }
 
 /// A failed operation, for the list that people read.
@@ -49,12 +69,15 @@ impl Recorder {
         let n_stages = plan.stages.len();
         let n_cells = plan.series.len() * n_stages;
         let gauge = |group: usize| DeviceGauge { group: group as u32, ..Default::default() };
+        let ledger =
+            |series: usize| plan.is_observed(SeriesId(series as u32)).then(Box::<Ledger>::default);
         Self {
             n_stages,
             cells: (0..n_cells).map(|_| None).collect(),
             classed: vec![0; n_cells],
             failures: Vec::new(),
             gauges: (0..plan.groups.len()).map(gauge).collect(),
+            ledgers: (0..plan.series.len()).map(ledger).collect(),
             window: 0,
             waiting: None,
         }
@@ -102,6 +125,16 @@ impl Recorder {
         }
     }
 
+    /// For the trackers, if anybody observes this series.
+    pub(crate) fn number(&mut self, series: SeriesId, step: Passage, run: Run) {
+        let Some(ledger) = &mut self.ledgers[series.index()] else { return };
+        match step {
+            Passage::Sent => ledger.sent.push(run),
+            Passage::Acked => ledger.acked.push(run),
+            Passage::Resent => ledger.resent.push(run),
+        }
+    }
+
     /// Counts the error and lists it.
     pub(crate) fn failed(&mut self, stage: StageId, failed: &FailedOperation<'_>) {
         self.tally(failed.series, stage).error(failed.class);
@@ -140,6 +173,14 @@ impl Recorder {
                 let series = SeriesId((cell / self.n_stages) as u32);
                 let stage = StageId((cell % self.n_stages) as u32);
                 delta.cells.insert((series, stage), *tally);
+            }
+        }
+        for (series, ledger) in self.ledgers.iter_mut().enumerate() {
+            if let Some(ledger) = ledger {
+                let series = SeriesId(series as u32);
+                ledger.sent.take(Mark::Sent(series), &mut delta.receipts);
+                ledger.acked.take(Mark::Acked(series), &mut delta.receipts);
+                ledger.resent.take(Mark::Resent(series), &mut delta.receipts);
             }
         }
         self.window = next_window;

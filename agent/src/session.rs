@@ -272,7 +272,7 @@ impl Session {
             self.leases.renew(&key, sent_us, now_us);
         }
         if let Some(offset) = self.beats.offset() {
-            self.leases.set_clock_offset(offset.us);
+            self.leases.set_clock_offset(offset);
             self.offset.send_if_modified(|known| known.replace(offset.us) != Some(offset.us));
         }
         true

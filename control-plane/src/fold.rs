@@ -20,7 +20,8 @@ pub fn into_summaries(summaries: &mut BTreeMap<SummaryKey, Delta>, delta: &Delta
         let row = summaries.entry((i64::from(key.0.0), i64::from(key.1.0))).or_default();
         row.cells.entry(*key).or_default().merge(tally);
     }
-    let facts = Delta { cells: Cells::new(), ..delta.clone() };
+    // Receipts are for the trackers, and only once.
+    let facts = Delta { cells: Cells::new(), receipts: Vec::new(), ..delta.clone() };
     match summaries.get_mut(&(FACTS, FACTS)) {
         Some(known) => known.absorb(facts),
         None => {
@@ -63,6 +64,14 @@ pub fn into_windows(windows: &mut BTreeMap<WindowKey, Delta>, region: &str, delt
         row.first_window = delta.last_window;
         row.last_window = delta.last_window;
         row.cells.entry((series, StageId(0))).or_default().merge(&tally);
+    }
+    if !delta.arrivals.is_empty() {
+        let row = windows.entry((FACTS, region.to_owned(), delta.last_window as i64)).or_default();
+        row.first_window = delta.last_window;
+        row.last_window = delta.last_window;
+        for ((observer, _), arrivals) in &delta.arrivals {
+            row.arrivals.entry((*observer, StageId(0))).or_default().merge(arrivals);
+        }
     }
 }
 

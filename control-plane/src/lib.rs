@@ -17,3 +17,4 @@ pub mod query;
 pub mod record;
 pub mod refusal;
 pub mod store;
+mod trackers;

@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_domain::delta::{Cells, Delta, DeviceGauge, Health, Progress, Samples, merge_cells};
 use shoal_domain::ids::RunId;
+use shoal_domain::observed::{ArrivalCells, merge_arrivals};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::Plan;
+
+use crate::trackers::Trackers;
 
 /// Windows kept for the "now" of progress; agents report about one window late.
 const RECENT: usize = 8;
@@ -20,6 +23,8 @@ pub struct LiveRuns {
 #[derive(Debug, Default)]
 pub struct LiveRun {
     pub cells: Cells,
+    pub arrivals: ArrivalCells,
+    pub trackers: Trackers,
     /// By assignment id.
     pub parts: BTreeMap<String, LivePart>,
     recent: BTreeMap<u64, Moment>,
@@ -70,8 +75,14 @@ impl LiveRuns {
 }
 
 impl LiveRun {
+    pub fn with(trackers: Trackers) -> Self {
+        Self { trackers, ..Self::default() }
+    }
+
     pub fn add(&mut self, plan: &Plan, assignment: &str, delta: &Delta, is_closing: bool) {
         merge_cells(&mut self.cells, &delta.cells);
+        merge_arrivals(&mut self.arrivals, &delta.arrivals);
+        self.trackers.add(&delta.receipts);
         let part = self.parts.entry(assignment.to_owned()).or_default();
         part.health.merge(&delta.health);
         if !delta.progress.is_empty() {

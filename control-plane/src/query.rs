@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod course;
+mod observers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 use shoal_domain::account::{Holding, Until, account, applied, residual};
 use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failure, merge_cells};
 use shoal_domain::files::File;
-use shoal_domain::ids::{AgentId, SeriesId, StageId};
+use shoal_domain::ids::{AgentId, ObserverId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Send, StageKind};
 use shoal_domain::report::{
@@ -22,16 +23,20 @@ use shoal_domain::report::{
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
 use shoal_domain::shard::Shard;
-use shoal_domain::validity::{AgentHealth, FleetHealth, assess};
+use shoal_domain::validity::{AgentHealth, Blindness, FleetHealth, assess};
 use shoal_domain::verdict::{self, Facts};
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, SystemClock};
 
 use crate::live::LiveRuns;
 use crate::orchestrator::{ActiveRun, Status, decode};
-use crate::record::{Record, Scaled, plan_of, shard_of};
+use crate::record::{Record, Scaled, observe_of, plan_of, shard_of};
 use crate::refusal::Refusal;
 use crate::store::{AssignmentRow, EventRow, RunRow, Store, ThresholdRow};
+use crate::trackers::Trackers;
+
+use self::observers::Observing;
+pub use self::observers::observe_live;
 
 /// What is stored with a run's last phase.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +51,8 @@ pub struct Judged {
 struct Share {
     row: AssignmentRow,
     shard: Shard,
+    /// It reads for an observer and drives no devices.
+    observe: Option<v1::ObserverShare>,
     total: Delta,
     totals_proved: Option<bool>,
 }
@@ -59,6 +66,12 @@ fn files(plan: &Plan) -> Vec<FileReport> {
     let mut files: Vec<FileReport> = plan.files.iter().map(report).collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
+}
+
+impl Share {
+    fn reads(&self, observer: ObserverId) -> bool {
+        self.observe.is_some_and(|share| share.observer == observer.0)
+    }
 }
 
 /// A run's document as of now.
@@ -105,7 +118,12 @@ fn result_word(result: ThresholdResult) -> &'static str {
     }
 }
 
-async fn shares(store: &Store, row: &RunRow, plan: &Plan) -> Result<Vec<Share>, Refusal> {
+async fn shares(
+    store: &Store,
+    row: &RunRow,
+    plan: &Plan,
+) -> Result<(Vec<Share>, Trackers), Refusal> {
+    let mut trackers = Trackers::restored(plan, &store.trackers(row.run_id).await?)?;
     let mut totals: BTreeMap<(String, i64), Delta> = BTreeMap::new();
     let mut add = |id: String, epoch: i64, delta: Delta| {
         totals.entry((id, epoch)).or_default().absorb(delta);
@@ -115,24 +133,26 @@ async fn shares(store: &Store, row: &RunRow, plan: &Plan) -> Result<Vec<Share>, 
         add(summary.assignment_id, summary.epoch, delta);
     }
     for stored in store.unfolded(row.run_id, None).await? {
-        let delta = decode("deltas", &stored.assignment_id, &stored.body)?;
+        let mut delta = decode("deltas", &stored.assignment_id, &stored.body)?;
+        trackers.add(&std::mem::take(&mut delta.receipts));
         add(stored.assignment_id, stored.epoch, delta);
     }
     let mut shares = Vec::new();
     for assignment in store.assignments(row.run_id).await? {
         let shard = shard_of(plan, &assignment)?;
+        let observe = observe_of(plan, &assignment)?;
         let key = (assignment.grant.assignment_id.clone(), assignment.grant.epoch);
         let total = totals.remove(&key).unwrap_or_default();
         let totals_proved = match &assignment.closing {
             Some(closing) => {
                 let closing = decode("assignments", &key.0, &closing.totals)?;
-                Some(closing.cells == total.cells)
+                Some(closing.cells == total.cells && closing.arrivals == total.arrivals)
             }
             None => None,
         };
-        shares.push(Share { row: assignment, shard, total, totals_proved });
+        shares.push(Share { row: assignment, shard, observe, total, totals_proved });
     }
-    Ok(shares)
+    Ok((shares, trackers))
 }
 
 async fn build(
@@ -143,10 +163,13 @@ async fn build(
     server: &str,
 ) -> Result<RunReport, Refusal> {
     let phase = record.state.phase();
-    let shares = shares(store, row, plan).await?;
-    let facts = facts(row, plan, record, &shares);
+    let (shares, trackers) = shares(store, row, plan).await?;
+    let observing = Observing::new(plan, record, &shares, trackers);
+    let mut facts = facts(row, plan, record, &shares);
+    observing.add_to(&mut facts, &shares);
     let has_run = record.state.t0_us().is_some();
-    let (validity, reasons) = trust(plan, record, &shares, &facts);
+    let blind = if has_run { observing.blindness(plan) } else { Vec::new() };
+    let (validity, reasons) = trust(plan, record, &shares, &facts, &blind);
     let thresholds = if has_run { thresholds(plan, record, &facts) } else { Vec::new() };
     let all_hold = thresholds.iter().all(|t| t.result == ThresholdResult::Passed);
     let (verdict, exit_code) = match record.state.cause() {
@@ -194,9 +217,9 @@ async fn build(
         load_revisions: load_revisions(plan, record),
         failures: failures(plan, &shares),
         thresholds,
-        observers: Vec::new(),
         agents: agents(store, row, record, &shares).await?,
         events: events(store, row, record).await?,
+        observers: if has_run { observing.reports(plan, row, &facts) } else { Vec::new() },
     })
 }
 
@@ -252,6 +275,7 @@ fn trust(
     record: &Record,
     shares: &[Share],
     facts: &Facts,
+    blind: &[Blindness],
 ) -> (Validity, Vec<ValidityReason>) {
     let is_send =
         |series: SeriesId, _: StageId| plan.series[series.index()].operation != Operation::Connect;
@@ -271,15 +295,17 @@ fn trust(
         .map(|share| AgentHealth {
             agent: share.row.grant.agent_id.clone(),
             health: share.total.health,
+            // Of what it read, a reader gap speaks.
             lost_at_us: record
                 .lost
                 .iter()
+                .filter(|_| share.observe.is_none())
                 .find(|(agent, _)| agent.as_str() == share.row.grant.agent_id)
                 .map(|(_, at_us)| *at_us),
             totals_proved: share.totals_proved,
         })
         .collect();
-    assess(&fleet, &agents, &[])
+    assess(&fleet, &agents, blind)
 }
 
 fn series(plan: &Plan, facts: &Facts) -> Vec<SeriesReport> {
@@ -499,7 +525,7 @@ async fn agents(
         port_errors: share.total.health.port_errors,
         totals_proved: share.totals_proved,
     };
-    Ok(shares.iter().map(report).collect())
+    Ok(shares.iter().filter(|share| share.observe.is_none()).map(report).collect())
 }
 
 async fn events(store: &Store, row: &RunRow, record: &Record) -> Result<Vec<EventReport>, Refusal> {

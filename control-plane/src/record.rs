@@ -84,6 +84,25 @@ pub fn shard_to_blob(shard: &Shard) -> Vec<u8> {
     v1::Assignment { blocks, ..v1::Assignment::default() }.encode_to_vec()
 }
 
+/// The share of an observer, kept where a shard is kept.
+pub fn observe_to_blob(share: v1::ObserverShare) -> Vec<u8> {
+    v1::Assignment { observe: Some(share), ..v1::Assignment::default() }.encode_to_vec()
+}
+
+/// `None`: the assignment drives devices.
+pub fn observe_of(plan: &Plan, row: &AssignmentRow) -> Result<Option<v1::ObserverShare>, Refusal> {
+    let id = &row.grant.assignment_id;
+    let wrong = |why: String| internal(format!("table assignments, column blocks, id {id}: {why}"));
+    let wire = v1::Assignment::decode(row.grant.blocks.as_slice())
+        .map_err(|error| wrong(error.to_string()))?;
+    match wire.observe {
+        Some(share) if share.observer as usize >= plan.observers.len() => {
+            Err(wrong(format!("no observer {}", share.observer)))
+        }
+        observe => Ok(observe),
+    }
+}
+
 pub fn shard_of(plan: &Plan, row: &AssignmentRow) -> Result<Shard, Refusal> {
     let id = &row.grant.assignment_id;
     let wrong = |why: String| internal(format!("table assignments, column blocks, id {id}: {why}"));

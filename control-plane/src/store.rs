@@ -31,6 +31,7 @@ mod run_row;
 mod runs;
 mod series;
 mod thresholds;
+mod trackers;
 
 pub use agents::AgentRow;
 pub use assignments::{AssignmentRow, Closing, NewAssignment};
@@ -49,6 +50,7 @@ pub use run_row::{RunListing, RunRow};
 pub use runs::{NewRun, RunFilter};
 pub use series::SeriesRow;
 pub use thresholds::ThresholdRow;
+pub use trackers::TrackerRow;
 
 use error::unavailable;
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use shoal_domain::files::Files;
+use shoal_domain::ids::ObserverId;
 use shoal_domain::plan::Plan;
 use shoal_proto::assignment::shard_from_wire;
 use shoal_proto::v1;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 use super::files::fetch;
 use crate::connection::Dialer;
 use crate::engine::{self, Control, CoreReport, Job, Prepared, SourceAddresses};
+use crate::observe::{self, ObserverJob};
 
 /// Below the control plane's barrier of 60 s, so that it hears why.
 const PREPARE_LIMIT: Duration = Duration::from_secs(50);
@@ -35,7 +37,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(code: &'static str, why: impl Into<String>) -> Self {
+    pub(crate) fn new(code: &'static str, why: impl Into<String>) -> Self {
         Self { code, why: why.into() }
     }
 }
@@ -84,7 +86,14 @@ impl Loader for EngineLoader {
             let read = tokio::task::spawn_blocking(read).await;
             let job =
                 read.map_err(|_| Refusal::new("SH0209", "the scenario could not be read"))??;
-            let hash = job.plan.hash();
+            let (hash, job) = match job {
+                Work::Observe(job) => {
+                    let hash = job.plan.hash();
+                    let prepared = observe::prepare(job).await?;
+                    return Ok((hash, Box::new(ReadyObserver(prepared)) as Box<dyn Ready>));
+                }
+                Work::Drive(job) => (job.plan.hash(), *job),
+            };
             let n_cores = job.cores;
             let prepared = engine::prepare(job)
                 .await
@@ -97,6 +106,29 @@ impl Loader for EngineLoader {
             tokio::time::timeout(PREPARE_LIMIT, prepared).await.unwrap_or(Err(late))
         }
         .boxed()
+    }
+}
+
+/// What an assignment asks for.
+enum Work {
+    Drive(Box<Job>),
+    Observe(ObserverJob),
+}
+
+struct ReadyObserver(observe::Prepared);
+
+impl Ready for ReadyObserver {
+    fn n_cores(&self) -> usize {
+        1
+    }
+
+    fn start(
+        self: Box<Self>,
+        t0_boot_us: u64,
+        control: Arc<Control>,
+        reports: mpsc::Sender<CoreReport>,
+    ) -> Join {
+        Box::new(self.0.start(t0_boot_us, control, reports))
     }
 }
 
@@ -128,7 +160,7 @@ fn read(
     (guard, sources): (TargetGuard, SourceAddresses),
     secrets_dir: Option<PathBuf>,
     cores: usize,
-) -> Result<Job, Refusal> {
+) -> Result<Work, Refusal> {
     let differs = |why: String| Refusal::new("SH0209", why);
     let plan = parse(wanted, files)?;
     if plan.hash()[..] != wanted.plan_hash[..] {
@@ -154,20 +186,36 @@ fn read(
         Some(dir) => read_secrets(&dir)?,
         None => BTreeMap::new(),
     };
+    let (plan, secrets) = (Arc::new(plan), Arc::new(secrets));
+    if let Some(part) = &wanted.observe {
+        if part.observer as usize >= plan.observers.len() || part.share >= part.n_shares {
+            let (observer, share) = (part.observer, part.share);
+            return Err(differs(format!("no share {share} of observer {observer}")));
+        }
+        return Ok(Work::Observe(ObserverJob {
+            plan,
+            observer: ObserverId(part.observer),
+            share: part.share,
+            run,
+            secrets,
+            guard,
+            builtin,
+        }));
+    }
     // A core without devices would only cost a thread.
     let cores = cores.min(usize::try_from(shard.devices()).unwrap_or(usize::MAX)).max(1);
-    Ok(Job {
-        plan: Arc::new(plan),
+    Ok(Work::Drive(Box::new(Job {
+        plan,
         shard,
         seed: wanted.seed,
         run,
-        secrets: Arc::new(secrets),
+        secrets,
         guard,
         sources,
         builtin,
         cores,
         spawn_rate: wanted.spawn_rate,
-    })
+    })))
 }
 
 fn parse(wanted: &v1::Assignment, files: &Files) -> Result<Plan, Refusal> {

@@ -30,6 +30,10 @@ pub struct Control {
     fenced: AtomicBool,
     aborted: AtomicBool,
     control_unix_minus_boot_us: AtomicI64,
+    /// What the beats say now; the stamps stay with the one above once a run is armed.
+    heard_offset_us: AtomicI64,
+    offset_error_us: AtomicU64,
+    is_clock_fixed: AtomicBool,
     n_open_gates: AtomicUsize,
     from_us: AtomicU64,
     releases: Mutex<Arc<Releases>>,
@@ -53,6 +57,9 @@ impl Control {
             fenced: false.into(),
             aborted: false.into(),
             control_unix_minus_boot_us: offset.into(),
+            heard_offset_us: offset.into(),
+            offset_error_us: 0.into(),
+            is_clock_fixed: false.into(),
             n_open_gates: NEVER_STARTED.into(),
             from_us: 0.into(),
             releases: Mutex::default(),
@@ -148,8 +155,27 @@ impl Control {
         self.fenced.load(Ordering::SeqCst)
     }
 
-    pub fn set_clock_offset(&self, control_unix_minus_boot_us: i64) {
+    /// What the beats say of the control plane's clock; `error_us` bounds how wrong it is.
+    pub fn set_clock_offset(&self, control_unix_minus_boot_us: i64, error_us: u64) {
+        self.heard_offset_us.store(control_unix_minus_boot_us, Ordering::Relaxed);
+        self.offset_error_us.store(error_us, Ordering::Relaxed);
+        if !self.is_clock_fixed.load(Ordering::Relaxed) {
+            self.control_unix_minus_boot_us.store(control_unix_minus_boot_us, Ordering::Relaxed);
+        }
+    }
+
+    /// From the arming on all stamps of this agent follow one clock, so that what it sends and what
+    /// it reads differ by no correction; a better offset only changes the known error.
+    pub fn fix_clock(&self, control_unix_minus_boot_us: i64) {
         self.control_unix_minus_boot_us.store(control_unix_minus_boot_us, Ordering::Relaxed);
+        self.is_clock_fixed.store(true, Ordering::Relaxed);
+    }
+
+    /// By how much the stamps may differ from the control plane's time.
+    pub(crate) fn clock_error_us(&self) -> u64 {
+        let heard = self.heard_offset_us.load(Ordering::Relaxed);
+        let used = self.control_unix_minus_boot_us.load(Ordering::Relaxed);
+        heard.abs_diff(used).saturating_add(self.offset_error_us.load(Ordering::Relaxed))
     }
 
     /// `Some` once the gates of all cores have closed: from then on nothing is sent.
@@ -158,23 +184,23 @@ impl Control {
     }
 
     /// The cores are about to run from `t0`; the load never lasts longer than `end_us`.
-    pub(super) fn arm(&self, t0_boot_us: u64, end_us: u64, n_cores: usize) {
+    pub(crate) fn arm(&self, t0_boot_us: u64, end_us: u64, n_cores: usize) {
         self.t0_boot_us.store(t0_boot_us, Ordering::SeqCst);
         self.end_us.fetch_min(end_us, Ordering::SeqCst);
         self.n_open_gates.store(n_cores, Ordering::SeqCst);
     }
 
-    pub(super) fn gate_closed(&self) {
+    pub(crate) fn gate_closed(&self) {
         self.n_open_gates.fetch_sub(1, Ordering::SeqCst);
     }
 
-    pub(super) fn end_us(&self) -> u64 {
+    pub(crate) fn end_us(&self) -> u64 {
         self.end_us.load(Ordering::SeqCst)
     }
 
     /// Whether a send may leave at `boot_us`. The first caller that finds the lease lapsed fences
     /// the whole agent.
-    pub(super) fn may_send(&self, boot_us: u64) -> bool {
+    pub(crate) fn may_send(&self, boot_us: u64) -> bool {
         if self.is_cut() {
             return false;
         }
@@ -191,7 +217,7 @@ impl Control {
         self.fenced.load(Ordering::Relaxed) || self.aborted.load(Ordering::Relaxed)
     }
 
-    pub(super) fn control_unix_us(&self, boot_us: u64) -> u64 {
+    pub(crate) fn control_unix_us(&self, boot_us: u64) -> u64 {
         boot_us.saturating_add_signed(self.control_unix_minus_boot_us.load(Ordering::Relaxed))
     }
 }

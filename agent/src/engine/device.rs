@@ -9,6 +9,7 @@ mod connecting;
 mod ending;
 mod identity;
 mod presence;
+mod proof;
 mod renewing;
 mod sending;
 mod talk;
@@ -366,7 +367,9 @@ impl Device {
     /// The run is over for this device: open messages are censored, the connection ends cleanly.
     pub(super) fn finish(&mut self, core: &Core, now: u64) {
         self.end_open(core, now);
-        self.say_goodbye();
+        if self.say_goodbye() {
+            self.ended_cleanly(core);
+        }
         self.link = Link::Down;
     }
 

@@ -109,12 +109,15 @@ impl Windows {
         let mut merged = merged?;
         merged.progress = self.progress();
         merged.devices = self.devices();
+        // Receipts are no totals.
+        let receipts = std::mem::take(&mut merged.receipts);
         if self.is_first {
             self.totals = merged.clone();
             self.is_first = false;
         } else {
             self.totals.absorb(merged.clone());
         }
+        merged.receipts = receipts;
         Some(merged)
     }
 

@@ -177,14 +177,16 @@ fn to_wire(closing: &Closing) -> v1::Closing {
     v1::Closing { closed_at_us: closing.closed_at_us, totals }
 }
 
-/// Cuts a delta into bodies of at most `max_body` (a single cell may exceed it): the facts that are
-/// no cells go with the first, each piece holds other cells.
+/// Cuts a delta into bodies of at most `max_body` (a single cell or receipt may exceed it): the facts
+/// that are neither go with the first, each piece holds other cells and then other receipts, whose
+/// order is kept.
 fn split(body: Vec<u8>, max_body: usize) -> Vec<Vec<u8>> {
     if body.len() <= max_body {
         return vec![body];
     }
     let Ok(mut delta) = metrics::decode(&body) else { return vec![body] };
     let cells = std::mem::take(&mut delta.cells);
+    let receipts = std::mem::take(&mut delta.receipts);
     let mut pieces = Vec::new();
     let mut piece = delta;
     let mut size = metrics::encode(&piece).len();
@@ -200,6 +202,16 @@ fn split(body: Vec<u8>, max_body: usize) -> Vec<Vec<u8>> {
         }
         size += cell;
         piece.cells.extend(alone.cells);
+    }
+    for receipt in receipts {
+        let bytes = receipt.runs.as_bytes().len() + 16;
+        if size + bytes > max_body && size > 0 {
+            pieces.push(metrics::encode(&piece));
+            piece = Delta { first_window, last_window, ..Delta::default() };
+            size = 0;
+        }
+        size += bytes;
+        piece.receipts.push(receipt);
     }
     pieces.push(metrics::encode(&piece));
     pieces

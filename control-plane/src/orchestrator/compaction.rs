@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use shoal_domain::delta::Delta;
 use shoal_domain::ids::RunId;
+use shoal_domain::plan::Plan;
 use shoal_proto::metrics;
 
 use crate::fold::{self, SummaryKey, WindowKey};
 use crate::record::internal;
 use crate::refusal::Refusal;
 use crate::store::{self, FoldBatch, FoldedThrough, Store, SummaryRow, WindowRow};
+use crate::trackers::Trackers;
 
 /// One assignment under one epoch.
 type Grant = (String, i64);
@@ -22,6 +24,7 @@ pub(super) async fn compact(
     owner_epoch: i64,
     received_before_us: Option<i64>,
     region_of: &BTreeMap<String, String>,
+    plan: &Plan,
 ) -> Result<(), Refusal> {
     let deltas = store.unfolded(run_id, received_before_us).await?;
     if deltas.is_empty() {
@@ -31,6 +34,7 @@ pub(super) async fn compact(
     let mut windows: BTreeMap<WindowKey, Delta> = BTreeMap::new();
     let mut gauges = BTreeMap::new();
     let mut through: BTreeMap<Grant, i64> = BTreeMap::new();
+    let mut trackers = Trackers::restored(plan, &store.trackers(run_id).await?)?;
     for delta in &deltas {
         let grant = (delta.assignment_id.clone(), delta.epoch);
         let body = decode("deltas", &delta.assignment_id, &delta.body)?;
@@ -38,6 +42,7 @@ pub(super) async fn compact(
         fold::into_summaries(summaries.entry(grant.clone()).or_default(), &body);
         fold::into_windows(&mut windows, region, &body);
         fold::gauges_into_windows(&mut windows, &mut gauges, &delta.assignment_id, &body);
+        trackers.add(&body.receipts);
         through.insert(grant, delta.seq);
     }
     add_stored_summaries(store, run_id, &mut summaries).await?;
@@ -68,6 +73,7 @@ pub(super) async fn compact(
                 rows.iter().map(|(key, delta)| summary_row(grant, key, delta))
             })
             .collect(),
+        trackers: trackers.take_touched(),
     };
     Ok(store.fold(&batch).await?)
 }

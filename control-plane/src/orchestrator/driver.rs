@@ -1,6 +1,8 @@
 //! One run: observe, `apply`, store, act. Every step starts from what is true now, so a step that
 //! failed (the database was away) is simply done again.
 
+mod watching;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +21,16 @@ use shoal_service_kit::{Clock, SystemClock};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::watching::{Watch, Watches};
 use super::compaction::{compact, decode};
 use super::placement::place;
 use super::{Runs, Status, Wish, scale};
 use crate::live::{LivePart, LiveRun};
 use crate::query;
-use crate::record::{Record, Scaled, overrides_of, shard_of, shard_to_blob};
+use crate::record::{Record, Scaled, observe_of, overrides_of, shard_of, shard_to_blob};
 use crate::refusal::Refusal;
 use crate::store::{NewAssignment, NewEvent, RunChange, RunRow};
+use crate::trackers::Trackers;
 
 const TICK: Duration = Duration::from_millis(100);
 const COMPACT_EVERY_US: u64 = 30_000_000;
@@ -54,6 +58,7 @@ pub(super) struct Driver {
     record: Record,
     limits: Limits,
     parts: BTreeMap<AgentId, Part>,
+    watches: Watches,
     publish: watch::Sender<Status>,
     owner_heard_us: u64,
     wished_stop: Option<bool>,
@@ -88,6 +93,7 @@ impl Driver {
             record,
             limits,
             parts: BTreeMap::new(),
+            watches: Watches::default(),
             publish,
             owner_heard_us: now_us,
             wished_stop: None,
@@ -102,12 +108,19 @@ impl Driver {
     /// The assignments that the store knows, and what was stored of them, back into memory.
     async fn read_parts(&mut self, now_us: u64) -> Result<(), Refusal> {
         let store = &self.runs.store;
-        let mut live = LiveRun::default();
+        let trackers = Trackers::restored(&self.plan, &store.trackers(self.row.run_id).await?)?;
+        let mut live = LiveRun::with(trackers);
         for row in store.assignments(self.row.run_id).await? {
             let Ok(agent) = row.grant.agent_id.parse::<AgentId>() else { continue };
-            let shard = shard_of(&self.plan, &row)?;
-            let wire = self.wire(&agent, &shard)?;
-            self.parts.insert(agent.clone(), Part { shard, wire, region: String::new() });
+            if let Some(share) = observe_of(&self.plan, &row)? {
+                let wire = self.watch_wire(&agent, share)?;
+                let id = wire.assignment_id.clone();
+                self.watches.parts.insert(id, Watch { agent, wire });
+            } else {
+                let shard = shard_of(&self.plan, &row)?;
+                let wire = self.wire(&agent, &shard)?;
+                self.parts.insert(agent, Part { shard, wire, region: String::new() });
+            }
             if row.closing.is_some() {
                 let id = &row.grant.assignment_id;
                 live.add(&self.plan, id, &Default::default(), true);
@@ -172,6 +185,7 @@ impl Driver {
         for event in self.observe(now_us).await? {
             self.take(event, now_us).await?;
         }
+        self.drain(now_us);
         if now_us >= self.compacted_us + COMPACT_EVERY_US {
             self.compacted_us = now_us;
             self.compact(Some(now_us as i64 - COMPACT_AGE_US)).await?;
@@ -214,8 +228,11 @@ impl Driver {
             .live
             .read(run, |live| live.parts.get(&id).is_some_and(|part| part.is_delivered))
             .unwrap_or(false);
+        let watched = self.observe_watches(agent);
+        events.extend(watched.refused);
         if let Some(observed) = fleet.observed(agent, &(id.clone(), EPOCH)) {
             match observed.phase() {
+                P::Prepared if watched.is_preparing => {}
                 P::Prepared if observed.plan_hash == part.wire.plan_hash => {
                     events.push(RunEvent::Prepared { agent: agent.clone() });
                 }
@@ -235,8 +252,10 @@ impl Driver {
         }
         if is_delivered {
             events.push(RunEvent::Closed { agent: agent.clone() });
-            events.push(RunEvent::Delivered { agent: agent.clone() });
-            return events;
+            if !watched.is_reading {
+                events.push(RunEvent::Delivered { agent: agent.clone() });
+                return events;
+            }
         }
         // A process that took the id and does not hold the assignment proves the holder's death.
         let is_assigned = self.record.state.phase() >= Phase::Preparing;
@@ -283,9 +302,13 @@ impl Driver {
                 member.and_then(|member| member.labels.get("region").cloned()).unwrap_or_default();
             parts.insert(agent, Part { shard, wire, region });
         }
+        let agents: Vec<AgentId> = parts.keys().cloned().collect();
+        let (watches, watch_rows) = self.deal_watches(&agents)?;
+        rows.extend(watch_rows);
         // A retry after a failed step deals anew; the rows of the first try are replaced.
         self.runs.store.insert_assignments(&rows).await?;
         self.parts = parts;
+        self.watches = watches;
         let agents: BTreeSet<AgentId> = self.parts.keys().cloned().collect();
         Ok(Some(RunEvent::Assigned { agents }))
     }
@@ -406,6 +429,9 @@ impl Driver {
             if let Some(part) = self.parts.get(agent) {
                 self.runs.fleet.withdraw(agent, &(part.wire.assignment_id.clone(), EPOCH));
             }
+            for (id, watch) in self.watches.parts.iter().filter(|(_, w)| w.agent == *agent) {
+                self.runs.fleet.withdraw(&watch.agent, &(id.clone(), EPOCH));
+            }
         }
         for scaled in &record.scaled[before.scaled.len()..] {
             events.push(event("scaled", scaled.sentence(&self.plan)));
@@ -429,6 +455,9 @@ impl Driver {
                 for part in self.parts.values_mut() {
                     part.wire.t0_us = t0_us;
                 }
+                for watch in self.watches.parts.values_mut() {
+                    watch.wire.t0_us = t0_us;
+                }
                 self.assign_all(now_us);
             }
             RunCommand::End { abort, .. } => {
@@ -436,12 +465,16 @@ impl Driver {
                     part.wire.end_us = self.record.load_end_us;
                     part.wire.abort |= abort;
                 }
+                self.end_watches(abort);
                 self.wished_stop = self.wished_stop.filter(|wished_abort| *wished_abort && !abort);
                 self.assign_all(now_us);
             }
             RunCommand::Disarm | RunCommand::Judge => {
                 for (agent, part) in &self.parts {
                     self.runs.fleet.withdraw(agent, &(part.wire.assignment_id.clone(), EPOCH));
+                }
+                for (id, watch) in &self.watches.parts {
+                    self.runs.fleet.withdraw(&watch.agent, &(id.clone(), EPOCH));
                 }
             }
         }
@@ -456,6 +489,11 @@ impl Driver {
         for (agent, part) in &self.parts {
             if !self.record.lost.contains_key(agent) {
                 self.runs.fleet.assign(agent, part.wire.clone(), now_us);
+            }
+        }
+        for watch in self.watches.parts.values() {
+            if !self.record.lost.contains_key(&watch.agent) {
+                self.runs.fleet.assign(&watch.agent, watch.wire.clone(), now_us);
             }
         }
     }
@@ -487,7 +525,8 @@ impl Driver {
             .map(|part| (part.wire.assignment_id.clone(), part.region.clone()))
             .collect();
         let (run, epoch) = (self.row.run_id, self.row.owner_epoch);
-        compact(&self.runs.store, run, epoch, received_before_us, &regions).await
+        let store = &self.runs.store;
+        compact(store, run, epoch, received_before_us, &regions, &self.plan).await
     }
 
     /// Keeps since when each threshold has been false; whether one has been so for its
@@ -547,6 +586,7 @@ impl Driver {
             let mut facts = account(&self.plan, live.cells.clone(), &holdings, Until::Now);
             let through = live.parts.values().flat_map(|part| &part.progress);
             facts.ended_us = through.map(|progress| progress.through_us).max().unwrap_or(0);
+            query::observe_live(&mut facts, &self.plan, live);
             query::add_gauges(&mut facts, live.parts.values().flat_map(|part| &part.devices));
             facts
         })

@@ -9,7 +9,8 @@
 use shoal_domain::ids::RunId;
 
 use super::error::unavailable;
-use super::{Store, StoreError, SummaryRow, Tx, WindowRow, in_tx};
+use super::trackers::put_tracker;
+use super::{Store, StoreError, SummaryRow, TrackerRow, Tx, WindowRow, in_tx};
 
 /// How far one grant is folded by a batch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,7 @@ pub struct FoldBatch {
     pub through: Vec<FoldedThrough>,
     pub windows: Vec<WindowRow>,
     pub summaries: Vec<SummaryRow>,
+    pub trackers: Vec<TrackerRow>,
 }
 
 impl Store {
@@ -52,6 +54,9 @@ impl Store {
         }
         for summary in &batch.summaries {
             put_summary(&mut tx, batch.run_id, summary).await?;
+        }
+        for tracker in &batch.trackers {
+            put_tracker(&mut tx, batch.run_id, tracker).await?;
         }
         tx.commit(DOING).await
     }

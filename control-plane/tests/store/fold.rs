@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shoal_control_plane::store::{FoldBatch, Store, StoreError, WindowKey, WindowRow};
+use shoal_control_plane::store::{FoldBatch, Store, StoreError, TrackerRow, WindowKey, WindowRow};
 use shoal_domain::ids::RunId;
 use shoal_testkit::expect::eventually;
 
@@ -33,17 +33,19 @@ fn batch(run: RunId) -> FoldBatch {
         through: vec![folded("b", -1, 1), folded("a", -1, 2)],
         windows: vec![window(0, 2), window(1, 2), WindowRow { series: -1, ..window(1, 0) }],
         summaries: vec![summary(0, 0, b"five"), summary(-1, -1, b"health")],
+        trackers: vec![TrackerRow { observer: 0, block: 2, body: b"seen".to_vec() }],
     }
 }
 
 /// Everything that a fold touches.
 async fn state(store: &Store, run: RunId) -> String {
     format!(
-        "{:?} {:?} {:?} {:?}",
+        "{:?} {:?} {:?} {:?} {:?}",
         store.assignments(run).await.unwrap(),
         store.unfolded(run, None).await.unwrap(),
         store.windows_of(run, 0, i64::MAX).await.unwrap(),
         store.summaries(run).await.unwrap(),
+        store.trackers(run).await.unwrap(),
     )
 }
 

@@ -58,6 +58,7 @@ async fn a_folded_delta_is_still_stored(store: &Store) {
         through: vec![folded("a", -1, 1)],
         windows: vec![],
         summaries: vec![],
+        trackers: vec![],
     };
     store.fold(&batch).await.unwrap();
 

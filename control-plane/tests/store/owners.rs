@@ -63,6 +63,7 @@ async fn a_replaced_owner_can_neither_move_nor_fold(store: &Store) {
         through: vec![folded("a", -1, 0)],
         windows: vec![window(0, 1)],
         summaries: vec![],
+        trackers: vec![],
     };
     assert!(matches!(store.fold(&batch).await, Err(StoreError::Conflict { .. })));
     assert_eq!(store.windows_of(run, 0, 10).await.unwrap(), []);

@@ -10,6 +10,7 @@ pub mod expect;
 pub mod faults;
 pub mod http_server;
 pub mod mosquitto;
+pub mod platform;
 pub mod postgres;
 mod programs;
 pub mod subscriber;

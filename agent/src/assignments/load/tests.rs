@@ -28,6 +28,7 @@ fn an_assignment_becomes_a_job() {
         read(&wanted(), &Files::none(), (TargetGuard::any(), SourceAddresses::default()), None, 2)
             .map_err(|r| r.why)
             .unwrap();
+    let Work::Drive(job) = job else { panic!("it has blocks") };
     assert_eq!(job.shard.devices(), job.plan.groups[0].devices);
     assert!((1..=2).contains(&job.cores));
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::Qos;
+use shoal_domain::receipts::Run;
 
 use super::super::core::Core;
 use super::ending::{is_command, series_of};
@@ -17,6 +18,7 @@ use super::talk::Who;
 use super::{Device, Lost, note_failure};
 use crate::mqtt::encode::{self, Delivery};
 use crate::mqtt::{Event, Open, Refusal, Step, Welcome, What};
+use crate::recorder::Passage;
 
 /// How long a SUBACK, or the PUBACK of a reply, may take.
 const ANSWER_TIMEOUT_US: u64 = 30_000_000;
@@ -30,10 +32,11 @@ impl Device {
         let mut answer: Option<Result<Welcome, Refusal>> = None;
         let mut ended: Option<Refusal> = None;
         let mut pong = false;
+        let device = self.numbered(0);
         let mut answers = core.answers.borrow_mut();
         answers.clear();
         let result = self.session.receive(bytes, &mut answers, |event| match event {
-            Event::Acked(open) => acked(core, group, &open),
+            Event::Acked(open) => acked(core, (group, device), &open),
             Event::Done(open) => done(core, group, &open, now),
             Event::Rejected(open, refusal) => match (&mut self.talk, open.what) {
                 (Some(talk), What::Slot { send, n, .. }) if is_command(core, group, &open.what) => {
@@ -56,6 +59,7 @@ impl Device {
         });
         if pong {
             self.ping_us = None;
+            self.lives(core);
         }
         match answer {
             Some(Ok(welcome)) => match self.misses(core, &welcome) {
@@ -135,7 +139,9 @@ impl Device {
             if self.write_copy(core, &copy, &mut bytes).is_ok() {
                 let stage = core.plan.stage_of(self.group, open.intended_us);
                 let series = series_of(core, self.group, &open.what);
-                core.recorder.borrow_mut().tally(series, stage).resent += 1;
+                let mut recorder = core.recorder.borrow_mut();
+                recorder.tally(series, stage).resent += 1;
+                recorder.number(series, Passage::Resent, self.numbered(n));
             }
         }
         self.say(core, &bytes);
@@ -191,13 +197,18 @@ fn deadline_of(core: &Core, group: usize, open: &Open) -> u64 {
 }
 
 /// The peer has the message, in time or after its time-out.
-fn acked(core: &Core, group: usize, open: &Open) {
+fn acked(core: &Core, (group, device): (usize, Run), open: &Open) {
+    let series = series_of(core, group, &open.what);
+    if let What::Slot { n, .. } = open.what {
+        let run = Run { first: n, ..device };
+        core.recorder.borrow_mut().number(series, Passage::Acked, run);
+    }
     // A command is acknowledged by its reply.
     if is_command(core, group, &open.what) {
         return;
     }
     let stage = core.plan.stage_of(group, open.intended_us);
-    core.recorder.borrow_mut().tally(series_of(core, group, &open.what), stage).acked += 1;
+    core.recorder.borrow_mut().tally(series, stage).acked += 1;
 }
 
 fn done(core: &Core, group: usize, open: &Open, now: u64) {

@@ -123,6 +123,7 @@ impl Device {
         self.rest = Vec::new();
         self.blocked = false;
         self.ping_us = None;
+        self.never_proved();
         self.ack_deadline_us = u64::MAX;
     }
 

@@ -102,8 +102,8 @@ impl Device {
             core.recorder.borrow_mut().gauge(self.group).connected -= 1;
         }
         self.end_open(core, now);
-        if core.control.may_send(core.boot_us()) {
-            self.say_goodbye();
+        if core.control.may_send(core.boot_us()) && self.say_goodbye() {
+            self.ended_cleanly(core);
         }
         self.forget_connection();
         self.link = match self.is_renewing && self.presence == Presence::In {

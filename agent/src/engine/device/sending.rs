@@ -7,16 +7,18 @@ use std::rc::Rc;
 
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Action, Publish, Qos, Send};
+use shoal_domain::receipts::Run;
 use shoal_domain::reply::Captured;
 use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 
 use super::super::book::Due;
 use super::super::core::Core;
 use super::connecting::Link;
+use super::proof::Proof;
 use super::{Device, Identity, Lost};
 use crate::mqtt::encode::{self, Delivery, Head, TooLong, property};
 use crate::mqtt::{Open, What};
-use crate::recorder::SlotClass;
+use crate::recorder::{Passage, SlotClass};
 
 /// One write holds what fits here and at least one message.
 const MAX_WRITE: usize = 16 * 1024;
@@ -27,8 +29,9 @@ const PING_GRACE_US: u64 = 5_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     /// Packets handed to the socket.
-    n: u32,
+    pub(super) n: u32,
     walks: Walks,
+    pub(super) proof: Proof,
     /// The broker knows this series' topic by its number, on this connection.
     pub(super) aliased: bool,
 }
@@ -261,7 +264,12 @@ impl Device {
             let intended_us = packet.due.intended_us;
             let stage = core.plan.stage_of(self.group, intended_us);
             let lag_us = now.saturating_sub(intended_us);
-            core.recorder.borrow_mut().sent(send.series, stage, lag_us, packet.due.held);
+            let mut recorder = core.recorder.borrow_mut();
+            recorder.sent(send.series, stage, lag_us, packet.due.held);
+            let (device, incarnation) = (self.index as u32, self.incarnation);
+            let run = Run::one(device, incarnation, packet.n);
+            recorder.number(send.series, Passage::Sent, run);
+            drop(recorder);
             if let (Action::Command(command), Some(talk)) = (&send.action, &mut self.talk) {
                 let times = (intended_us, now);
                 talk.commanded(packet.due.send as u16, packet.n, times, command.timeout_us);
@@ -356,6 +364,7 @@ impl Device {
             return true;
         }
         self.ping_us = Some(now);
+        self.asked_for_life();
         self.say(core, &encode::PINGREQ);
         false
     }
@@ -374,13 +383,14 @@ impl Device {
         }
     }
 
-    /// A clean end, so that the broker publishes no will.
-    pub(super) fn say_goodbye(&mut self) {
-        if let (Link::Up(transport), true, false) =
-            (&mut self.link, self.rest.is_empty(), self.blocked)
-        {
+    /// A clean end, so that the broker publishes no will. Whether it was said.
+    pub(super) fn say_goodbye(&mut self) -> bool {
+        match (&mut self.link, self.rest.is_empty(), self.blocked) {
             // Best effort: the connection closes right after it in any case.
-            let _ = transport.try_write(&encode::DISCONNECT);
+            (Link::Up(transport), true, false) => transport
+                .try_write(&encode::DISCONNECT)
+                .is_ok_and(|n| n == encode::DISCONNECT.len()),
+            _ => false,
         }
     }
 }

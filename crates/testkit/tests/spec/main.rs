@@ -6,6 +6,7 @@ mod agents;
 mod counting;
 mod files;
 mod http;
+mod observers;
 mod shipped;
 mod target;
 

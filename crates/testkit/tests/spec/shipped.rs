@@ -30,6 +30,9 @@ async fn every_shipped_scenario_runs() {
         if text.contains("vars.devices") {
             overrides.push(("devices", if speaks_http { "10" } else { "50" }.to_owned()));
         }
+        if text.contains("vars.output_broker") {
+            overrides.push(("output_broker", cluster.broker_url()));
+        }
         if text.contains("vars.hold") {
             overrides.push(("hold", "2s".to_owned()));
         }

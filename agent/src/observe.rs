@@ -1,0 +1,168 @@
+//! Observers: they read the platform's output and report which messages came out, and when.
+//!
+//! Each is one thread with its own runtime, so that no device can delay its clock. It connects and
+//! subscribes while the run prepares, so that nothing of the run can pass before it listens; it goes
+//! on after the load until the control plane lowers the end. Invariant: an event is counted in
+//! exactly one of received, unparsed and foreign, and what may have passed unseen is a reader gap.
+
+mod mqtt;
+mod reading;
+mod seen;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use shoal_domain::ids::{ObserverId, RunId};
+use shoal_domain::plan::{Endpoint, Plan, Source};
+use shoal_domain::template::{DeviceScope, Template};
+use shoal_service_kit::{Permit, TargetGuard};
+use tokio::sync::{mpsc, oneshot};
+
+use self::mqtt::MqttReader;
+use self::reading::Reading;
+use crate::assignments::load::Refusal;
+use crate::engine::{Control, CoreReport};
+
+/// What this agent is to read in one run.
+pub(crate) struct ObserverJob {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) observer: ObserverId,
+    /// Which of the observer's readers this is.
+    pub(crate) share: u32,
+    pub(crate) run: RunId,
+    pub(crate) secrets: Arc<BTreeMap<String, String>>,
+    pub(crate) guard: TargetGuard,
+    pub(crate) builtin: Option<SocketAddr>,
+}
+
+/// One event of the platform's output.
+#[derive(Debug, Clone, Copy)]
+struct Event<'e> {
+    /// Topic, key or path.
+    place: &'e [u8],
+    payload: &'e [u8],
+    /// By the platform's clock, where it says so.
+    enqueued_us: Option<u64>,
+}
+
+/// What the thread learns when the run is armed.
+struct Begin {
+    t0_boot_us: u64,
+    control: Arc<Control>,
+    reports: mpsc::Sender<CoreReport>,
+}
+
+/// It listens already. Dropped, it ends.
+pub(crate) struct Prepared {
+    thread: JoinHandle<()>,
+    begin: oneshot::Sender<Begin>,
+}
+
+impl Prepared {
+    pub(crate) fn start(
+        self,
+        t0_boot_us: u64,
+        control: Arc<Control>,
+        reports: mpsc::Sender<CoreReport>,
+    ) -> impl FnOnce() + Send + use<> {
+        control.arm(t0_boot_us, u64::MAX, 1);
+        // It fails when the thread is gone; its channel of reports is then closed, which is seen.
+        let _ = self.begin.send(Begin { t0_boot_us, control, reports });
+        move || {
+            if self.thread.join().is_err() {
+                tracing::error!("an observer panicked: its last windows are lost");
+            }
+        }
+    }
+}
+
+/// Connects and subscribes; everything that is wrong is one sentence.
+pub(crate) async fn prepare(job: ObserverJob) -> Result<Prepared, Refusal> {
+    let observer = &job.plan.observers[job.observer.index()];
+    let name = observer.name.clone();
+    let Source::Mqtt(source) = &observer.source;
+    let permits = resolve(&job, &source.broker.endpoint).await?;
+    let login = source.credentials.as_ref().map(|login| {
+        Ok::<_, Refusal>((render(&job, &login.username)?, render(&job, &login.password)?))
+    });
+    let (username, password) = login.transpose()?.unwrap_or_default();
+    let mark = job.run.mark();
+    let filter = match &source.share {
+        // Runs side by side must not take each other's events.
+        Some(share) => format!("$share/{share}-{mark}/{}", source.filter),
+        None => source.filter.clone(),
+    };
+    let reader = MqttReader::new(mqtt::Login {
+        permits,
+        client_id: format!("shoal-{mark}-{name}-{}", job.share),
+        username,
+        password,
+        filter,
+        qos: source.qos,
+    });
+    let (ready, is_ready) = oneshot::channel();
+    let (begin, begun) = oneshot::channel();
+    let reading = Reading::new(&job, reader);
+    let body = move || reading.run(ready, begun);
+    let thread = std::thread::Builder::new().name(format!("observer-{name}")).spawn(body);
+    let failed = |why: String| Refusal::new("SH0310", format!("observer {name}: {why}"));
+    let thread = thread.map_err(|error| failed(format!("cannot start its thread: {error}")))?;
+    match is_ready.await {
+        Ok(Ok(())) => Ok(Prepared { thread, begin }),
+        Ok(Err(why)) => Err(failed(why)),
+        Err(_) => Err(failed("it ended before it could read".to_owned())),
+    }
+}
+
+async fn resolve(job: &ObserverJob, endpoint: &Endpoint) -> Result<Vec<Permit>, Refusal> {
+    let name = &job.plan.observers[job.observer.index()].name;
+    let unresolved = |why: String| Refusal::new("SH0305", format!("observer {name}: {why}"));
+    let (host, addrs): (&str, Vec<SocketAddr>) = match endpoint {
+        Endpoint::Builtin => {
+            let addr = job.builtin.ok_or_else(|| {
+                unresolved("`builtin` exists only in a run inside the CLI".to_owned())
+            })?;
+            ("builtin", vec![addr])
+        }
+        Endpoint::Tcp { host, port } => {
+            let plain = host.trim_start_matches('[').trim_end_matches(']');
+            let found = tokio::net::lookup_host((plain, *port)).await;
+            let found = found
+                .map_err(|error| unresolved(format!("host {host} has no address: {error}")))?;
+            (host.as_str(), found.collect())
+        }
+    };
+    let permits = addrs.into_iter().map(|addr| job.guard.authorize(host, addr));
+    let permits: Vec<Permit> = permits
+        .collect::<Result<_, _>>()
+        .map_err(|refused| Refusal::new("SH0302", format!("observer {name}: {refused}")))?;
+    match permits.is_empty() {
+        true => Err(unresolved(format!("host {host} has no address"))),
+        false => Ok(permits),
+    }
+}
+
+fn render(job: &ObserverJob, template: &Option<Template>) -> Result<Option<String>, Refusal> {
+    let Some(template) = template else { return Ok(None) };
+    let run = job.run.mark();
+    // `check` allows nothing here but variables and secrets.
+    let scope = DeviceScope {
+        seed: 0,
+        run: &run,
+        group: 0,
+        index: 0,
+        device: "",
+        lets: &[],
+        rows: None,
+        captured: &[],
+        secrets: &job.secrets,
+    };
+    let mut bytes = Vec::new();
+    template.render_device(&scope, &mut bytes).map_err(|missing| {
+        let name = &job.plan.observers[job.observer.index()].name;
+        Refusal::new("SH0303", format!("observer {name} cannot start: {missing}"))
+    })?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}

@@ -1,0 +1,172 @@
+//! The thread of one observer: read, count, report each window, reconnect, end when told.
+
+use std::time::Duration;
+
+use shoal_domain::delta::WINDOW_US;
+use shoal_service_kit::{Backoff, Clock, SystemClock};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::mqtt::MqttReader;
+use super::seen::Seen;
+use super::{Begin, ObserverJob};
+use crate::engine::{Closed, CoreReport};
+
+const TICK: Duration = Duration::from_millis(50);
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+pub(super) struct Reading {
+    reader: MqttReader,
+    seen: Seen,
+}
+
+/// Where the reader stands.
+enum Link {
+    Up,
+    /// Since this run time; tries again at the instant.
+    Down {
+        since_us: u64,
+        why: String,
+        again: Instant,
+    },
+}
+
+impl Reading {
+    pub(super) fn new(job: &ObserverJob, reader: MqttReader) -> Self {
+        Self { reader, seen: Seen::new(job) }
+    }
+
+    pub(super) fn run(
+        mut self,
+        ready: oneshot::Sender<Result<(), String>>,
+        begun: oneshot::Receiver<Begin>,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                // Nobody who asked is left if this fails.
+                let _ = ready.send(Err(format!("cannot start its runtime: {error}")));
+                return;
+            }
+        };
+        runtime.block_on(async {
+            let opened = self.reader.open().await;
+            let is_open = opened.is_ok();
+            if ready.send(opened).is_err() || !is_open {
+                return;
+            }
+            if let Some((begin, lost)) = self.wait(begun).await {
+                self.read(begin, lost).await;
+            }
+            self.reader.close().await;
+        });
+    }
+
+    /// Until the run is armed. What comes in before was not sent by it.
+    async fn wait(
+        &mut self,
+        mut begun: oneshot::Receiver<Begin>,
+    ) -> Option<(Begin, Option<String>)> {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let read = tokio::select! {
+                begin = &mut begun => return Some((begin.ok()?, None)),
+                _ = tick.tick() => self.reader.keep_alive().await,
+                read = self.reader.read(|_| {}) => read,
+            };
+            if let Err(why) = read {
+                // The loop that follows reconnects, and says since when nothing was seen.
+                return Some((begun.await.ok()?, Some(why)));
+            }
+        }
+    }
+
+    async fn read(&mut self, begin: Begin, lost: Option<String>) {
+        let Begin { t0_boot_us, control, reports } = begin;
+        self.seen.begin(control.control_unix_us(t0_boot_us));
+        let run_us = || SystemClock.boot_us().saturating_sub(t0_boot_us);
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let mut link = match lost {
+            None => Link::Up,
+            Some(why) => {
+                self.seen.blind();
+                Link::Down { since_us: 0, why, again: Instant::now() }
+            }
+        };
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_up = matches!(link, Link::Up);
+            let failed = tokio::select! {
+                // Ticks first: a flood of events must not hold up a window's end.
+                biased;
+                _ = tick.tick() => match is_up {
+                    true => self.reader.keep_alive().await.err(),
+                    false => None,
+                },
+                read = read(&mut self.reader, &mut self.seen, &control), if is_up => read.err(),
+            };
+            if let (Some(why), true) = (failed, is_up) {
+                tracing::warn!(why, "observer lost its source");
+                self.seen.blind();
+                link = Link::Down { since_us: run_us(), why, again: Instant::now() };
+            }
+            if let Link::Down { since_us, why, again } = &mut link
+                && *again <= Instant::now()
+            {
+                match self.reader.open().await {
+                    Ok(()) => {
+                        self.seen.gap(*since_us, run_us(), why);
+                        backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+                        link = Link::Up;
+                    }
+                    Err(_) => *again = Instant::now() + backoff.next(),
+                }
+            }
+            let boot_us = SystemClock.boot_us();
+            let now_us = boot_us.saturating_sub(t0_boot_us);
+            // A lease that lapsed ends the reading too: somebody else may have been given it.
+            let is_held = control.may_send(boot_us);
+            let end_us = control.end_us();
+            if now_us >= end_us || !is_held {
+                break;
+            }
+            if now_us / WINDOW_US > self.seen.window() {
+                let delta = self.seen.swap(now_us / WINDOW_US, control.clock_error_us());
+                let report = CoreReport { core: 0, delta, closed: None };
+                match reports.try_send(report) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(report)) => self.seen.keep(report.delta),
+                    Err(mpsc::error::TrySendError::Closed(_)) => return,
+                }
+            }
+        }
+        control.gate_closed();
+        let closed_at_us = run_us();
+        if let Link::Down { since_us, why, .. } = link {
+            self.seen.gap(since_us, closed_at_us, &why);
+        }
+        let window = (closed_at_us / WINDOW_US).max(self.seen.window());
+        let delta = self.seen.swap(window, control.clock_error_us());
+        let closed = Some(Closed { closed_at_us, error: None });
+        // The last report may wait for room. No receiver, no reader.
+        let _ = reports.send(CoreReport { core: 0, delta, closed }).await;
+    }
+}
+
+async fn read(
+    reader: &mut MqttReader,
+    seen: &mut Seen,
+    control: &crate::engine::Control,
+) -> Result<(), String> {
+    let mut now_unix_us = None;
+    reader
+        .read(|event| {
+            // All events of one read came at its time.
+            let now =
+                *now_unix_us.get_or_insert_with(|| control.control_unix_us(SystemClock.boot_us()));
+            seen.event(&event, now);
+        })
+        .await
+}

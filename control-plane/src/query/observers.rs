@@ -1,0 +1,259 @@
+//! What is said of observers: loss from the trackers, delays with the bound of their clocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_domain::delay::{Delays, is_indicative};
+use shoal_domain::ids::{ObserverId, StageId};
+use shoal_domain::observed::{ReaderGap, merge_arrivals};
+use shoal_domain::plan::Plan;
+use shoal_domain::report::{DelayReport, LossyReport, ObserverReport, ReaderGapReport};
+use shoal_domain::run::Phase;
+use shoal_domain::template::DeviceScope;
+use shoal_domain::tracker::Horizon;
+use shoal_domain::validity::Blindness;
+use shoal_domain::verdict::{Facts, ObserverFacts};
+
+use super::Share;
+use crate::live::LiveRun;
+use crate::record::Record;
+use crate::store::RunRow;
+use crate::trackers::Trackers;
+
+/// Devices named for having lost most.
+const MAX_LOSSY: usize = 10;
+
+/// Everything about the observers of a run, for its facts and its document.
+pub(super) struct Observing {
+    pub(super) facts: Vec<ObserverFacts>,
+    gaps: Vec<ReaderGap>,
+    trackers: Trackers,
+    horizon: Horizon,
+}
+
+impl Observing {
+    pub(super) fn new(
+        plan: &Plan,
+        record: &Record,
+        shares: &[Share],
+        mut trackers: Trackers,
+    ) -> Self {
+        let is_over = record.state.phase().is_over();
+        let horizon = if is_over { Horizon::Closed } else { Horizon::Open };
+        let mut gaps: Vec<ReaderGap> =
+            shares.iter().flat_map(|share| share.total.gaps.iter().cloned()).collect();
+        for observer in (0..plan.observers.len()).map(|n| ObserverId(n as u32)) {
+            let early = shares.iter().filter(|share| share.reads(observer));
+            let early = early.filter_map(|share| ended_early(record, share)).min();
+            if let (Some(from_us), true) = (early, is_over) {
+                trackers.blind(observer);
+                let why = "its agent was lost or stopped".to_owned();
+                let to_us = record.load_end_us.max(from_us);
+                gaps.push(ReaderGap { observer, from_us, to_us, why });
+            }
+        }
+        let facts = |n: usize| {
+            let id = ObserverId(n as u32);
+            let totals = trackers.of(id).map(|tracker| tracker.totals(horizon));
+            ObserverFacts {
+                totals: totals.unwrap_or_default(),
+                reader_gaps: gaps.iter().filter(|gap| gap.observer == id).count() as u64,
+                clock_bound_us: clock_bound_us(plan, shares, id),
+                drain_us: drain_us(record, shares, id),
+            }
+        };
+        let facts = (0..plan.observers.len()).map(facts).collect();
+        Self { facts, gaps, trackers, horizon }
+    }
+
+    pub(super) fn add_to(&self, facts: &mut Facts, shares: &[Share]) {
+        for share in shares {
+            merge_arrivals(&mut facts.arrivals, &share.total.arrivals);
+        }
+        facts.observers.clone_from(&self.facts);
+    }
+
+    pub(super) fn blindness(&self, plan: &Plan) -> Vec<Blindness> {
+        let of = |gap: &ReaderGap| {
+            let observer = plan.observers.get(gap.observer.index())?;
+            Some(Blindness {
+                observer: observer.name.clone(),
+                from_us: gap.from_us,
+                to_us: gap.to_us,
+                why: gap.why.clone(),
+            })
+        };
+        self.gaps.iter().filter_map(of).collect()
+    }
+
+    pub(super) fn reports(&self, plan: &Plan, row: &RunRow, facts: &Facts) -> Vec<ObserverReport> {
+        let mut reports = Vec::new();
+        for (n, observer) in plan.observers.iter().enumerate() {
+            let id = ObserverId(n as u32);
+            reports.push(self.report(plan, row, facts, id, None));
+            let group = &plan.groups[plan.series[observer.of.index()].group];
+            for stage in plan.loads[group.load].stages.clone() {
+                reports.push(self.report(plan, row, facts, id, Some(StageId(stage as u32))));
+            }
+        }
+        reports
+    }
+
+    fn report(
+        &self,
+        plan: &Plan,
+        row: &RunRow,
+        facts: &Facts,
+        id: ObserverId,
+        stage: Option<StageId>,
+    ) -> ObserverReport {
+        let observer = &plan.observers[id.index()];
+        let ObserverFacts { totals, clock_bound_us, drain_us, .. } = self.facts[id.index()];
+        let arrivals = facts.arrived(id, stage);
+        // Numbers know nothing of stages.
+        let of_run = |n: u64| stage.is_none().then_some(n);
+        let gap = |gap: &ReaderGap| ReaderGapReport {
+            from_s: gap.from_us as f64 / 1e6,
+            to_s: gap.to_us as f64 / 1e6,
+            why: gap.why.clone(),
+        };
+        let gaps = self.gaps.iter().filter(|gap| gap.observer == id && stage.is_none());
+        let median = arrivals.end_to_end.quantile_us(0.5);
+        ObserverReport {
+            name: observer.name.clone(),
+            source: observer.source.word().to_owned(),
+            of: plan.series_path(observer.of),
+            stage: stage.map_or("all".into(), |stage| plan.stages[stage.index()].name.clone()),
+            sent: of_run(totals.sent),
+            acked: of_run(totals.acked),
+            received: arrivals.received,
+            unique: of_run(totals.unique),
+            received_ratio: of_run(totals.unique)
+                .filter(|_| totals.sent > 0)
+                .map(|unique| unique as f64 / totals.sent as f64),
+            lost: of_run(totals.lost),
+            undelivered: of_run(totals.undelivered),
+            unconfirmed: of_run(totals.unconfirmed),
+            lost_possible: of_run(totals.lost_possible),
+            duplicated: of_run(totals.duplicated),
+            resent: of_run(totals.resent),
+            out_of_order: of_run(totals.out_of_order),
+            late_events: of_run(totals.late_events),
+            pending: of_run(totals.pending),
+            unparsed: arrivals.unparsed,
+            foreign: arrivals.foreign,
+            reader_gaps: gaps.map(gap).collect(),
+            negative: arrivals.end_to_end.n_negative(),
+            ingest_delay_us: delay(&arrivals.ingest),
+            delivery_delay_us: delay(&arrivals.delivery),
+            end_to_end_delay_us: delay(&arrivals.end_to_end),
+            clock_bound_us,
+            is_indicative: median.is_some_and(|median| is_indicative(median, clock_bound_us)),
+            drain_us,
+            lossy_devices: match stage {
+                None => self.lossy(plan, row, id),
+                Some(_) => Vec::new(),
+            },
+        }
+    }
+
+    fn lossy(&self, plan: &Plan, row: &RunRow, id: ObserverId) -> Vec<LossyReport> {
+        let Some(tracker) = self.trackers.of(id) else { return Vec::new() };
+        let group = plan.series[plan.observers[id.index()].of.index()].group;
+        let lossy = tracker.lossy(self.horizon, MAX_LOSSY).into_iter();
+        lossy
+            .map(|lossy| LossyReport {
+                device: device_id(plan, row, group, u64::from(lossy.device)),
+                lost: lossy.lost,
+            })
+            .collect()
+    }
+}
+
+/// Run time at which a share ended although there was more to read.
+fn ended_early(record: &Record, share: &Share) -> Option<u64> {
+    let Some(closing) = &share.row.closing else {
+        return Some((share.total.last_window + 1) * shoal_domain::delta::WINDOW_US);
+    };
+    let closed_at_us = closing.closed_at_us as u64;
+    (closed_at_us < record.load_end_us).then_some(closed_at_us)
+}
+
+/// Sent and read by one agent: one clock. Else both agents' errors add up.
+fn clock_bound_us(plan: &Plan, shares: &[Share], observer: ObserverId) -> u64 {
+    let group = plan.series[plan.observers[observer.index()].of.index()].group;
+    let has_devices = |share: &&Share| share.shard.blocks.iter().any(|block| block.group == group);
+    // An agent's devices and its observers follow one clock, and so one error.
+    let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
+    for share in shares {
+        let error = errors.entry(share.row.grant.agent_id.as_str()).or_default();
+        *error = (*error).max(share.total.clock_error_us);
+    }
+    let agent = |share: &'_ Share| share.row.grant.agent_id.clone();
+    let senders: BTreeSet<String> = shares.iter().filter(has_devices).map(agent).collect();
+    let readers: BTreeSet<String> =
+        shares.iter().filter(|share| share.reads(observer)).map(agent).collect();
+    let error = |agent: &String| errors.get(agent.as_str()).copied().unwrap_or(0);
+    let pairs = senders.iter().flat_map(|sender| {
+        readers.iter().filter(move |reader| *reader != sender).map(move |reader| (sender, reader))
+    });
+    pairs.map(|(sender, reader)| error(sender) + error(reader)).max().unwrap_or(0)
+}
+
+/// Known once all shares have ended.
+fn drain_us(record: &Record, shares: &[Share], observer: ObserverId) -> Option<u64> {
+    if record.state.phase() < Phase::Collecting {
+        return None;
+    }
+    let mut latest = None;
+    for share in shares.iter().filter(|share| share.reads(observer)) {
+        let closed_at_us = share.row.closing.as_ref()?.closed_at_us as u64;
+        latest = latest.max(Some(closed_at_us.saturating_sub(record.load_end_us)));
+    }
+    latest
+}
+
+fn device_id(plan: &Plan, row: &RunRow, group: usize, index: u64) -> String {
+    let (secrets, run) = (BTreeMap::new(), row.run_id.mark());
+    let scope = DeviceScope {
+        seed: row.seed,
+        run: &run,
+        group: group as u32,
+        index,
+        device: "",
+        lets: &[],
+        rows: plan.groups[group].rows.as_ref(),
+        captured: &[],
+        secrets: &secrets,
+    };
+    let mut bytes = Vec::new();
+    match plan.groups[group].id.render_device(&scope, &mut bytes) {
+        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => index.to_string(),
+    }
+}
+
+fn delay(delays: &Delays) -> Option<DelayReport> {
+    let quantile = |q| delays.quantile_us(q);
+    Some(DelayReport {
+        count: delays.count(),
+        min: delays.min_us()?,
+        mean: delays.mean_us()?,
+        p50: quantile(0.5)?,
+        p90: quantile(0.9)?,
+        p95: quantile(0.95)?,
+        p99: quantile(0.99)?,
+        p999: quantile(0.999)?,
+        max: delays.max_us()?,
+    })
+}
+
+/// What thresholds may ask of observers while the load goes on.
+pub fn observe_live(facts: &mut Facts, plan: &Plan, live: &LiveRun) {
+    facts.arrivals.clone_from(&live.arrivals);
+    let known = |n: usize| {
+        let tracker = live.trackers.of(ObserverId(n as u32));
+        let totals = tracker.map(|tracker| tracker.totals(Horizon::Open)).unwrap_or_default();
+        ObserverFacts { totals, ..ObserverFacts::default() }
+    };
+    facts.observers = (0..plan.observers.len()).map(known).collect();
+}

@@ -1,0 +1,128 @@
+//! What comes out at the far end is accounted for message by message; a real broker is the way, a
+//! stand-in for the platform is the oracle.
+
+use std::collections::BTreeMap;
+
+use shoal_domain::report::{ObserverReport, RunReport};
+use shoal_domain::run::{Phase, Validity};
+use shoal_testkit::cluster::{Cluster, series};
+use shoal_testkit::mosquitto::Mosquitto;
+use shoal_testkit::platform::{Fate, Platform};
+
+const INGESTION: &str = include_str!("../../../../scenarios/ingestion-mqtt.yaml");
+
+fn overrides<'o>(broker: &'o str, filter: &'o str, hold: &'o str) -> Vec<(&'static str, &'o str)> {
+    vec![
+        ("broker", broker),
+        ("output_broker", broker),
+        ("output_filter", filter),
+        ("devices", "100"),
+        ("period", "100ms"),
+        ("hold", hold),
+    ]
+}
+
+fn observed(report: &RunReport) -> ObserverReport {
+    report.observers.iter().find(|observer| observer.stage == "all").unwrap().clone()
+}
+
+fn url(broker: &Mosquitto) -> String {
+    format!("mqtt://{}", broker.addr())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_loses_nothing_is_said_to_lose_nothing() {
+    let broker = Mosquitto::start();
+    let cluster = Cluster::start(1).await;
+    let url = url(&broker);
+    let overrides = overrides(&url, "devices/+/telemetry", "3s");
+    let report = cluster.run(INGESTION, &overrides).await.over().await;
+
+    assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(0)), "{report:#?}");
+    assert_eq!(report.validity, Some(Validity::Valid), "{report:#?}");
+    let seen = observed(&report);
+    let sent = series(&report, "telemetry", "all").slots.unwrap().sent;
+    assert_eq!((seen.sent, seen.acked, seen.unique), (Some(sent), Some(sent), Some(sent)));
+    assert_eq!((seen.received, seen.lost, seen.duplicated), (sent, Some(0), Some(0)), "{seen:#?}");
+    assert_eq!((seen.undelivered, seen.out_of_order), (Some(0), Some(0)), "{seen:#?}");
+    assert_eq!((seen.unparsed, seen.foreign, seen.negative), (0, 0, 0), "{seen:#?}");
+    // Sent and read on one agent, and the drain ends when everything is there.
+    assert_eq!(seen.clock_bound_us, 0);
+    assert!(seen.drain_us.is_some_and(|us| us < 10_000_000), "{seen:#?}");
+    let delays = seen.end_to_end_delay_us.unwrap();
+    assert_eq!(delays.count, sent);
+    assert!(delays.min > 0, "{delays:?}");
+    let stages = report.observers.iter().filter(|observer| observer.stage != "all");
+    assert_eq!(stages.map(|observer| observer.received).sum::<u64>(), sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn injected_loss_duplicates_and_reordering_come_out_exact() {
+    let broker = Mosquitto::start();
+    // Of a thousand: 10 lost, 5 doubled, 2 swapped, 1 garbled.
+    let platform = Platform::start(broker.addr(), |number| match number % 1_000 {
+        n if n % 100 == 50 => Fate::Lose,
+        n if n % 200 == 120 => Fate::Double,
+        n if n % 500 == 333 => Fate::Swap,
+        777 => Fate::Garble,
+        _ => Fate::Pass,
+    });
+    let cluster = Cluster::start(2).await;
+    let url = url(&broker);
+    let overrides = overrides(&url, "out/#", "10s");
+    // What is lost never comes: the drain is waited for.
+    let scenario = INGESTION.replace("drain: 30s", "drain: 3s");
+    let limit = "ingestion.lost < 0.01%";
+    let scenario = scenario.replace(limit, "ingestion.lost < 1.2%\n  - ingestion.duplicated < 1%");
+    let report = cluster.run(&scenario, &overrides).await.over().await;
+
+    let seen = observed(&report);
+    assert_eq!(report.exit_code, Some(0), "{report:#?}");
+    let acked = seen.acked.unwrap();
+    assert_eq!(acked, platform.taken(), "{seen:#?}");
+    assert_eq!(seen.lost, Some(platform.lost() + platform.garbled()), "{seen:#?}");
+    assert_eq!(seen.duplicated, Some(platform.doubled()), "{seen:#?}");
+    assert_eq!(seen.unparsed, platform.garbled(), "{seen:#?}");
+    // A swapped message with none after it was never let go, and is lost; that is at most the end.
+    let out_of_order = seen.out_of_order.unwrap();
+    assert_eq!(out_of_order, platform.swapped(), "{seen:#?}");
+    assert_eq!((seen.resent, seen.late_events), (Some(0), Some(0)), "{seen:#?}");
+    assert_eq!(seen.received, seen.unique.unwrap() + platform.doubled());
+    assert!(!seen.lossy_devices.is_empty());
+    // Devices of two agents, one reader: the bound of their clocks is said.
+    assert!(seen.clock_bound_us > 0 && seen.clock_bound_us < 50_000, "{seen:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_runs_at_once_never_credit_each_other() {
+    let broker = Mosquitto::start();
+    let (one, two) = (Cluster::start(1).await, Cluster::start(1).await);
+    let url = url(&broker);
+    let overrides = overrides(&url, "devices/+/telemetry", "4s");
+    // The ids of their devices must differ, or the broker would cut one for the other.
+    let other = INGESTION.replace("id: sensor-", "id: meter-");
+    let (first, second) = (one.run(INGESTION, &overrides).await, two.run(&other, &overrides).await);
+    for report in [first.over().await, second.over().await] {
+        let seen = observed(&report);
+        assert_eq!(report.exit_code, Some(0), "{report:#?}");
+        assert_eq!((seen.unique, seen.lost), (seen.sent, Some(0)), "{seen:#?}");
+        assert_eq!(seen.duplicated, Some(0), "{seen:#?}");
+        assert!(seen.foreign > 0, "they did run at once: {seen:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_that_is_refused_fails_the_start_with_a_sentence() {
+    let broker = Mosquitto::start();
+    let cluster = Cluster::start(1).await;
+    let broker_url = url(&broker);
+    let mut overrides: BTreeMap<_, _> =
+        overrides(&broker_url, "devices/#", "3s").into_iter().collect();
+    overrides.insert("output_broker", "mqtt://127.0.0.1:1");
+    let overrides: Vec<_> = overrides.into_iter().collect();
+    let report = cluster.run(INGESTION, &overrides).await.over().await;
+
+    assert_eq!((report.phase, report.exit_code), (Phase::FailedToStart, Some(3)), "{report:#?}");
+    let cause = report.cause.unwrap();
+    assert!(cause.contains("SH0310") && cause.contains("ingestion"), "{cause}");
+}
