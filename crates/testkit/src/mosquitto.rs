@@ -137,6 +137,8 @@ fn configuration(
     login: Option<(&str, &str)>,
 ) -> Result<String, String> {
     let mut text = format!("listener {} {}\npersistence false\n", addr.port(), addr.ip());
+    // By default it drops what a slow reader has not taken, in silence.
+    text.push_str("max_queued_messages 0\nmax_inflight_messages 1000\n");
     if Uid::effective().is_root() {
         // Else it becomes a user that cannot read the files of this test.
         text.push_str("user root\n");
