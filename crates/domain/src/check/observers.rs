@@ -93,10 +93,10 @@ impl Check<'_> {
     /// What the reader of an observer speaks in this release.
     fn plain_broker(&self, mqtt: &scenario::MqttSource, broker: MqttTarget) -> Option<MqttTarget> {
         let (url, protocol) = (&mqtt.broker.url, &mqtt.broker.protocol);
-        let is_secured = broker.tls.is_some();
+        let (is_secured, is_wrapped) = (broker.tls.is_some(), broker.web_socket.is_some());
         let beyond = [
             (url, is_secured, "an observer's broker over TLS"),
-            (url, broker.web_socket.is_some(), "an observer's broker over WebSocket"),
+            (url, is_wrapped, "an observer's broker over WebSocket"),
             (protocol, broker.protocol == Protocol::V5, "an observer's broker with MQTT 5"),
         ];
         for (written, is_beyond, what) in beyond {
@@ -111,7 +111,10 @@ impl Check<'_> {
     fn mqtt_source(&self, mqtt: &scenario::MqttSource) -> Option<MqttSource> {
         let broker = self.mqtt(&mqtt.broker).and_then(|broker| self.plain_broker(mqtt, broker));
         let filter = mqtt.filter.as_ref().and_then(|filter| self.filter(filter));
-        let qos = mqtt.qos.as_ref().map_or(Some(Qos::AtLeastOnce), |qos| self.qos(Some(qos)));
+        let qos = match &mqtt.qos {
+            Some(qos) => self.reader_qos(qos),
+            None => Some(Qos::AtLeastOnce),
+        };
         let share = match &mqtt.share {
             Some(share) => self.share(share).map(Some),
             None => Some(None),
@@ -132,6 +135,18 @@ impl Check<'_> {
             sas: None,
         });
         Some(MqttSource { broker: broker?, filter: filter?, qos: qos?, share: share?, credentials })
+    }
+
+    fn reader_qos(&self, written: &Written) -> Option<Qos> {
+        let resolved = self.resolve(written)?;
+        match resolved.text.as_str() {
+            "0" => Some(Qos::AtMostOnce),
+            "1" => Some(Qos::AtLeastOnce),
+            _ => {
+                self.misread(written, &resolved, "0 or 1");
+                None
+            }
+        }
     }
 
     fn observer_login(

@@ -23,7 +23,7 @@ fn overrides<'o>(broker: &'o str, filter: &'o str, hold: &'o str) -> Vec<(&'stat
 }
 
 fn observed(report: &RunReport) -> ObserverReport {
-    report.observers.iter().find(|observer| observer.stage == "all").unwrap().clone()
+    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
 }
 
 fn url(broker: &Mosquitto) -> String {
