@@ -34,7 +34,7 @@ pub(crate) fn render(report: &RunReport, rows: RowArgs, paint: Paint) -> String 
         count(devices.failed)
     );
     if started && !report.observers.is_empty() {
-        text.push_str(&observers(report, stages));
+        text.push_str(&observers(report, rows.stages));
     }
     text.push_str(&thresholds(report, paint));
     text.push_str(&failures(report));
