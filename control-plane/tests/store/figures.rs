@@ -184,7 +184,8 @@ fn gauge(run_id: RunId, agent: &str, window: u64, n: usize) -> WindowRow {
 }
 
 async fn put(store: &Store, run_id: RunId, windows: Vec<WindowRow>, summaries: Vec<SummaryRow>) {
-    let batch = FoldBatch { run_id, owner_epoch: 1, through: vec![], windows, summaries };
+    let batch =
+        FoldBatch { run_id, owner_epoch: 1, through: vec![], windows, summaries, trackers: vec![] };
     store.fold(&batch).await.unwrap();
 }
 
