@@ -192,7 +192,7 @@ fn without_the_ramp_only_the_holds_are_counted_and_a_scaled_run_says_so() {
     }];
     let rows = RowArgs { exclude_ramp: true, ..RowArgs::default() };
     let text = render(&report, rows, Paint::PLAIN);
-    assert!(text.contains("scaled at 4.5 s: sensors from 100 to 40 devices at 20/s"), "{text}");
+    assert!(text.contains("scaled at 4.50 s: sensors from 100 to 40 devices at 20.0/s"), "{text}");
     assert!(text.contains("sensors.telemetry (holds)") && text.contains("1,050"), "{text}");
     assert!(!text.contains("1,150"), "{text}");
 }
