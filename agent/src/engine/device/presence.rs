@@ -85,7 +85,10 @@ impl Device {
     pub(super) fn leave_on_time(&mut self, core: &Core, now: u64) -> bool {
         let Some(by_us) = self.leave_by_us else { return false };
         let is_done = match self.link {
-            Link::Up(_) => self.session.n_live() == 0 && self.rest.is_empty(),
+            Link::Up(_) => {
+                let awaits = self.talk.as_ref().is_some_and(|talk| talk.awaits_replies());
+                self.session.n_live() == 0 && self.rest.is_empty() && !awaits
+            }
             Link::Dialing { .. } | Link::Greeting { .. } => false,
             Link::Resting { .. } | Link::Queued { .. } | Link::Down => true,
         };

@@ -237,6 +237,11 @@ impl Talk {
         let live = self.commands.iter().filter(|open| !open.expired);
         self.command_deadline_us = live.map(deadline).min().unwrap_or(u64::MAX);
     }
+
+    /// Whether a command still waits for its reply; a device does not leave before.
+    pub(super) fn awaits_replies(&self) -> bool {
+        self.commands.iter().any(|open| !open.expired)
+    }
 }
 
 /// The device that talks.
