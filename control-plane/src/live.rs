@@ -9,6 +9,8 @@ use shoal_domain::ids::RunId;
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::Plan;
 
+use crate::fleet::Grant;
+
 /// Windows kept for the "now" of progress; agents report about one window late.
 const RECENT: usize = 8;
 
@@ -20,8 +22,7 @@ pub struct LiveRuns {
 #[derive(Debug, Default)]
 pub struct LiveRun {
     pub cells: Cells,
-    /// By assignment id.
-    pub parts: BTreeMap<String, LivePart>,
+    pub parts: BTreeMap<Grant, LivePart>,
     recent: BTreeMap<u64, Moment>,
 }
 
@@ -33,6 +34,8 @@ pub struct LivePart {
     pub health: Health,
     /// Run times from which the load's revisions apply there.
     pub revised_us: Vec<u64>,
+    /// The newest schedule by which it lets devices go.
+    pub handover: u32,
     /// Its closing delta is stored.
     pub is_delivered: bool,
 }
@@ -62,18 +65,19 @@ impl LiveRuns {
         self.lock().get(&run).map(read)
     }
 
-    pub fn add(&self, run: RunId, plan: &Plan, assignment: &str, delta: &Delta, is_closing: bool) {
+    pub fn add(&self, run: RunId, plan: &Plan, grant: &Grant, delta: &Delta, is_closing: bool) {
         if let Some(live) = self.lock().get_mut(&run) {
-            live.add(plan, assignment, delta, is_closing);
+            live.add(plan, grant, delta, is_closing);
         }
     }
 }
 
 impl LiveRun {
-    pub fn add(&mut self, plan: &Plan, assignment: &str, delta: &Delta, is_closing: bool) {
+    pub fn add(&mut self, plan: &Plan, grant: &Grant, delta: &Delta, is_closing: bool) {
         merge_cells(&mut self.cells, &delta.cells);
-        let part = self.parts.entry(assignment.to_owned()).or_default();
+        let part = self.parts.entry(grant.clone()).or_default();
         part.health.merge(&delta.health);
+        part.handover = part.handover.max(delta.handover);
         if !delta.progress.is_empty() {
             part.progress.clone_from(&delta.progress);
         }

@@ -3,15 +3,17 @@
 pub mod compare;
 pub mod course;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use shoal_domain::account::{Holding, Until, account, applied, residual};
-use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failure, merge_cells};
+use shoal_domain::delta::{
+    Cells, Delta, DeviceGauge, Failure, Health, Samples, add_failure, merge_cells,
+};
 use shoal_domain::files::File;
-use shoal_domain::ids::{AgentId, SeriesId, StageId};
+use shoal_domain::ids::{GrantId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Send, StageKind};
 use shoal_domain::report::{
@@ -19,9 +21,10 @@ use shoal_domain::report::{
     RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdReport,
     ThresholdResult, TimeReport, ValidityReason,
 };
+use shoal_domain::roster::{Grant, Move, Why};
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
-use shoal_domain::shard::Shard;
+use shoal_domain::shard::{Block, Shard};
 use shoal_domain::validity::{AgentHealth, FleetHealth, assess};
 use shoal_domain::verdict::{self, Facts};
 use shoal_proto::v1;
@@ -29,7 +32,7 @@ use shoal_service_kit::{Clock, SystemClock};
 
 use crate::live::LiveRuns;
 use crate::orchestrator::{ActiveRun, Status, decode};
-use crate::record::{Record, Scaled, plan_of, shard_of};
+use crate::record::{Record, Scaled, grant_of, plan_of, shard_of};
 use crate::refusal::Refusal;
 use crate::store::{AssignmentRow, EventRow, RunRow, Store, ThresholdRow};
 
@@ -42,10 +45,14 @@ pub struct Judged {
     pub exit_code: u8,
 }
 
-/// One assignment with everything that is stored of it.
+/// One grant with everything that is stored of it.
 struct Share {
     row: AssignmentRow,
+    /// In run time; empty where it never began.
     shard: Shard,
+    /// Devices that it held at the end, or was to hold.
+    devices: u64,
+    ended: Option<Why>,
     total: Delta,
     totals_proved: Option<bool>,
 }
@@ -105,7 +112,12 @@ fn result_word(result: ThresholdResult) -> &'static str {
     }
 }
 
-async fn shares(store: &Store, row: &RunRow, plan: &Plan) -> Result<Vec<Share>, Refusal> {
+async fn shares(
+    store: &Store,
+    row: &RunRow,
+    plan: &Plan,
+    record: &Record,
+) -> Result<Vec<Share>, Refusal> {
     let mut totals: BTreeMap<(String, i64), Delta> = BTreeMap::new();
     let mut add = |id: String, epoch: i64, delta: Delta| {
         totals.entry((id, epoch)).or_default().absorb(delta);
@@ -120,17 +132,24 @@ async fn shares(store: &Store, row: &RunRow, plan: &Plan) -> Result<Vec<Share>, 
     }
     let mut shares = Vec::new();
     for assignment in store.assignments(row.run_id).await? {
-        let shard = shard_of(plan, &assignment)?;
+        let granted = shard_of(plan, &assignment)?;
         let key = (assignment.grant.assignment_id.clone(), assignment.grant.epoch);
         let total = totals.remove(&key).unwrap_or_default();
         let totals_proved = match &assignment.closing {
-            Some(closing) => {
+            Some(closing) if !closing.totals.is_empty() => {
                 let closing = decode("assignments", &key.0, &closing.totals)?;
                 Some(closing.cells == total.cells)
             }
-            None => None,
+            _ => None,
         };
-        shares.push(Share { row: assignment, shard, total, totals_proved });
+        let stays = |block: &&Block| block.until_us == u64::MAX;
+        let devices = granted.blocks.iter().filter(stays).map(Block::len).sum();
+        let grant = grant_of(&record.roster, &assignment).cloned();
+        let ended = grant.as_ref().and_then(|grant| grant.ended.as_ref()).map(|ended| ended.why);
+        let shard = grant
+            .and_then(|grant| Grant { blocks: granted.blocks, ..grant }.tenures(total.handover))
+            .unwrap_or_default();
+        shares.push(Share { row: assignment, shard, devices, ended, total, totals_proved });
     }
     Ok(shares)
 }
@@ -143,10 +162,11 @@ async fn build(
     server: &str,
 ) -> Result<RunReport, Refusal> {
     let phase = record.state.phase();
-    let shares = shares(store, row, plan).await?;
+    let shares = shares(store, row, plan, record).await?;
     let facts = facts(row, plan, record, &shares);
     let has_run = record.state.t0_us().is_some();
-    let (validity, reasons) = trust(plan, record, &shares, &facts);
+    let (validity, reasons) =
+        trust(plan, record, &shares, &facts, &storage_gaps(store, row).await?);
     let thresholds = if has_run { thresholds(plan, record, &facts) } else { Vec::new() };
     let all_hold = thresholds.iter().all(|t| t.result == ThresholdResult::Passed);
     let (verdict, exit_code) = match record.state.cause() {
@@ -231,8 +251,15 @@ fn facts(row: &RunRow, plan: &Plan, record: &Record, shares: &[Share]) -> Facts 
     let until = if is_ended { Until::Ended(record.load_end_us) } else { Until::Now };
     let mut facts = account(plan, cells, &holdings, until);
     facts.ended_us = if is_ended { record.load_end_us } else { through };
-    add_gauges(&mut facts, shares.iter().flat_map(|share| &share.total.devices));
+    // Devices of a grant that is over are somebody else's, or nobody's.
+    let held = shares.iter().filter(|share| share.ended.is_none());
+    add_gauges(&mut facts, held.flat_map(|share| &share.total.devices));
     facts
+}
+
+async fn storage_gaps(store: &Store, row: &RunRow) -> Result<Vec<String>, Refusal> {
+    let events = store.events(row.run_id).await?.into_iter();
+    Ok(events.filter(|event| event.kind == "storage_gap").map(|event| event.text).collect())
 }
 
 /// Adds the agents' gauges to the groups' devices; `connected` are those that ever were, each once
@@ -252,6 +279,7 @@ fn trust(
     record: &Record,
     shares: &[Share],
     facts: &Facts,
+    storage_gaps: &[String],
 ) -> (Validity, Vec<ValidityReason>) {
     let is_send =
         |series: SeriesId, _: StageId| plan.series[series.index()].operation != Operation::Connect;
@@ -271,15 +299,10 @@ fn trust(
         .map(|share| AgentHealth {
             agent: share.row.grant.agent_id.clone(),
             health: share.total.health,
-            lost_at_us: record
-                .lost
-                .iter()
-                .find(|(agent, _)| agent.as_str() == share.row.grant.agent_id)
-                .map(|(_, at_us)| *at_us),
             totals_proved: share.totals_proved,
         })
         .collect();
-    assess(&fleet, &agents, &[])
+    assess(&fleet, &agents, &record.roster.moves, storage_gaps, &[])
 }
 
 fn series(plan: &Plan, facts: &Facts) -> Vec<SeriesReport> {
@@ -463,6 +486,7 @@ fn failures(plan: &Plan, shares: &[Share]) -> Vec<FailureReport> {
     merged.into_iter().filter(known).map(report).collect()
 }
 
+/// One row an agent, whatever it held in turn.
 async fn agents(
     store: &Store,
     row: &RunRow,
@@ -470,36 +494,44 @@ async fn agents(
     shares: &[Share],
 ) -> Result<Vec<AgentReport>, Refusal> {
     let known = store.run_agents(row.run_id).await?;
-    let state = |share: &Share| {
-        let agent = &share.row.grant.agent_id;
-        if share.row.closing.is_some() {
-            "closed"
-        } else if record.lost.keys().any(|lost| lost.as_str() == agent) {
-            "lost"
-        } else if record.state.phase() == Phase::FailedToStart {
-            "not_started"
-        } else if record.state.phase().is_over() {
-            "silent"
-        } else {
-            "running"
+    let state = |share: &Share| match share.ended {
+        _ if share.row.closing.is_some() => "closed",
+        Some(why) => why.word(),
+        None if record.state.phase() == Phase::FailedToStart => "not_started",
+        None if record.state.phase().is_over() => "silent",
+        None => "running",
+    };
+    let mut by_agent: BTreeMap<&str, Vec<&Share>> = BTreeMap::new();
+    for share in shares {
+        by_agent.entry(&share.row.grant.agent_id).or_default().push(share);
+    }
+    let report = |(agent, shares): (&str, Vec<&Share>)| {
+        let mut health = Health::default();
+        shares.iter().for_each(|share| health.merge(&share.total.health));
+        let restarts = shares.iter().filter(|share| share.ended == Some(Why::Restarted)).count();
+        // What it holds now, else the last that it held.
+        let mut newest = shares.clone();
+        newest.sort_by_key(|share| (share.ended.is_none(), share.row.grant.epoch));
+        let live = shares.iter().filter(|share| share.ended.is_none());
+        let proved = shares.iter().filter_map(|share| share.totals_proved);
+        AgentReport {
+            agent: agent.to_owned(),
+            build: known
+                .iter()
+                .find(|known| known.agent_id == agent)
+                .map(|known| known.build.clone())
+                .unwrap_or_default(),
+            devices: live.map(|share| share.devices).sum(),
+            state: newest.last().map_or("", |share| state(share)).to_owned(),
+            restarts: restarts as u64,
+            stall_max_us: health.stall_max_us,
+            stalled_us: health.stalled_us,
+            descriptor_errors: health.descriptor_errors,
+            port_errors: health.port_errors,
+            totals_proved: proved.reduce(|all, one| all && one),
         }
     };
-    let report = |share: &Share| AgentReport {
-        agent: share.row.grant.agent_id.clone(),
-        build: known
-            .iter()
-            .find(|agent| agent.agent_id == share.row.grant.agent_id)
-            .map(|agent| agent.build.clone())
-            .unwrap_or_default(),
-        devices: share.shard.devices(),
-        state: state(share).to_owned(),
-        stall_max_us: share.total.health.stall_max_us,
-        stalled_us: share.total.health.stalled_us,
-        descriptor_errors: share.total.health.descriptor_errors,
-        port_errors: share.total.health.port_errors,
-        totals_proved: share.totals_proved,
-    };
-    Ok(shares.iter().map(report).collect())
+    Ok(by_agent.into_iter().map(report).collect())
 }
 
 async fn events(store: &Store, row: &RunRow, record: &Record) -> Result<Vec<EventReport>, Refusal> {
@@ -574,8 +606,9 @@ pub fn progress(
 }
 
 fn note(record: &Record) -> String {
-    let list = |agents: Vec<&AgentId>| {
-        agents.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let list = |grants: Vec<&GrantId>| {
+        let names: BTreeSet<&str> = grants.iter().map(|grant| grant.agent.as_str()).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
     };
     match &record.state {
         RunState::Pending { .. } => format!("waiting for {} agent(s)", record.agents_wanted),
@@ -590,8 +623,12 @@ fn note(record: &Record) -> String {
         }
         RunState::Over { cause, .. } => cause.sentence(),
         RunState::Armed { .. } | RunState::Running { .. } => {
-            let lost: Vec<&AgentId> = record.lost.keys().collect();
-            if lost.is_empty() { String::new() } else { format!("lost: {}", list(lost)) }
+            let run_us = (elapsed_s(record).max(0.0) * 1e6) as u64;
+            let moved = record.roster.moves.last().map(Move::sentence).unwrap_or_default();
+            match record.roster.without_agent(run_us) {
+                0 => moved,
+                n => format!("{n} devices without agent now; {moved}"),
+            }
         }
     }
 }

@@ -56,6 +56,7 @@ fn to_wire(delta: &Delta) -> v1::Delta {
         receipts: delta.receipts.iter().map(receipt).collect(),
         clock_error_us: delta.clock_error_us,
         revised_us: delta.revised_us.clone(),
+        handover: delta.handover,
     }
 }
 
@@ -205,6 +206,7 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
         receipts: wire.receipts.into_iter().map(receipt_from).collect::<Result<_, _>>()?,
         clock_error_us: wire.clock_error_us,
         revised_us: wire.revised_us,
+        handover: wire.handover,
     })
 }
 

@@ -9,8 +9,9 @@ use shoal_domain::ids::RunId;
 use shoal_domain::run::{Phase, Validity, Verdict};
 use sqlx::FromRow;
 
+use super::assignments::{cut_assignments, insert_assignments};
 use super::error::unavailable;
-use super::{Store, StoreError, Tx, in_tx, on_db};
+use super::{NewAssignment, Store, StoreError, Tx, in_tx, on_db};
 
 /// The whole of a run's changing part. `version` and `owner_epoch` are those that were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +47,24 @@ pub struct EventRow {
 }
 
 impl Store {
-    /// Returns the new version. A [`StoreError::Conflict`] says that somebody else moved or owns
-    /// the run, or that it is over; nothing was written then.
+    /// [`Store::change_run_and_grants`] of a change that leaves all grants as they are.
     pub async fn change_run(
         &self,
         change: &RunChange,
         events: &[NewEvent],
+    ) -> Result<i64, StoreError> {
+        self.change_run_and_grants(change, events, &[], &[]).await
+    }
+
+    /// Moves a run, and with it what agents are to hold: `granted` is new, the blocks of `cut` are
+    /// other ones now. Returns the new version. A [`StoreError::Conflict`] says that somebody else moved or owns
+    /// the run, or that it is over; nothing was written then.
+    pub async fn change_run_and_grants(
+        &self,
+        change: &RunChange,
+        events: &[NewEvent],
+        granted: &[NewAssignment],
+        cut: &[NewAssignment],
     ) -> Result<i64, StoreError> {
         // Only the current owner's newest view may move a run, and only until it is over.
         const CHANGE: &str = "UPDATE runs SET version = version + 1, n_events = n_events + $4, \
@@ -82,6 +95,8 @@ impl Store {
             return Err(self.why_unchanged(&mut tx, change).await?);
         };
         insert_events(&mut tx, change.run_id, n_events - n_new, events).await?;
+        insert_assignments(&mut tx, granted).await?;
+        cut_assignments(&mut tx, cut).await?;
         if change.phase.is_over() {
             end_intake(&mut tx, change.run_id).await?;
         }

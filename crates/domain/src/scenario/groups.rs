@@ -32,6 +32,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         reconnect_first: None,
         reconnect_max: None,
         max_in_flight: fields.text("max_in_flight"),
+        labels: Vec::new(),
         connect_within: fields.text("connect_within"),
         will: None,
         certificate: None,
@@ -78,8 +79,13 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
             group.sends.extend(read_send(name, &field, &mut group.peers, out));
         }
     }
-    let place = fields.later("place");
-    keep_all(place, Level::Plan, false, &mut later);
+    if let Some(place) = fields.find("place") {
+        let labels = named(place.node, &place.path, out);
+        group.labels = labels
+            .into_iter()
+            .filter_map(|(_, field)| written(field.node, &field.path, out))
+            .collect();
+    }
     if let Some(mut will) = fields.map("will") {
         group.will = Some(read_message(&mut will, out));
         will.close();
