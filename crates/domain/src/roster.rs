@@ -505,10 +505,11 @@ impl Roster {
         let surplus = |taker: &AgentSeen| {
             held(&taker.id) as f64 - total as f64 * taker.weight / weights.max(f64::MIN_POSITIVE)
         };
+        let worth_it = (total as f64 * WORTH_MOVING).max(1.0);
         let joined: Vec<&AgentSeen> =
-            takers.iter().filter(|taker| held(&taker.id) == 0).copied().collect();
+            takers.iter().filter(|taker| -surplus(taker) >= worth_it).copied().collect();
         let missing: f64 = joined.iter().map(|taker| -surplus(taker)).sum();
-        if joined.is_empty() || missing < (total as f64 * WORTH_MOVING).max(1.0) {
+        if joined.is_empty() {
             return;
         }
         let richest = takers.iter().copied().max_by(|a, b| surplus(a).total_cmp(&surplus(b)));

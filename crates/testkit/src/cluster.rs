@@ -97,6 +97,13 @@ impl Cluster {
         .await;
     }
 
+    /// What SIGTERM does: returns when the agent has gone.
+    pub async fn dismiss_agent(&mut self, number: usize) {
+        let agent = self.agents.remove(&number).expect("this agent was started");
+        agent.stop_softly();
+        agent.wait(PATIENCE).await;
+    }
+
     /// What the broker is told to do, and what it counted.
     pub fn broker(&self) -> &Script {
         self.broker.script()
