@@ -15,6 +15,7 @@ use shoal_domain::plan::Plan;
 use shoal_domain::schedule::Timetable;
 use shoal_service_kit::{Clock, SystemClock};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -243,11 +244,16 @@ impl CoreLoop {
         }
     }
 
-    /// Never waits: a full channel only costs resolution in time.
+    /// Never waits: a full channel only costs resolution in time. Where nobody takes the counts any
+    /// more, nothing is sent any more.
     fn report(&self, delta: Delta) {
         let report = CoreReport { core: self.number, delta, closed: None };
-        if let Err(refused) = self.reports.try_send(report) {
-            self.core.recorder.borrow_mut().keep(refused.into_inner().delta);
+        match self.reports.try_send(report) {
+            Ok(()) => {}
+            Err(TrySendError::Full(report)) => {
+                self.core.recorder.borrow_mut().keep(report.delta);
+            }
+            Err(TrySendError::Closed(_)) => self.core.control.abort(),
         }
     }
 

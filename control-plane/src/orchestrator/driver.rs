@@ -668,11 +668,14 @@ impl Driver {
 
     /// In a task of its own: a slow store must not keep the run from being stopped.
     fn compact_now_and_then(&mut self, now_us: u64) {
-        let is_busy = self.compacting.as_mut().is_some_and(|done| {
-            done.try_recv()
-                .is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Empty)
-        });
-        if is_busy || now_us < self.compacted_us + COMPACT_EVERY_US {
+        use tokio::sync::oneshot::error::TryRecvError;
+        if let Some(mut done) = self.compacting.take()
+            && done.try_recv() == Err(TryRecvError::Empty)
+        {
+            self.compacting = Some(done);
+            return;
+        }
+        if now_us < self.compacted_us + COMPACT_EVERY_US {
             return;
         }
         self.compacted_us = now_us;
