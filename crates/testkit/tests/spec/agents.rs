@@ -9,7 +9,7 @@ use crate::STEADY;
 /// The equation holds, and nothing is reported that did not happen.
 #[track_caller]
 fn accounted(report: &RunReport, seen: u64) -> SlotReport {
-    let slots = series(report, "telemetry", "all").slots.unwrap();
+    let slots = series(report, "telemetry", "all").slots.expect("a series that sends has slots");
     assert_eq!(slots.planned, slots.n_classed(), "{report:#?}");
     assert!(slots.sent <= seen, "{seen} {report:#?}");
     slots
