@@ -2,8 +2,8 @@
 
 use super::fields::{Field, Fields, named, written};
 use super::{
-    Certificate, CertificateKind, Churn, Command, Group, Level, Listener, Message, Pace, Payload,
-    Publish, Replay, Reply, Sas, Send, keep_all, plain_name,
+    Certificate, CertificateKind, Churn, Command, Group, Listener, Message, Pace, Payload,
+    Publish, Replay, Reply, Sas, Send, plain_name,
 };
 use super::{http, payload};
 use crate::diagnostics::Collector;
@@ -11,7 +11,7 @@ use crate::outcome::Operation;
 
 pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<Group> {
     let mut fields = Fields::open(field.node, &field.path, out)?;
-    let mut later = Vec::new();
+    let later = Vec::new();
     let mut group = Group {
         name,
         path: field.path.clone(),
