@@ -2,8 +2,8 @@
 
 use super::fields::{Field, Fields, named, written};
 use super::{
-    Certificate, CertificateKind, Churn, Command, Group, Listener, Message, Pace, Payload,
-    Publish, Replay, Reply, Sas, Send, plain_name,
+    Certificate, CertificateKind, Churn, Command, Group, Listener, Message, Pace, Payload, Publish,
+    Replay, Reply, Sas, Send, plain_name,
 };
 use super::{http, payload};
 use crate::diagnostics::Collector;
