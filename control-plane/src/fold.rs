@@ -109,10 +109,7 @@ pub fn into_windows(windows: &mut BTreeMap<WindowKey, Delta>, region: &str, delt
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use shoal_domain::delta::{Health, Progress};
-}
-
-    use shoal_domain::delta::{DeviceGauge, Health, Progress, merge_cells};
+    use shoal_domain::delta::{Health, Progress, merge_cells};
 
     fn delta(window: u64, values: &[u64]) -> Delta {
         let mut delta = Delta { first_window: window, last_window: window, ..Delta::default() };
