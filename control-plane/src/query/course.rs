@@ -273,13 +273,17 @@ impl Gauges {
 
     /// Where each assignment ended, by its own word or because its agent was lost.
     async fn end(&mut self, store: &Store, row: &RunRow, record: &Record) -> Result<(), Refusal> {
+        // One agent may have held several epochs: it has ended with the last of them.
+        let mut ends: BTreeMap<String, Option<u64>> = BTreeMap::new();
         for assignment in store.assignments(row.run_id).await? {
-            let agent = &assignment.grant.agent_id;
-            let lost = record.lost.iter().find(|(lost, _)| lost.as_str() == agent);
+            let ended = grant_of(&record.roster, &assignment).and_then(|grant| grant.ended.clone());
             let closed = assignment.closing.as_ref().map(|closing| closing.closed_at_us as u64);
-            if let Some(end_us) = closed.or(lost.map(|(_, at_us)| *at_us))
-                && let Some(values) = self.0.get_mut(&assignment.grant.assignment_id)
-            {
+            let end_us = closed.or(ended.map(|ended| ended.at_us));
+            let known = ends.entry(assignment.grant.assignment_id).or_insert(Some(0));
+            *known = known.and_then(|known| end_us.map(|end_us| end_us.max(known)));
+        }
+        for (assignment, end_us) in ends {
+            if let (Some(end_us), Some(values)) = (end_us, self.0.get_mut(&assignment)) {
                 let end = end_us / 1_000_000 + 1;
                 values.retain(|window, _| *window < end);
                 values.insert(end, 0);
