@@ -15,7 +15,7 @@ use shoal_proto::v1;
 
 use crate::fold::FACTS;
 use crate::orchestrator::decode;
-use crate::record::{Record, internal, plan_of};
+use crate::record::{Record, grant_of, internal, plan_of};
 use crate::refusal::Refusal;
 use crate::store::{RunRow, Store};
 
