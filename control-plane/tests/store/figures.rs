@@ -73,7 +73,7 @@ async fn fill(store: &Store, run_id: RunId, name: &str, around_us: u64) {
     let record = Record {
         state: RunState::Over { phase: Phase::Finished, t0_us, cause: Cause::Completed },
         load_end_us: plan.end_us(),
-        lost,
+        roster: Default::default(),
         false_since_us: BTreeMap::new(),
         scaled: vec![],
         agents_wanted: 2,
@@ -100,7 +100,7 @@ async fn fill(store: &Store, run_id: RunId, name: &str, around_us: u64) {
 
 async fn assign(store: &Store, plan: &Plan, run_id: RunId) {
     let share = Share { weight: 1.0, cap: 10_000 };
-    let shards = deal(plan, &[share, share]).expect("two agents are enough");
+    let shards = deal(plan, &[share, share], |_, _| true).expect("two agents are enough");
     let grants: Vec<NewAssignment> = AGENTS
         .iter()
         .zip(&shards)
