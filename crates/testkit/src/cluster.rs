@@ -12,7 +12,9 @@ use shoal_control_plane::app as control_plane;
 use shoal_demo_broker::{BrokerThread, Script};
 use shoal_domain::report::{RunReport, SeriesReport};
 use shoal_proto::v1::control_service_client::ControlServiceClient;
-use shoal_proto::v1::{GetReportRequest, Override, ShippedFile, StartRunRequest, StopRunRequest};
+use shoal_proto::v1::{
+    GetReportRequest, Override, ScaleRunRequest, ShippedFile, StartRunRequest, StopRunRequest,
+};
 use shoal_service_kit::Lifecycle;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -97,6 +99,18 @@ impl Cluster {
         .await;
     }
 
+    /// A file that its agents can read; its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).expect("a file in the temporary directory");
+        path.display().to_string()
+    }
+
+    /// What the owner of its agents provides from the next run on.
+    pub fn secret(&self, name: &str, value: &str) {
+        self.file(&format!("secrets/{name}"), value);
+    }
+
     /// What the broker is told to do, and what it counted.
     pub fn broker(&self) -> &Script {
         self.broker.script()
@@ -171,6 +185,13 @@ impl Run {
     pub async fn stop(&self) {
         let request = StopRunRequest { run: self.id.clone(), abort: false };
         self.client.clone().stop_run(request).await.expect("a run that goes on can be stopped");
+    }
+
+    /// Takes a group of its load to so many devices.
+    pub async fn scale(&self, group: &str, devices: u64, rate_per_s: f64) {
+        let (run, group) = (self.id.clone(), group.to_owned());
+        let request = ScaleRunRequest { run, group, devices, rate_per_s };
+        self.client.clone().scale_run(request).await.expect("a load that may be changed so");
     }
 
     /// Returns when the broker has seen `n` publishes of this run; it must be the only one.

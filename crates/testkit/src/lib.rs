@@ -4,12 +4,14 @@
 //! Everything started here ends with the test process, also when that is killed. Nothing is skipped
 //! silently: a missing program is a failed test whose message says how to get it.
 
+pub mod authority;
 pub mod cluster;
 pub mod daemon;
 pub mod expect;
 pub mod faults;
 pub mod http_server;
 pub mod mosquitto;
+pub mod mosquitto_sub;
 pub mod platform;
 pub mod postgres;
 mod programs;

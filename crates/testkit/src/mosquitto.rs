@@ -1,8 +1,11 @@
 //! A real mosquitto for one test: the independent witness that our MQTT is MQTT.
 //!
 //! It can be frozen and thawed (SIGSTOP, SIGCONT), which is what an overloaded platform looks like
-//! from outside: connections stay, bytes are accepted, nothing is answered. Invariant: the process
-//! ends with this handle, and with the test process when that is killed.
+//! from outside: connections stay, bytes are accepted, nothing is answered. It can end and come back
+//! at the same addresses with what it kept. Invariant: the process ends with this handle, and with
+//! the test process when that is killed.
+
+mod setup;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,9 +13,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
+pub use self::setup::{Door, Setup};
 use crate::programs;
 use crate::watchdog::Watchdog;
 
@@ -23,28 +27,27 @@ const ATTEMPTS: usize = 5;
 
 #[derive(Debug)]
 pub struct Mosquitto {
-    addr: SocketAddr,
+    doors: Vec<(Door, SocketAddr)>,
     process: Child,
     watchdog: Watchdog,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Mosquitto {
     /// Anybody may connect. Panics when mosquitto is missing: its tests must not pass without.
     pub fn start() -> Self {
-        Self::launch(None)
+        Self::with(&Setup::default())
     }
 
     /// Only this user may connect.
     pub fn with_login(user: &str, password: &str) -> Self {
-        Self::launch(Some((user, password)))
+        Self::with(&Setup::default().login(user, password))
     }
 
-    fn launch(login: Option<(&str, &str)>) -> Self {
-        let program = program("mosquitto");
+    pub fn with(setup: &Setup) -> Self {
         let mut said = String::new();
         for _ in 0..ATTEMPTS {
-            match attempt(&program, login) {
+            match attempt(setup) {
                 Ok(running) => return running,
                 Err(why) => said = why,
             }
@@ -52,8 +55,20 @@ impl Mosquitto {
         panic!("mosquitto did not start in {ATTEMPTS} attempts: {said}");
     }
 
+    /// Where it takes MQTT as it is.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.addr_of(Door::Plain)
+    }
+
+    /// Panics where the setup has no such door.
+    pub fn addr_of(&self, door: Door) -> SocketAddr {
+        let found = self.doors.iter().find(|(known, _)| *known == door);
+        found.unwrap_or_else(|| panic!("this broker has no door for {door:?}")).1
+    }
+
+    /// As a target's url.
+    pub fn url_of(&self, door: Door) -> String {
+        format!("{}://{}", door.scheme(), self.addr_of(door))
     }
 
     /// Stops answering, keeps all connections. [`Mosquitto::thaw`] goes on.
@@ -73,6 +88,30 @@ impl Mosquitto {
         let _ = self.process.wait();
     }
 
+    /// Ends it in order: it closes its connections and, where it is persistent, writes what it keeps.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        // Whoever is frozen ends when it thaws.
+        self.thaw();
+        let _ = self.process.wait();
+        self.watchdog.release();
+    }
+
+    /// Starts again, after its end, at the same addresses and with what it kept.
+    pub fn start_again(&mut self) {
+        let end = Instant::now() + START_WITHIN;
+        loop {
+            match launch(self.dir.path(), self.addr()) {
+                Ok((process, watchdog)) => {
+                    (self.process, self.watchdog) = (process, watchdog);
+                    return;
+                }
+                // A connection of somebody else may hold the port for a moment.
+                Err(why) => assert!(Instant::now() < end, "mosquitto did not start again: {why}"),
+            }
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.id()).expect("process ids fit an i32");
         kill(Pid::from_raw(pid), signal).expect("mosquitto is our child and not yet waited for");
@@ -85,82 +124,64 @@ impl Drop for Mosquitto {
     }
 }
 
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     programs::find(name, &programs::system()).unwrap_or_else(|| {
         panic!(
             "this test needs {name} and found none on this machine: install it with apt-get \
-             install mosquitto or brew install mosquitto"
+             install mosquitto mosquitto-clients or brew install mosquitto"
         )
     })
 }
 
-fn attempt(program: &Path, login: Option<(&str, &str)>) -> Result<Mosquitto, String> {
+fn attempt(setup: &Setup) -> Result<Mosquitto, String> {
     let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-    let addr = free_port().map_err(|error| format!("no free port: {error}"))?;
-    let config = dir.path().join("mosquitto.conf");
-    std::fs::write(&config, configuration(addr, dir.path(), login)?)
-        .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
-    let log = std::fs::File::create(dir.path().join("log")).map_err(|error| error.to_string())?;
-    let mut process = Command::new(program)
+    let mut doors = Vec::new();
+    for door in setup.doors() {
+        doors.push((door, free_port().map_err(|error| format!("no free port: {error}"))?));
+    }
+    let text = setup.configuration(&doors, dir.path())?;
+    std::fs::write(dir.path().join(CONFIG), text)
+        .map_err(|error| format!("cannot write its configuration: {error}"))?;
+    let (_, plain) = doors[0];
+    let (process, watchdog) = launch(dir.path(), plain)?;
+    Ok(Mosquitto { doors, process, watchdog, dir })
+}
+
+const CONFIG: &str = "mosquitto.conf";
+
+/// Returns when it listens.
+fn launch(dir: &Path, addr: SocketAddr) -> Result<(Child, Watchdog), String> {
+    let program = program("mosquitto");
+    let log = std::fs::File::create(dir.join("log")).map_err(|error| error.to_string())?;
+    let mut process = Command::new(&program)
         .arg("-c")
-        .arg(&config)
+        .arg(dir.join(CONFIG))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
         .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
     let watchdog = Watchdog::guard("kill -KILL \"$1\"", &[&process.id().to_string()]);
-    let watchdog = watchdog.map_err(|error| format!("cannot start /bin/sh: {error}"))?;
+    let mut watchdog = watchdog.map_err(|error| format!("cannot start /bin/sh: {error}"))?;
 
     let end = Instant::now() + START_WITHIN;
     let why = loop {
         if let Ok(Some(status)) = process.try_wait() {
-            let log = std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+            let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
             break format!("it ended at once ({status}): {}", log.trim());
         }
         if TcpStream::connect(addr).is_ok() {
-            return Ok(Mosquitto { addr, process, watchdog, _dir: dir });
+            return Ok((process, watchdog));
         }
         if Instant::now() > end {
             break format!("it did not listen within {START_WITHIN:?}");
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    // Through the handle, so that the process and its watchdog go.
-    drop(Mosquitto { addr, process, watchdog, _dir: dir });
+    watchdog.release();
+    let _ = process.kill();
+    let _ = process.wait();
     Err(why)
-}
-
-fn configuration(
-    addr: SocketAddr,
-    dir: &Path,
-    login: Option<(&str, &str)>,
-) -> Result<String, String> {
-    let mut text = format!("listener {} {}\npersistence false\n", addr.port(), addr.ip());
-    // By default it drops what a slow reader has not taken, in silence.
-    text.push_str("max_queued_messages 0\nmax_inflight_messages 1000\n");
-    if Uid::effective().is_root() {
-        // Else it becomes a user that cannot read the files of this test.
-        text.push_str("user root\n");
-    }
-    match login {
-        None => text.push_str("allow_anonymous true\n"),
-        Some((user, password)) => {
-            let file = dir.join("passwords");
-            let made = Command::new(program("mosquitto_passwd"))
-                .args(["-b", "-c"])
-                .arg(&file)
-                .args([user, password])
-                .stderr(Stdio::null())
-                .status();
-            if !made.is_ok_and(|status| status.success()) {
-                return Err("mosquitto_passwd failed".to_owned());
-            }
-            let file = file.display();
-            text.push_str(&format!("allow_anonymous false\npassword_file {file}\n"));
-        }
-    }
-    Ok(text)
 }
 
 fn free_port() -> std::io::Result<SocketAddr> {
@@ -216,5 +237,15 @@ mod tests {
         TcpStream::connect(broker.addr()).unwrap();
         broker.thaw();
         assert_eq!(connack(broker.addr(), None).await.unwrap(), ConnectReturnCode::Success);
+    }
+
+    #[tokio::test]
+    async fn it_comes_back_where_it_was() {
+        let mut broker = Mosquitto::with(&Setup::default().persistent());
+        let addr = broker.addr();
+        broker.stop();
+        assert!(TcpStream::connect(addr).is_err());
+        broker.start_again();
+        assert_eq!(connack(addr, None).await.unwrap(), ConnectReturnCode::Success);
     }
 }

@@ -6,6 +6,7 @@ mod agents;
 mod counting;
 mod files;
 mod http;
+mod mosquitto;
 mod observers;
 mod shipped;
 mod target;
