@@ -20,9 +20,15 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::authority::{Authority, Pair};
 
 /// Requests that are remembered whole; all are counted.
 const REMEMBERED: usize = 20_000;
@@ -111,6 +117,7 @@ struct Ledger {
 
 pub struct HttpServer {
     addr: SocketAddr,
+    scheme: &'static str,
     ledger: Arc<Mutex<Ledger>>,
     _stop: DropGuard,
 }
@@ -118,11 +125,29 @@ pub struct HttpServer {
 impl HttpServer {
     /// Answers every request with what `handler` says.
     pub fn start(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::launch(None, handler)
+    }
+
+    /// The same behind TLS, where the client chooses between HTTP/1.1 and 2.
+    pub fn secured(
+        authority: &Authority,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let pair = authority.sign(&["127.0.0.1", "localhost"]);
+        Self::launch(Some(acceptor(&pair)), handler)
+    }
+
+    fn launch(
+        tls: Option<TlsAcceptor>,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let handler: Arc<Handler> = Arc::new(handler);
         let shared = Arc::clone(&ledger);
         let (addr, stop) = on_a_thread(move |stream| {
             let (ledger, handler) = (Arc::clone(&shared), Arc::clone(&handler));
+            let tls = tls.clone();
             let connection = {
                 let mut ledger = locked(&ledger);
                 ledger.connections += 1;
@@ -132,12 +157,18 @@ impl HttpServer {
                 let service = service_fn(move |request| {
                     answer(connection, request, Arc::clone(&ledger), Arc::clone(&handler))
                 });
-                let io = TokioIo::new(stream);
                 // A connection that the client breaks is the test's doing.
-                drop(auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await);
+                let http = auto::Builder::new(TokioExecutor::new());
+                match tls {
+                    None => drop(http.serve_connection(TokioIo::new(stream), service).await),
+                    Some(tls) => {
+                        let Ok(stream) = tls.accept(stream).await else { return };
+                        drop(http.serve_connection(TokioIo::new(stream), service).await);
+                    }
+                }
             })
         });
-        Self { addr, ledger, _stop: stop }
+        Self { addr, scheme, ledger, _stop: stop }
     }
 
     /// The server of the HTTP tutorial: `/greet`, `/data`, `/health`, `/ota`, `/login`.
@@ -155,7 +186,7 @@ impl HttpServer {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("{}://{}", self.scheme, self.addr)
     }
 
     /// Requests for a path, whatever their queries.
@@ -175,6 +206,23 @@ impl HttpServer {
     pub fn seen(&self) -> Vec<Seen> {
         locked(&self.ledger).seen.iter().cloned().collect()
     }
+}
+
+fn acceptor(pair: &Pair) -> TlsAcceptor {
+    let cert = CertificateDer::from_pem_slice(pair.cert_pem.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![cert.expect("a certificate in PEM form")],
+            key.expect("a key in PEM form"),
+        )
+        .expect("a pair of an authority fits");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config).into()
 }
 
 async fn answer(

@@ -6,6 +6,7 @@ mod agents;
 mod counting;
 mod files;
 mod http;
+mod http_load;
 mod mosquitto;
 mod observers;
 mod shipped;
