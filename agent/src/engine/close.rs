@@ -1,13 +1,49 @@
 //! The end of a core: the gate closes, acks are awaited, devices say goodbye.
 //!
 //! The sweep at the gate handles each device's remaining slots by the usual rules, so a slot due in
-//! the last millisecond is sent like any other; only what the target still delays becomes unsent.
+//! the last millisecond is sent like any other; only what the target still delays becomes unsent. A
+//! core whose devices answer commands stays for those who still wait for such an answer.
 
+use shoal_domain::plan::{Action, Group};
+
+use super::Job;
 use super::core::CoreLoop;
 use super::stalls::PROBE_US;
+use super::start::Seat;
 
 /// Devices that disconnect between two beats: 10,000 a second, so that the end is no storm.
 const GOODBYES_PER_BEAT: usize = 100;
+
+/// Who may want something of a core's devices after its gate has closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    Nobody,
+    /// Commands of this agent's devices, and of no others.
+    ThisAgent,
+    /// Also those of other agents, of which nothing is known.
+    Others,
+}
+
+impl Audience {
+    pub(super) fn of(job: &Job, seats: &[Seat]) -> Self {
+        let groups = &job.plan.groups;
+        let commands = |group: &Group| {
+            group.sends().iter().any(|send| matches!(send.action, Action::Command(_)))
+        };
+        let answers = |group: &Group| group.listeners.iter().any(|one| one.reply.is_some());
+        if !groups.iter().any(commands) || !seats.iter().any(|seat| answers(&groups[seat.group])) {
+            return Self::Nobody;
+        }
+        let is_held = |(group, found): (usize, &Group)| {
+            let blocks = job.shard.blocks.iter().filter(|block| block.group == group);
+            !commands(found) || blocks.map(|block| block.len()).sum::<u64>() == found.devices
+        };
+        match groups.iter().enumerate().all(is_held) {
+            true => Self::ThisAgent,
+            false => Self::Others,
+        }
+    }
+}
 
 /// Closes the gate for slots intended from `closed_at_us` on and ends all devices.
 pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) {
@@ -20,9 +56,25 @@ pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) {
     core.control.gate_closed();
 
     let until = closed_at_us.saturating_add(core.plan.stop_timeout_us);
-    while core.n_open.get() > 0 && core.now_us() < until && !cores.is_cut {
+    let mut awaited = true;
+    while core.now_us() < until && !cores.is_cut {
+        let awaits = core.n_open.get() > 0;
+        if std::mem::replace(&mut awaited, awaits) != awaits {
+            core.control.awaits_answers(awaits);
+        }
+        let stays = match cores.audience {
+            Audience::Nobody => awaits,
+            Audience::ThisAgent => core.control.any_awaits_answers(),
+            Audience::Others => true,
+        };
+        if !stays {
+            break;
+        }
         core.sleep_until(core.now_us() + PROBE_US).await;
         cores.beat();
+    }
+    if awaited {
+        core.control.awaits_answers(false);
     }
     let mut left = cores.devices.len();
     while left > 0 {

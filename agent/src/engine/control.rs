@@ -35,6 +35,8 @@ pub struct Control {
     offset_error_us: AtomicU64,
     is_clock_fixed: AtomicBool,
     n_open_gates: AtomicUsize,
+    /// Cores with something open, as they say while they close; before that, all.
+    n_awaiting: AtomicUsize,
     from_us: AtomicU64,
     releases: Mutex<Arc<Releases>>,
     /// Counts the changes of `releases`, so that looking for one costs a load and no lock.
@@ -61,6 +63,7 @@ impl Control {
             offset_error_us: 0.into(),
             is_clock_fixed: false.into(),
             n_open_gates: NEVER_STARTED.into(),
+            n_awaiting: 0.into(),
             from_us: 0.into(),
             releases: Mutex::default(),
             n_releases: 0.into(),
@@ -188,6 +191,19 @@ impl Control {
         self.t0_boot_us.store(t0_boot_us, Ordering::SeqCst);
         self.end_us.fetch_min(end_us, Ordering::SeqCst);
         self.n_open_gates.store(n_cores, Ordering::SeqCst);
+        self.n_awaiting.store(n_cores, Ordering::SeqCst);
+    }
+
+    /// A core that closes has come to wait for answers, or no more.
+    pub(super) fn awaits_answers(&self, awaits: bool) {
+        match awaits {
+            true => self.n_awaiting.fetch_add(1, Ordering::SeqCst),
+            false => self.n_awaiting.fetch_sub(1, Ordering::SeqCst),
+        };
+    }
+
+    pub(super) fn any_awaits_answers(&self) -> bool {
+        self.n_awaiting.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn gate_closed(&self) {

@@ -122,6 +122,7 @@ pub(super) struct CoreLoop {
     pub(super) devices: Vec<Simulated>,
     pub(super) tasks: JoinSet<()>,
     pub(super) is_cut: bool,
+    pub(super) audience: close::Audience,
     /// The schedule of releases that `next_release_us` is of.
     pub(super) n_releases: u64,
     pub(super) next_release_us: u64,

@@ -10,6 +10,7 @@ use shoal_domain::shard::Block;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
+use super::close::Audience;
 use super::core::{self, Core, CoreLoop};
 use super::gate::ConnectGate;
 use super::http::{Cap, Kitchen};
@@ -138,6 +139,7 @@ fn run_core(
         Err(error) => {
             let text = format!("core {number}: cannot start its runtime: {error}");
             control.gate_closed();
+            control.awaits_answers(false);
             return failed(number, text, &reports);
         }
     };
@@ -169,6 +171,7 @@ fn run_core(
         number,
         n_cores: job.cores.max(1),
         reports,
+        audience: Audience::of(job, &seats),
         seats,
         devices: Vec::new(),
         tasks: JoinSet::new(),

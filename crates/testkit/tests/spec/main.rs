@@ -3,6 +3,7 @@
 //! The oracle is the broker: what it counted must be what the document says.
 
 mod agents;
+mod commands;
 mod counting;
 mod files;
 mod http;
