@@ -31,7 +31,7 @@ fn server() -> HttpServer {
 /// The equation holds, nobody was convicted, and what was counted here was counted there.
 fn counts_agree(report: &RunReport, server: &HttpServer) {
     assert_eq!((report.phase, report.validity), (Phase::Finished, Some(Validity::Valid)));
-    let slots = series(report, "tick", "all").slots.unwrap();
+    let slots = series(report, "tick", "all").slots.expect("a series of the open model");
     assert_eq!(slots.planned, slots.n_classed(), "{report:#?}");
     for (name, path) in [("login", "/login"), ("tick", "/tick"), ("bye", "/bye")] {
         assert_eq!(series(report, name, "all").count, server.count(path), "{name}: {report:#?}");
