@@ -68,6 +68,8 @@ pub(crate) enum Output {
     Json,
     /// One document per line
     Ndjson,
+    /// A table for spreadsheets: units in the names, nothing rounded
+    Csv,
 }
 
 #[derive(Debug, Subcommand)]
@@ -226,6 +228,26 @@ Example:
         /// Like SH0101
         code: String,
     },
+    /// Completions for a shell, on stdout
+    #[command(after_help = "\
+Examples:
+  shoal completions bash > /etc/bash_completion.d/shoal
+  shoal completions zsh  > \"${fpath[1]}/_shoal\"
+  shoal completions fish > ~/.config/fish/completions/shoal.fish")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// The manual: a page on stdout, or a page for every command into a directory
+    #[command(after_help = "\
+Examples:
+  shoal man | man -l -
+  shoal man --to /usr/local/share/man/man1")]
+    Man {
+        /// Where the pages go
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
     /// The demo broker, as a child of `run`
     #[command(hide = true)]
     DemoBroker {
@@ -243,6 +265,25 @@ pub(crate) struct RowArgs {
     /// The holds alone: no ramp, storm or arrival in the numbers
     #[arg(long, conflicts_with = "stages")]
     pub(crate) exclude_ramp: bool,
+    /// Also what every agent, or every region, did by itself
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) by: Option<By>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    Agent,
+    Region,
+}
+
+impl By {
+    /// As asked of the control plane.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Region => "region",
+        }
+    }
 }
 
 const RUN_HELP: &str = "\

@@ -5,6 +5,7 @@ mod baseline;
 mod compare;
 mod explain;
 mod export;
+mod manual;
 mod past;
 mod run;
 mod scale;
@@ -71,6 +72,8 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
             serve::perform(global, &settings(global)?, agents, listen, metrics_listen).await
         }
         Command::Explain { code } => explain::perform(&code),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { to } => manual::pages(global, to.as_deref()),
         Command::DemoBroker { listen } => builtin::serve(listen).await.map(|()| DONE),
     };
     code.map(ExitCode::from)

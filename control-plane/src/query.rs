@@ -3,6 +3,8 @@
 pub mod compare;
 pub mod course;
 mod observers;
+mod parts;
+mod thresholds;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +19,8 @@ use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Send, StageKind};
 use shoal_domain::report::{
     AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport,
-    RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdReport,
-    ThresholdResult, TimeReport, ValidityReason,
+    RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdResult,
+    TimeReport, ValidityReason,
 };
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
@@ -37,6 +39,7 @@ use crate::trackers::Trackers;
 
 use self::observers::Observing;
 pub use self::observers::observe_live;
+pub use self::parts::parts;
 
 /// What is stored with a run's last phase.
 #[derive(Debug, Clone, Copy)]
@@ -165,12 +168,13 @@ async fn build(
     let phase = record.state.phase();
     let (shares, trackers) = shares(store, row, plan).await?;
     let observing = Observing::new(plan, record, &shares, trackers);
-    let mut facts = facts(row, plan, record, &shares);
+    let mut facts = facts(row, plan, record, shares.iter());
     observing.add_to(&mut facts, &shares);
     let has_run = record.state.t0_us().is_some();
     let blind = if has_run { observing.blindness(plan) } else { Vec::new() };
     let (validity, reasons) = trust(plan, record, &shares, &facts, &blind);
-    let thresholds = if has_run { thresholds(plan, record, &facts) } else { Vec::new() };
+    let asked = thresholds::Asked { store, row, plan, record, shares: &shares, facts: &facts };
+    let thresholds = if has_run { asked.reports().await? } else { Vec::new() };
     let all_hold = thresholds.iter().all(|t| t.result == ThresholdResult::Passed);
     let (verdict, exit_code) = match record.state.cause() {
         Some(cause) if phase.is_over() => {
@@ -218,15 +222,21 @@ async fn build(
         failures: failures(plan, &shares),
         thresholds,
         agents: agents(store, row, record, &shares).await?,
+        parts: Vec::new(),
         events: events(store, row, record).await?,
         observers: if has_run { observing.reports(plan, row, &facts) } else { Vec::new() },
     })
 }
 
-fn facts(row: &RunRow, plan: &Plan, record: &Record, shares: &[Share]) -> Facts {
+fn facts<'s>(
+    row: &RunRow,
+    plan: &Plan,
+    record: &Record,
+    shares: impl Iterator<Item = &'s Share> + Clone,
+) -> Facts {
     let (plan_of_all, revisions) = (Arc::new(plan.clone()), record.revisions());
     let timetables: Vec<Timetable> = shares
-        .iter()
+        .clone()
         .map(|share| {
             let total = &share.total;
             let applied = applied(&revisions, &total.revised_us, &total.progress);
@@ -234,11 +244,11 @@ fn facts(row: &RunRow, plan: &Plan, record: &Record, shares: &[Share]) -> Facts 
         })
         .collect();
     let mut cells = Cells::new();
-    for share in shares {
+    for share in shares.clone() {
         merge_cells(&mut cells, &share.total.cells);
     }
     let holdings: Vec<Holding<'_>> = shares
-        .iter()
+        .clone()
         .zip(&timetables)
         .map(|(share, timetable)| Holding {
             shard: &share.shard,
@@ -247,14 +257,14 @@ fn facts(row: &RunRow, plan: &Plan, record: &Record, shares: &[Share]) -> Facts 
             closed_at_us: share.row.closing.as_ref().map(|closing| closing.closed_at_us as u64),
         })
         .collect();
-    let through =
-        shares.iter().flat_map(|share| &share.total.progress).map(|progress| progress.through_us);
+    let progress = shares.clone().flat_map(|share| &share.total.progress);
+    let through = progress.map(|progress| progress.through_us);
     let through = through.max().unwrap_or(0);
     let is_ended = record.state.phase() >= Phase::Collecting && record.state.t0_us().is_some();
     let until = if is_ended { Until::Ended(record.load_end_us) } else { Until::Now };
     let mut facts = account(plan, cells, &holdings, until);
     facts.ended_us = if is_ended { record.load_end_us } else { through };
-    add_gauges(&mut facts, shares.iter().flat_map(|share| &share.total.devices));
+    add_gauges(&mut facts, shares.flat_map(|share| &share.total.devices));
     facts
 }
 
@@ -446,28 +456,6 @@ fn time(samples: &Samples) -> Option<TimeReport> {
         p999: quantile(0.999)?,
         max: samples.max_us()?,
     })
-}
-
-fn thresholds(plan: &Plan, record: &Record, facts: &Facts) -> Vec<ThresholdReport> {
-    let is_over = record.state.phase().is_over();
-    let report = |(n, threshold): (usize, &shoal_domain::plan::Threshold)| {
-        let judgement = verdict::judge(plan, threshold, facts);
-        // One that was true whenever it was looked at broke at the very end.
-        let since_us = record.false_since_us.get(&n).copied();
-        let since_us = since_us.or(is_over.then_some(facts.ended_us));
-        let is_broken = judgement.result == ThresholdResult::Failed;
-        ThresholdReport {
-            expr: threshold.text.clone(),
-            stage: threshold.stage.map(|stage| plan.stages[stage.index()].name.clone()),
-            value: judgement.value,
-            limit: threshold.limit.value(),
-            unit: threshold.limit.unit().to_owned(),
-            samples: judgement.samples,
-            result: judgement.result,
-            breached_at_s: since_us.filter(|_| is_broken).map(|us| us as f64 / 1e6),
-        }
-    };
-    plan.thresholds.iter().enumerate().map(report).collect()
 }
 
 fn failures(plan: &Plan, shares: &[Share]) -> Vec<FailureReport> {

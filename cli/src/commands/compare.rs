@@ -78,6 +78,7 @@ fn shown(results: &[ComparisonResult], output: Output, all: bool) -> Result<(Str
     }
     let text = match output {
         Output::Table => texts.join("\n"),
+        Output::Csv => json::rows(&values, "series"),
         // One comparison is one document, as most pipelines ask for one.
         output if values.len() == 1 => json::document(&values[0], output),
         output => json::documents(values, output),
@@ -104,6 +105,7 @@ pub(super) async fn trend(
         .map_err(|error| Error::BadDocument { run: "trend".into(), why: error.to_string() })?;
     let text = match global.output {
         Output::Table => comparison::trend(&value),
+        Output::Csv => json::rows(&[value], "runs"),
         output => json::document(&value, output),
     };
     render::data(&text)?;

@@ -1,16 +1,21 @@
 //! `shoal show`: a run's document, as the control plane made it.
 
 use serde_json::Value;
+use shoal_domain::export::{Course, RunExport};
 use shoal_domain::report::RunReport;
-use shoal_proto::v1::GetReportRequest;
+use shoal_proto::v1::{ExportRunRequest, GetReportRequest};
 
 use super::DONE;
-use crate::args::{Global, Output, RowArgs};
+use crate::args::{By, Global, Output, RowArgs};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::here::Wish;
 use crate::place::Place;
+use crate::render::export::csv;
 use crate::render::{self, Paint, json, report};
+
+/// Marks in a row of the course.
+const DRAWN: u64 = 60;
 
 pub(super) async fn perform(
     global: &Global,
@@ -25,6 +30,19 @@ pub(super) async fn perform(
     Ok(DONE)
 }
 
+/// The course as far as it can be drawn. It is an extra: a table without it is still the result.
+async fn course(place: &mut Place, report: &RunReport) -> Option<Course> {
+    report.started_at.as_ref()?;
+    let request = ExportRunRequest { run: report.run.clone(), points: DRAWN };
+    let bytes = place.client.export_run(request).await.ok()?.into_inner().json;
+    serde_json::from_slice::<RunExport>(&bytes).ok().map(|export| export.course)
+}
+
+/// Each part as a document whose own scalars name it.
+fn by_series(value: &Value) -> Vec<Value> {
+    value["parts"].as_array().cloned().unwrap_or_default()
+}
+
 /// The document as text and the exit code in it, if the run is over.
 pub(super) async fn fetch(
     place: &mut Place,
@@ -32,7 +50,8 @@ pub(super) async fn fetch(
     output: Output,
     rows: RowArgs,
 ) -> Result<(String, Option<u8>), Error> {
-    let answer = place.client.get_report(GetReportRequest { run: run.clone() }).await;
+    let by = rows.by.map_or("", By::word).to_owned();
+    let answer = place.client.get_report(GetReportRequest { run: run.clone(), by }).await;
     let bytes = answer.map_err(|status| place.refused(&status))?.into_inner().json;
     let bad =
         |error: serde_json::Error| Error::BadDocument { run: run.clone(), why: error.to_string() };
@@ -42,7 +61,13 @@ pub(super) async fn fetch(
     let text = match output {
         Output::Table => {
             let report: RunReport = serde_json::from_value(value).map_err(bad)?;
-            report::render(&report, rows, Paint::for_stdout())
+            let course = course(place, &report).await;
+            report::render(&report, course.as_ref(), rows, Paint::for_stdout())
+        }
+        Output::Csv if rows.by.is_some() => json::rows(&by_series(&value), "series"),
+        Output::Csv => {
+            let report: RunReport = serde_json::from_value(value).map_err(bad)?;
+            csv::series(&report)
         }
         output => json::document(&value, output),
     };

@@ -2,6 +2,8 @@
 //!
 //! Machines get the document, where units stand in the names and nothing is rounded.
 
+use shoal_domain::report::ThresholdReport;
+
 /// `1,234,567`
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -66,6 +68,14 @@ pub(crate) fn in_unit(value: f64, unit: &str) -> String {
         _ if value.fract() == 0.0 && value >= 0.0 => count(value as u64),
         _ => value.to_string(),
     }
+}
+
+/// Of a threshold judged by windows, the one that came out worst.
+pub(crate) fn worst_window(threshold: &ThresholdReport) -> Option<String> {
+    let windows = threshold.windows.as_ref()?;
+    let (worst, at) = (windows.worst?, windows.worst_at_s?);
+    let held = format!("{} of {} windows", count(windows.held), count(windows.judged));
+    Some(format!("{held}, worst {} at {}", in_unit(worst, &windows.unit), seconds(at)))
 }
 
 /// Three significant digits; more where the whole part has more, fewer for small noise.

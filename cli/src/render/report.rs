@@ -4,19 +4,29 @@
 //! The order is the order of a reader's questions; the verdict comes last, where the eye rests.
 //! No arithmetic: a number that is not in the document is not shown.
 
+mod course;
+mod observers;
+
 use std::fmt::Write as _;
 
+use shoal_domain::export::Course;
 use shoal_domain::report::{
-    DelayReport, ObserverReport, RunReport, SeriesReport, SlotReport, ThresholdResult, TimeReport,
+    PartReport, RunReport, SeriesReport, SlotReport, ThresholdResult, TimeReport,
 };
 use shoal_domain::run::{Phase, Validity, Verdict};
 
+use self::observers::observers;
 use super::columns::Columns;
-use super::numbers::{count, in_unit, micros, rate, seconds};
+use super::numbers::{count, in_unit, micros, rate, seconds, worst_window};
 use super::{Paint, clean};
 use crate::args::RowArgs;
 
-pub(crate) fn render(report: &RunReport, rows: RowArgs, paint: Paint) -> String {
+pub(crate) fn render(
+    report: &RunReport,
+    course: Option<&Course>,
+    rows: RowArgs,
+    paint: Paint,
+) -> String {
     let mut text = header(report, paint);
     // What never started has nothing to tell but why.
     let started = report.started_at.is_some();
@@ -24,6 +34,8 @@ pub(crate) fn render(report: &RunReport, rows: RowArgs, paint: Paint) -> String 
         text.push_str(&series(report, rows));
         text.push_str(&slots(report, rows));
         text.push_str(&tasks(report));
+        text.push_str(&parts(&report.parts));
+        text.push_str(&course.map(course::render).unwrap_or_default());
     }
     let devices = &report.devices;
     let _ = writeln!(
@@ -200,6 +212,48 @@ fn tasks(report: &RunReport) -> String {
     format!("\n{}", columns.render())
 }
 
+/// What agents or regions did by themselves.
+fn parts(parts: &[PartReport]) -> String {
+    let Some(first) = parts.first() else { return String::new() };
+    let mut columns = Columns::new(&[
+        first.by.as_str(),
+        ">devices",
+        "series",
+        ">count",
+        ">errors",
+        ">rate/s",
+        ">missed",
+        ">p50",
+        ">p95",
+        ">p99",
+        ">max",
+    ]);
+    for part in parts {
+        for (n, series) in part.series.iter().enumerate() {
+            // Of a closed loop the service time is all there is.
+            let time = series.response_time_us.as_ref().or(series.service_time_us.as_ref());
+            let show = |pick: fn(&TimeReport) -> u64| {
+                time.map_or("-".into(), |time| micros(pick(time) as f64))
+            };
+            let once = |text: String| if n == 0 { text } else { String::new() };
+            columns.row(vec![
+                once(part.name.clone()),
+                once(count(part.devices.connected)),
+                format!("{}.{}", series.group, series.name),
+                count(series.count),
+                count(series.errors),
+                rate(series.rate_per_s),
+                series.slots.map_or("-".into(), |slots| count(slots.missed)),
+                show(|t| t.p50),
+                show(|t| t.p95),
+                show(|t| t.p99),
+                show(|t| t.max),
+            ]);
+        }
+    }
+    format!("\n{}", columns.render())
+}
+
 /// Where every planned slot went. While the run goes on, some are not classed yet.
 fn equation(slots: &SlotReport, over: bool) -> String {
     let sign = match slots.n_classed() == slots.planned {
@@ -220,126 +274,6 @@ fn equation(slots: &SlotReport, over: bool) -> String {
     )
 }
 
-/// What came out at the far end, and how late.
-fn observers(report: &RunReport, stages: bool) -> String {
-    let mut columns = Columns::new(&[
-        "observer",
-        "source",
-        ">sent",
-        ">received",
-        ">lost",
-        ">undelivered",
-        ">duplicated",
-        ">out of order",
-        ">end to end p50",
-        ">p95",
-        ">p99",
-        ">max",
-    ]);
-    let known = |n: Option<u64>| n.map_or_else(|| "-".into(), count);
-    for observer in report.observers.iter().filter(|o| stages || o.stage == "all") {
-        let bound = observer.clock_bound_us;
-        let delay = |pick: fn(&DelayReport) -> i64| match &observer.end_to_end_delay_us {
-            Some(delay) => with_bound(pick(delay), bound),
-            None => "-".into(),
-        };
-        columns.row(vec![
-            match observer.stage.as_str() {
-                "all" => observer.name.clone(),
-                stage => format!("  {} in {stage}", observer.name),
-            },
-            observer.source.clone(),
-            known(observer.sent),
-            count(observer.received),
-            known(observer.lost),
-            known(observer.undelivered),
-            known(observer.duplicated),
-            known(observer.out_of_order),
-            delay(|delay| delay.p50),
-            delay(|delay| delay.p95),
-            delay(|delay| delay.p99),
-            delay(|delay| delay.max),
-        ]);
-    }
-    let mut text = format!("\n{}", columns.render());
-    for observer in report.observers.iter().filter(|observer| observer.stage == "all") {
-        text.push_str(&remarks(observer));
-    }
-    text
-}
-
-/// What is not zero and not ordinary about an observer, one line each.
-fn remarks(observer: &ObserverReport) -> String {
-    let mut text = String::new();
-    let name = clean(&observer.name);
-    let counted = [
-        (observer.unconfirmed, "arrived although never acknowledged"),
-        (
-            observer.lost_possible,
-            "did not arrive, perhaps not the platform's doing (lost_possible)",
-        ),
-        (observer.resent, "arrived more than once because we sent them again"),
-        (observer.late_events, "came after more than 64 later ones of their device"),
-        (observer.pending, "are on their way"),
-        (Some(observer.unparsed), "events held nothing that could be read"),
-        (Some(observer.foreign), "events belong to other runs or series"),
-        (Some(observer.negative), "delays came out negative: the clocks differ"),
-    ];
-    for (n, what) in counted {
-        if let Some(n) = n.filter(|n| *n > 0) {
-            let _ = writeln!(text, "{name}: {} {what}", count(n));
-        }
-    }
-    let delays = [
-        ("ingest delay", &observer.ingest_delay_us),
-        ("delivery delay", &observer.delivery_delay_us),
-    ];
-    for (what, delay) in delays {
-        if let Some(delay) = delay {
-            let [p50, p95, p99] = [delay.p50, delay.p95, delay.p99].map(signed);
-            let _ = writeln!(text, "{name}: {what} p50 {p50}, p95 {p95}, p99 {p99}");
-        }
-    }
-    if observer.end_to_end_delay_us.is_some() {
-        let clock = match (observer.clock_bound_us, observer.is_indicative) {
-            (0, _) => "sent and read by one clock: the delays are exact".to_owned(),
-            (bound, false) => {
-                format!("two clocks: delays are right within {}", signed(bound as i64))
-            }
-            (bound, true) => format!(
-                "two clocks: delays are right within {}, more than 10 % of their median, so they are an indication only",
-                signed(bound as i64)
-            ),
-        };
-        let _ = writeln!(text, "{name}: {clock}");
-    }
-    for gap in &observer.reader_gaps {
-        let (from, to) = (seconds(gap.from_s), seconds(gap.to_s));
-        let _ = writeln!(text, "{name}: did not read from {from} to {to}: {}", clean(&gap.why));
-    }
-    if let Some(drain) = observer.drain_us {
-        let _ = writeln!(text, "{name}: drained for {}", micros(drain as f64));
-    }
-    if !observer.lossy_devices.is_empty() {
-        let lossy = observer.lossy_devices.iter();
-        let lossy = lossy.map(|lossy| format!("{} ({})", clean(&lossy.device), count(lossy.lost)));
-        let _ = writeln!(text, "{name}: most was lost by {}", lossy.collect::<Vec<_>>().join(", "));
-    }
-    text
-}
-
-fn signed(us: i64) -> String {
-    let sign = if us < 0 { "-" } else { "" };
-    format!("{sign}{}", micros(us.unsigned_abs() as f64))
-}
-
-fn with_bound(us: i64, bound_us: u64) -> String {
-    match bound_us {
-        0 => signed(us),
-        bound => format!("{} ± {}", signed(us), micros(bound as f64)),
-    }
-}
-
 fn thresholds(report: &RunReport, paint: Paint) -> String {
     if report.thresholds.is_empty() {
         return String::new();
@@ -355,14 +289,14 @@ fn thresholds(report: &RunReport, paint: Paint) -> String {
             Some(value) => in_unit(value, &threshold.unit),
             None => "no data, which fails".into(),
         };
-        let _ = write!(text, "{mark} {}", clean(&threshold.expr));
-        if let Some(stage) = &threshold.stage {
-            let _ = write!(text, " in {}", clean(stage));
-        }
+        let _ = write!(text, "{mark} {}", clean(&threshold.sentence()));
         let limit = in_unit(threshold.limit, &threshold.unit);
         let _ = write!(text, ": {value}, limit {limit}");
         if let Some(at) = threshold.breached_at_s {
             let _ = write!(text, ", broken at {}", seconds(at));
+        }
+        if let Some(worst) = worst_window(threshold) {
+            let _ = write!(text, ", {worst}");
         }
         text.push('\n');
     }

@@ -108,8 +108,12 @@ impl ControlService for ControlApi {
         &self,
         request: Request<v1::GetReportRequest>,
     ) -> Result<Response<v1::GetReportResponse>, Status> {
-        let row = self.find(&request.into_inner().run).await?;
-        let report = query::report(&self.store, &row, &self.server).await?;
+        let v1::GetReportRequest { run, by } = request.into_inner();
+        let row = self.find(&run).await?;
+        let mut report = query::report(&self.store, &row, &self.server).await?;
+        if !by.is_empty() {
+            report.parts = query::parts(&self.store, &row, &by).await?;
+        }
         let json = serde_json::to_vec(&report)
             .map_err(|error| Status::internal(format!("the report cannot be written: {error}")))?;
         Ok(Response::new(v1::GetReportResponse { json }))

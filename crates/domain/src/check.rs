@@ -29,6 +29,7 @@ mod text;
 mod thresholds;
 mod typed;
 mod vars;
+mod windows;
 
 use std::collections::BTreeSet;
 

@@ -54,4 +54,5 @@ mod units;
 pub mod validity;
 mod values;
 pub mod verdict;
+pub mod windowed;
 mod yaml;

@@ -508,9 +508,30 @@ pub struct Threshold {
     pub limit: Limit,
     /// `None`: the whole run.
     pub stage: Option<StageId>,
+    pub region: Region,
+    /// `None`: judged once, over all of its time.
+    pub windows: Option<Windows>,
     pub abort_after_us: Option<u64>,
     /// One of those that hold unless the file overrides them.
     pub is_default: bool,
+}
+
+/// Whose agents a threshold asks about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Region {
+    /// All agents together.
+    All,
+    /// Those of one region.
+    Named(String),
+    /// Every region by itself: the worst one decides.
+    Each,
+}
+
+/// Judged in every stretch of so many seconds; it must hold in at least this share of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Windows {
+    pub seconds: u64,
+    pub held_ratio: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

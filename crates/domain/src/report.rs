@@ -61,6 +61,9 @@ pub struct RunReport {
     pub thresholds: Vec<ThresholdReport>,
     pub observers: Vec<ObserverReport>,
     pub agents: Vec<AgentReport>,
+    /// What each agent or region did by itself, where that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartReport>,
     /// Its history in order: phases, lost agents, annotations.
     #[serde(default)]
     pub events: Vec<EventReport>,
@@ -300,8 +303,58 @@ pub struct ThresholdReport {
     pub unit: String,
     pub samples: u64,
     pub result: ThresholdResult,
-    /// Run time since which it was false without a break; null while it holds.
+    /// Run time since which it was false without a break, or where its first window began that
+    /// did not hold; null while it holds.
     pub breached_at_s: Option<f64>,
+    /// Whose agents it asks about: a region, or `each`; null is all.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Of `each` region the one that `value` is of.
+    #[serde(default)]
+    pub worst_region: Option<String>,
+    /// Null: judged once over all of its time. Else `value` and `limit` are the share of windows in
+    /// which it held and must hold.
+    #[serde(default)]
+    pub windows: Option<WindowsReport>,
+}
+
+/// The windows of one threshold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WindowsReport {
+    pub seconds: u64,
+    pub judged: u64,
+    pub held: u64,
+    /// The value furthest beyond the limit, or nearest to it; null without any data.
+    pub worst: Option<f64>,
+    /// Where the window of that value begins.
+    pub worst_at_s: Option<f64>,
+    /// What each window is compared with, and the unit of both.
+    pub limit: f64,
+    pub unit: String,
+}
+
+impl ThresholdReport {
+    /// The expression with what narrows it, as a person would say it.
+    pub fn sentence(&self) -> String {
+        let mut sentence = self.expr.clone();
+        if let Some(stage) = &self.stage {
+            sentence.push_str(&format!(" in {stage}"));
+        }
+        match (self.region.as_deref(), self.worst_region.as_deref()) {
+            (Some("each"), Some(worst)) => {
+                sentence.push_str(&format!(", in each region (worst: {worst})"));
+            }
+            (Some("each"), None) => sentence.push_str(", in each region"),
+            (Some(region), _) => sentence.push_str(&format!(", in region {region}")),
+            (None, _) => {}
+        }
+        if let Some(windows) = &self.windows {
+            let share = (self.limit * 1e6).round() / 1e4;
+            let seconds = windows.seconds;
+            sentence.push_str(&format!(", held in {share}% of windows of {seconds}s"));
+        }
+        sentence
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,6 +375,18 @@ pub struct EventReport {
     /// `phase`, `agent_lost`, `annotation`, …
     pub kind: String,
     pub text: String,
+}
+
+/// The share of one agent or region in the whole run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartReport {
+    /// `agent` or `region`.
+    pub by: String,
+    /// Agents that name no region are `none`.
+    pub name: String,
+    pub devices: DeviceTotals,
+    /// Like the run's, for the whole run only.
+    pub series: Vec<SeriesReport>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

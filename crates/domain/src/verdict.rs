@@ -333,6 +333,8 @@ mod tests {
             comparison,
             limit,
             stage: None,
+            region: crate::plan::Region::All,
+            windows: None,
             abort_after_us: None,
             is_default: false,
         }

@@ -73,7 +73,7 @@ impl Cluster {
             token: None,
             id: name.parse().expect("letters, digits and a dash make an agent id"),
             data_dir: self.dir.path().join(&name),
-            labels: BTreeMap::new(),
+            labels: [("region".to_owned(), region_of(number).to_owned())].into(),
             capacity: Some(1.0),
             allow_target: vec![],
             secrets_dir: Some(self.dir.path().join("secrets")),
@@ -156,6 +156,11 @@ pub fn agent_name(number: usize) -> String {
     format!("agent-{number}")
 }
 
+/// Agents stand in two regions, in turn.
+pub fn region_of(number: usize) -> &'static str {
+    ["eu", "us"][number % 2]
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         for agent in self.agents.values() {
@@ -175,7 +180,7 @@ pub struct Run {
 impl Run {
     /// Its document as it is now.
     pub async fn report(&self) -> RunReport {
-        let request = GetReportRequest { run: self.id.clone() };
+        let request = GetReportRequest { run: self.id.clone(), ..GetReportRequest::default() };
         let answer = self.client.clone().get_report(request).await;
         let json = answer.expect("a stored run has a document").into_inner().json;
         serde_json::from_slice(&json).expect("the document is of this release")

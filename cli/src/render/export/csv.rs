@@ -1,5 +1,8 @@
 //! Comma-separated files: one header, one row per thing, units in the names, nothing rounded.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 use shoal_domain::export::RunExport;
 use shoal_domain::report::{RunReport, SeriesReport, ThresholdResult, TimeReport};
 
@@ -62,6 +65,53 @@ fn quoted(text: &str) -> String {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {
         text
+    }
+}
+
+/// Documents as one table: a column for every scalar at any depth, named by its path.
+pub(crate) fn flat(documents: &[Value]) -> String {
+    let mut names: Vec<String> = Vec::new();
+    let mut found: Vec<BTreeMap<String, Cell>> = Vec::new();
+    for document in documents {
+        let mut row = BTreeMap::new();
+        leaves("", document, &mut |path, cell| {
+            if !names.iter().any(|name| name == path) {
+                names.push(path.to_owned());
+            }
+            row.insert(path.to_owned(), cell);
+        });
+        found.push(row);
+    }
+    let header: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+    let mut rows = Rows::new(&header.join(","));
+    for mut row in found {
+        let cells: Vec<Cell> = names
+            .iter()
+            .map(|name| row.remove(name).unwrap_or(Cell::Number(String::new())))
+            .collect();
+        rows.push(&cells);
+    }
+    rows.text()
+}
+
+fn leaves(path: &str, value: &Value, found: &mut impl FnMut(&str, Cell)) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                leaves(&path, value, found);
+            }
+        }
+        Value::Array(items) => {
+            let words: Vec<String> = items
+                .iter()
+                .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                .collect();
+            found(path, text(&words.join(" ")));
+        }
+        Value::String(word) => found(path, text(word)),
+        Value::Null => found(path, Cell::Number(String::new())),
+        Value::Bool(_) | Value::Number(_) => found(path, number(value)),
     }
 }
 
@@ -186,7 +236,8 @@ pub(crate) fn failures(report: &RunReport) -> String {
 }
 
 pub(crate) fn thresholds(report: &RunReport) -> String {
-    let mut rows = Rows::new("run,expr,in,value,limit,unit,samples,result,breached_at_s");
+    let header = "run,expr,in,value,limit,unit,samples,result,breached_at_s,region,windows_s,worst,worst_at_s";
+    let mut rows = Rows::new(header);
     for threshold in &report.thresholds {
         rows.push(&[
             text(&report.name),
@@ -202,7 +253,30 @@ pub(crate) fn thresholds(report: &RunReport) -> String {
                 ThresholdResult::NoData => "no_data",
             }),
             maybe(threshold.breached_at_s),
+            text(threshold.worst_region.as_ref().or(threshold.region.as_ref()).map_or("", |r| r)),
+            maybe(threshold.windows.as_ref().map(|windows| windows.seconds)),
+            maybe(threshold.windows.as_ref().and_then(|windows| windows.worst)),
+            maybe(threshold.windows.as_ref().and_then(|windows| windows.worst_at_s)),
         ]);
     }
     rows.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn documents_become_rows_with_the_columns_of_all_of_them() {
+        let documents = [
+            json!({ "run": "a", "labels": { "env": "=cmd()" }, "exit_code": null }),
+            json!({ "run": "b, c", "labels": {}, "exit_code": 0, "devices": ["d1", "d2"] }),
+        ];
+        assert_eq!(
+            flat(&documents),
+            "run,labels.env,exit_code,devices\na,'=cmd(),,\n\"b, c\",,0,d1 d2\n"
+        );
+    }
 }

@@ -12,7 +12,7 @@ use shoal_domain::run::{Validity, Verdict};
 
 use super::chart::{Band, COLORS, Chart, Line, Mark};
 use super::escaped;
-use crate::render::numbers::{count, in_unit, micros, percent, rate, seconds};
+use crate::render::numbers::{count, in_unit, micros, percent, rate, seconds, worst_window};
 
 const STYLE: &str = include_str!("report.css");
 /// Series in one drawing; more would be a tangle. The others have their own drawings below.
@@ -163,12 +163,12 @@ fn thresholds(html: &mut String, report: &RunReport) {
             ThresholdResult::Failed => ("bad", "FAILED"),
             ThresholdResult::NoData => ("bad", "NO DATA"),
         };
-        let stage = threshold.stage.as_ref().map(|stage| format!(" in {stage}"));
+        let worst = worst_window(threshold);
         let _ = write!(
             html,
-            "<tr><td class=\"{class}\">{word}</td><td><code>{}{}</code></td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-            escaped(&threshold.expr),
-            escaped(&stage.unwrap_or_default()),
+            "<tr><td class=\"{class}\">{word}</td><td><code>{}</code>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            escaped(&threshold.sentence()),
+            worst.map(|worst| format!("<br>{}", escaped(&worst))).unwrap_or_default(),
             threshold.value.map_or("no data".into(), |value| in_unit(value, &threshold.unit)),
             in_unit(threshold.limit, &threshold.unit),
             count(threshold.samples),

@@ -6,7 +6,7 @@ use shoal_domain::report::{RunReport, ThresholdReport, ThresholdResult};
 use shoal_domain::run::{Phase, Validity};
 
 use super::escaped;
-use crate::render::numbers::in_unit;
+use crate::render::numbers::{in_unit, worst_window};
 
 pub(super) fn render(report: &RunReport) -> String {
     let trust = trust(report);
@@ -93,11 +93,8 @@ fn trust(report: &RunReport) -> Option<String> {
 }
 
 fn case(xml: &mut String, suite: &str, threshold: &ThresholdReport) {
-    let mut name = threshold.expr.clone();
-    if let Some(stage) = &threshold.stage {
-        let _ = write!(name, " in {stage}");
-    }
-    let _ = write!(xml, "    <testcase classname=\"{suite}\" name=\"{}\"", escaped(&name));
+    let name = escaped(&threshold.sentence());
+    let _ = write!(xml, "    <testcase classname=\"{suite}\" name=\"{name}\"");
     if threshold.result == ThresholdResult::Passed {
         xml.push_str("/>\n");
         return;
@@ -112,6 +109,9 @@ fn case(xml: &mut String, suite: &str, threshold: &ThresholdReport) {
     };
     if let Some(at) = threshold.breached_at_s {
         let _ = write!(message, ", broken at {at} s");
+    }
+    if let Some(worst) = worst_window(threshold) {
+        let _ = write!(message, ", {worst}");
     }
     let message = escaped(&message);
     let _ = write!(

@@ -77,11 +77,10 @@ fn thresholds(text: &mut String, report: &RunReport) {
             ThresholdResult::Passed => "✅",
             ThresholdResult::Failed | ThresholdResult::NoData => "❌",
         };
-        let stage = threshold.stage.as_ref().map(|stage| format!(" in {stage}"));
         let _ = writeln!(
             text,
             "| {mark} | {} | {} | {} |",
-            cell(&format!("{}{}", threshold.expr, stage.unwrap_or_default())),
+            cell(&threshold.sentence()),
             threshold.value.map_or("no data".into(), |value| in_unit(value, &threshold.unit)),
             in_unit(threshold.limit, &threshold.unit)
         );

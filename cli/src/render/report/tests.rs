@@ -62,6 +62,9 @@ fn threshold(expr: &str, value: Option<f64>, limit: f64, unit: &str) -> Threshol
         samples: 1_150,
         result,
         breached_at_s: None,
+        region: None,
+        worst_region: None,
+        windows: None,
     }
 }
 
@@ -111,6 +114,7 @@ pub(crate) fn passed() -> RunReport {
             threshold("sensors.telemetry.response_time.p95 < 250ms", Some(1_236.0), 250e3, "us"),
         ],
         observers: vec![],
+        parts: Vec::new(),
         agents: vec![AgentReport {
             agent: "here-1".into(),
             build: "0.1.0".into(),
@@ -191,7 +195,7 @@ fn without_the_ramp_only_the_holds_are_counted_and_a_scaled_run_says_so() {
         rate_per_s: 20.0,
     }];
     let rows = RowArgs { exclude_ramp: true, ..RowArgs::default() };
-    let text = render(&report, rows, Paint::PLAIN);
+    let text = render(&report, None, rows, Paint::PLAIN);
     assert!(text.contains("scaled at 4.50 s: sensors from 100 to 40 devices at 20.0/s"), "{text}");
     assert!(text.contains("sensors.telemetry (holds)") && text.contains("1,050"), "{text}");
     assert!(!text.contains("1,150"), "{text}");
@@ -199,16 +203,16 @@ fn without_the_ramp_only_the_holds_are_counted_and_a_scaled_run_says_so() {
 
 #[test]
 fn a_run_that_passed() {
-    golden::assert("report_passed.txt", &render(&passed(), RowArgs::default(), Paint::PLAIN));
+    golden::assert("report_passed.txt", &render(&passed(), None, RowArgs::default(), Paint::PLAIN));
     golden::assert(
         "report_passed_stages.txt",
-        &render(&passed(), RowArgs { stages: true, ..RowArgs::default() }, Paint::PLAIN),
+        &render(&passed(), None, RowArgs { stages: true, ..RowArgs::default() }, Paint::PLAIN),
     );
 }
 
 #[test]
 fn a_run_that_failed_says_what_when_where_and_how_far_to_trust_it() {
-    golden::assert("report_failed.txt", &render(&failed(), RowArgs::default(), Paint::PLAIN));
+    golden::assert("report_failed.txt", &render(&failed(), None, RowArgs::default(), Paint::PLAIN));
 }
 
 #[test]
@@ -229,5 +233,8 @@ fn a_run_that_never_started_has_no_tables() {
     report.thresholds = vec![];
     report.devices.connected = 0;
     report.duration_s = 0.0;
-    golden::assert("report_not_started.txt", &render(&report, RowArgs::default(), Paint::PLAIN));
+    golden::assert(
+        "report_not_started.txt",
+        &render(&report, None, RowArgs::default(), Paint::PLAIN),
+    );
 }

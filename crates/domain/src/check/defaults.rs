@@ -4,7 +4,7 @@
 //! planned load was kept.
 
 use crate::outcome::Operation;
-use crate::plan::{Comparison, Group, Limit, Metric, Series, Subject, Threshold};
+use crate::plan::{Comparison, Group, Limit, Metric, Region, Series, Subject, Threshold};
 
 pub(super) fn defaults(groups: &[Group], series: &[Series]) -> Vec<Threshold> {
     let mut defaults = Vec::new();
@@ -16,6 +16,8 @@ pub(super) fn defaults(groups: &[Group], series: &[Series]) -> Vec<Threshold> {
             comparison,
             limit,
             stage: None,
+            region: Region::All,
+            windows: None,
             abort_after_us: None,
             is_default: true,
         });

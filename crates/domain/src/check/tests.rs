@@ -340,3 +340,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_threshold_of_windows_or_of_a_region_says_what_it_cannot_know() {
+    let wants =
+        |line: &str| with(QUICKSTART, "thresholds:\n", &format!("thresholds:\n  - {line}\n"));
+    let good = "{ expect: sensors.telemetry.errors < 1%, held: 99%, windows: 10s, region: each }";
+    assert_eq!(wants(good), Vec::<String>::new());
+    let cases = [
+        ("{ expect: sensors.telemetry.sent >= 95%, held: 99% }", "not known per window"),
+        ("{ expect: sensors.devices.failed == 0, windows: 1s }", "over the whole run"),
+        ("{ expect: sensors.telemetry.errors == 0, windows: 1500ms }", "whole seconds"),
+        ("{ expect: sensors.telemetry.errors == 0, held: 101% }", "a share of at most 100%"),
+        ("{ expect: sensors.telemetry.errors == 0, held: 0% }", "a share of at most 100%"),
+        ("{ expect: sensors.telemetry.errors == 0, holds: 9% }", "unknown key `holds`"),
+    ];
+    for (line, part) in cases {
+        let found = wants(line);
+        assert!(found.iter().any(|message| message.contains(part)), "{line}: {found:#?}");
+    }
+}

@@ -9,7 +9,7 @@ use super::defaults::defaults;
 use crate::diagnostics::suggest;
 use crate::ids::{SeriesId, StageId};
 use crate::outcome::Operation;
-use crate::plan::{Group, Metric, Send, Series, Subject, Threshold};
+use crate::plan::{Group, Metric, Region, Send, Series, Subject, Threshold};
 use crate::scenario::{self, ThresholdLine, Written};
 use crate::threshold::{COUNTERS, DEVICES, Line, STATISTICS, TIMES, misfit, parse};
 
@@ -47,6 +47,8 @@ impl Check<'_> {
                 written.subject == default.subject
                     && written.metric == default.metric
                     && written.stage.is_none()
+                    && written.region == Region::All
+                    && written.windows.is_none()
             });
             if !is_replaced {
                 thresholds.push(default);
@@ -81,6 +83,16 @@ impl Check<'_> {
                 None,
             );
         }
+        if let (Some(abort_after), true) = (
+            &written.abort_after,
+            written.region.is_some() || written.windows.is_some() || written.held.is_some(),
+        ) {
+            let what = "`abort_after` of a region or of windows";
+            self.out.later(abort_after.place, &abort_after.path, what);
+            return None;
+        }
+        let windows = self.windows_of(written, metric, line.limit);
+        let region = self.region_of(written, &subject);
         let (comparison, limit) = (line.comparison, line.limit);
         Some(Some(Threshold {
             text: text.clone(),
@@ -89,6 +101,8 @@ impl Check<'_> {
             comparison,
             limit,
             stage: stage?,
+            region: region?,
+            windows: windows?,
             abort_after_us: abort_after_us?,
             is_default: false,
         }))

@@ -168,7 +168,7 @@ impl Check<'_> {
     }
 
     /// Reads a resolved scalar, or says what was expected where the value was written.
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         written: &Written,
         needs: &str,

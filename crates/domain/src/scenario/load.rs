@@ -68,7 +68,17 @@ pub(crate) enum RampTime {
 pub(crate) struct ThresholdLine {
     pub(crate) line: Written,
     pub(crate) stage: Option<Written>,
+    pub(crate) region: Option<Written>,
+    pub(crate) windows: Option<Written>,
+    pub(crate) held: Option<Written>,
     pub(crate) abort_after: Option<Written>,
+}
+
+impl ThresholdLine {
+    /// A line without options.
+    fn plain(line: Written) -> Self {
+        Self { line, stage: None, region: None, windows: None, held: None, abort_after: None }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -183,13 +193,15 @@ pub(crate) fn thresholds(node: &Node, path: &str, out: &Collector) -> Vec<Thresh
             let path = format!("{path}[{i}]");
             if !matches!(item.kind, Kind::Map(_)) {
                 let line = written(item, &path, out)?;
-                return Some(ThresholdLine { line, stage: None, abort_after: None });
+                return Some(ThresholdLine::plain(line));
             }
             let mut fields = Fields::open(item, &path, out)?;
             let line = fields.required_text("expect");
-            let (stage, abort_after) = (fields.text("in"), fields.text("abort_after"));
+            let (stage, region) = (fields.text("in"), fields.text("region"));
+            let (windows, held) = (fields.text("windows"), fields.text("held"));
+            let abort_after = fields.text("abort_after");
             fields.close();
-            Some(ThresholdLine { line: line?, stage, abort_after })
+            Some(ThresholdLine { line: line?, stage, region, windows, held, abort_after })
         })
         .collect()
 }

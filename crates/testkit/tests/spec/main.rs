@@ -12,6 +12,7 @@ mod mosquitto;
 mod observers;
 mod shipped;
 mod target;
+mod thresholds;
 
 /// Twenty devices that send ten times a second, over the vars `hold` and `devices`.
 const STEADY: &str = r#"

@@ -1,0 +1,226 @@
+//! A threshold judged window by window: it must hold in a share of them.
+//!
+//! Windows go by the time of recording, like everything that is kept by the second. They are handed
+//! over in order of time and never kept; one of them is judged as if it were a run of that length,
+//! so a window and a run can never be measured differently. Only whole windows of the judged time
+//! count, and one without data does not hold: that a stall left no samples is no excuse.
+
+use crate::delta::{Cells, merge_cells};
+use crate::observed::{ArrivalCells, merge_arrivals};
+use crate::plan::{Comparison, Plan, Threshold};
+use crate::report::ThresholdResult;
+use crate::verdict::{Facts, Judgement, judge};
+
+const SECOND_US: u64 = 1_000_000;
+
+/// How a threshold stood in its windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Held {
+    pub windows: u64,
+    pub held: u64,
+    /// Where its first window that did not hold begins.
+    pub broken_at_us: Option<u64>,
+    /// The value furthest beyond the limit (or nearest to it), and where its window begins.
+    pub worst: Option<(f64, u64)>,
+}
+
+/// Takes the windows of one threshold, in order of time.
+#[derive(Debug)]
+pub struct Windowed<'p> {
+    plan: &'p Plan,
+    /// For one window: without a stage, which the windows are cut from already.
+    one: Threshold,
+    /// In seconds of run time.
+    from: u64,
+    every: u64,
+    n_windows: u64,
+    open: u64,
+    facts: Facts,
+    found: Held,
+}
+
+impl<'p> Windowed<'p> {
+    /// `None`: the threshold is judged over its whole time. `ended_us`: where the load ended or,
+    /// while it goes on, up to where all is known.
+    pub fn new(plan: &'p Plan, threshold: &Threshold, ended_us: u64) -> Option<Self> {
+        let windows = threshold.windows?;
+        let (start_us, end_us) = match threshold.stage {
+            Some(stage) => {
+                let stage = &plan.stages[stage.index()];
+                (stage.start_us, stage.end_us.min(ended_us))
+            }
+            None => (0, ended_us),
+        };
+        let from = start_us.div_ceil(SECOND_US);
+        let n_windows = (end_us / SECOND_US).saturating_sub(from) / windows.seconds;
+        let one = Threshold { stage: None, windows: None, ..threshold.clone() };
+        let (facts, found) = (Facts::default(), Held::default());
+        Some(Self { plan, one, from, every: windows.seconds, n_windows, open: 0, facts, found })
+    }
+
+    /// What was recorded in second `window` of the run.
+    pub fn add(&mut self, window: u64, cells: &Cells, arrivals: &ArrivalCells) {
+        let Some(into) = window.checked_sub(self.from).map(|since| since / self.every) else {
+            return;
+        };
+        self.close_before(into);
+        if into == self.open && into < self.n_windows {
+            merge_cells(&mut self.facts.cells, cells);
+            merge_arrivals(&mut self.facts.arrivals, arrivals);
+        }
+    }
+
+    pub fn finish(mut self) -> Held {
+        self.close_before(self.n_windows);
+        self.found
+    }
+
+    fn close_before(&mut self, next: u64) {
+        while self.open < next.min(self.n_windows) {
+            self.facts.ended_us = self.every * SECOND_US;
+            let judgement = judge(self.plan, &self.one, &self.facts);
+            let at_us = (self.from + self.open * self.every) * SECOND_US;
+            self.found.add(&judgement, self.one.comparison, at_us);
+            self.facts = Facts::default();
+            self.open += 1;
+        }
+    }
+}
+
+impl Held {
+    fn add(&mut self, judgement: &Judgement, comparison: Comparison, at_us: u64) {
+        self.windows += 1;
+        if judgement.result == ThresholdResult::Passed {
+            self.held += 1;
+        } else {
+            self.broken_at_us.get_or_insert(at_us);
+        }
+        let is_worse = |value: f64| match self.worst {
+            None => true,
+            Some((worst, _)) => match comparison {
+                Comparison::Less | Comparison::AtMost => value > worst,
+                Comparison::Greater | Comparison::AtLeast => value < worst,
+                Comparison::Equal | Comparison::NotEqual => {
+                    judgement.result != ThresholdResult::Passed
+                }
+            },
+        };
+        if let Some(value) = judgement.value.filter(|value| is_worse(*value)) {
+            self.worst = Some((value, at_us));
+        }
+    }
+
+    /// The share of windows in which it held; `None`: there was no window.
+    pub fn ratio(&self) -> Option<f64> {
+        (self.windows > 0).then(|| self.held as f64 / self.windows as f64)
+    }
+
+    /// No window at all is no data, which fails.
+    pub fn result(&self, held_ratio: f64) -> ThresholdResult {
+        match self.ratio() {
+            None => ThresholdResult::NoData,
+            Some(ratio) if ratio >= held_ratio => ThresholdResult::Passed,
+            Some(_) => ThresholdResult::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delta::Tally;
+    use crate::ids::{SeriesId, StageId};
+    use crate::plan::{Limit, Metric, Region, Statistic, Subject, Windows};
+    use crate::schedule::tests::{plan, ramp_and_hold};
+    use proptest::prelude::*;
+
+    const SERIES: SeriesId = SeriesId(1);
+
+    fn threshold(metric: Metric, comparison: Comparison, limit: Limit, seconds: u64) -> Threshold {
+        Threshold {
+            text: "test".into(),
+            subject: Subject::Series(SERIES),
+            metric,
+            comparison,
+            limit,
+            stage: None,
+            region: Region::All,
+            windows: Some(Windows { seconds, held_ratio: 0.9 }),
+            abort_after_us: None,
+            is_default: false,
+        }
+    }
+
+    fn cells(response_us: &[u64]) -> Cells {
+        let mut tally = Tally { sent: response_us.len() as u64, ..Tally::default() };
+        for us in response_us {
+            tally.response_time.record(*us);
+        }
+        [((SERIES, StageId(0)), tally)].into()
+    }
+
+    fn held(threshold: &Threshold, windows: &[(u64, Vec<u64>)], ended_us: u64) -> Held {
+        let plan = plan(&[10], 1_000_000, ramp_and_hold(10, 2_500_000, 60_000_000));
+        let mut judge = Windowed::new(&plan, threshold, ended_us).unwrap();
+        for (window, values) in windows {
+            judge.add(*window, &cells(values), &ArrivalCells::new());
+        }
+        judge.finish()
+    }
+
+    fn p95(seconds: u64) -> Threshold {
+        let metric = Metric::ResponseTime(Statistic::P95);
+        threshold(metric, Comparison::Less, Limit::Micros(1_000.0), seconds)
+    }
+
+    #[test]
+    fn it_must_hold_in_a_share_of_the_windows() {
+        let mut windows: Vec<(u64, Vec<u64>)> = (0..10).map(|n| (n, vec![500])).collect();
+        windows[7].1.push(2_000);
+        let found = held(&p95(1), &windows, 10_000_000);
+        assert_eq!((found.windows, found.held), (10, 9));
+        assert_eq!(found.broken_at_us, Some(7_000_000));
+        assert_eq!(found.worst, Some((2_000.0, 7_000_000)));
+        assert_eq!(found.result(0.9), ThresholdResult::Passed);
+        assert_eq!(found.result(0.91), ThresholdResult::Failed);
+    }
+
+    #[test]
+    fn a_window_without_data_does_not_hold_and_a_part_of_one_does_not_count() {
+        let found = held(&p95(1), &[(0, vec![500]), (3, vec![500])], 4_900_000);
+        assert_eq!((found.windows, found.held, found.broken_at_us), (4, 2, Some(1_000_000)));
+        let found = held(&p95(10), &[(0, vec![500])], 9_999_999);
+        assert_eq!(found.result(0.5), ThresholdResult::NoData);
+    }
+
+    #[test]
+    fn the_windows_of_a_stage_lie_wholly_in_it() {
+        let rate = threshold(Metric::Rate, Comparison::AtLeast, Limit::PerSecond(2.0), 2);
+        let in_hold = Threshold { stage: Some(StageId(1)), ..rate };
+        // The hold begins at 2.5 s, so the first window is 3..5 s.
+        let windows: Vec<(u64, Vec<u64>)> =
+            (0..8).map(|n| (n, if n < 5 { vec![1; 2] } else { vec![1] })).collect();
+        let found = held(&in_hold, &windows, 8_000_000);
+        assert_eq!((found.windows, found.held), (2, 1));
+        assert_eq!((found.broken_at_us, found.worst), (Some(5_000_000), Some((1.0, 5_000_000))));
+    }
+
+    proptest! {
+        #[test]
+        fn each_window_is_judged_as_a_run_of_its_own(
+            values in proptest::collection::vec(proptest::collection::vec(1u64..3_000, 0..6), 1..30),
+            seconds in 1u64..5,
+        ) {
+            let windows: Vec<(u64, Vec<u64>)> =
+                values.iter().cloned().enumerate().map(|(n, values)| (n as u64, values)).collect();
+            let found = held(&p95(seconds), &windows, values.len() as u64 * 1_000_000);
+            let chunks = values.chunks_exact(seconds as usize);
+            prop_assert_eq!(found.windows, chunks.len() as u64);
+            let holds = |chunk: &&[Vec<u64>]| {
+                let tally = cells(&chunk.concat()).remove(&(SERIES, StageId(0))).unwrap();
+                tally.response_time.quantile_us(0.95).is_some_and(|us| us < 1_000)
+            };
+            prop_assert_eq!(found.held, chunks.filter(holds).count() as u64);
+        }
+    }
+}
