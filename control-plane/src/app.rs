@@ -148,6 +148,9 @@ async fn serve_metrics(
 ) -> Result<(), StartError> {
     let listener =
         TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
+    if let Ok(at) = listener.local_addr() {
+        tracing::info!(%at, "metrics are served");
+    }
     let (runs, fleet) = (runs.clone(), fleet.clone());
     let page = move |path: &str| {
         (path == "/metrics").then(|| http_get::Page {

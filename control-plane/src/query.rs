@@ -412,6 +412,7 @@ fn series_row(
         censored: tally.censored,
         resent: tally.resent,
         received: tally.received,
+        bytes: tally.bytes,
         response_time_us: time(&tally.response_time),
         service_time_us: time(&tally.service_time),
         send_lag_us: time(&tally.send_lag),

@@ -111,6 +111,7 @@ fn cell(series: SeriesId, stage: StageId, tally: &Tally) -> v1::Cell {
         censored: tally.censored,
         resent: tally.resent,
         received: tally.received,
+        bytes: tally.bytes,
         errors: tally.errors.iter().map(|(class, n)| (class.word().to_owned(), *n)).collect(),
         response_time: samples(&tally.response_time),
         service_time: samples(&tally.service_time),
@@ -265,6 +266,7 @@ fn tally_from(cell: v1::Cell) -> Result<Tally, BadField> {
         censored: cell.censored,
         resent: cell.resent,
         received: cell.received,
+        bytes: cell.bytes,
         errors,
         response_time: samples_from("response_time", cell.response_time)?,
         service_time: samples_from("service_time", cell.service_time)?,
@@ -327,7 +329,7 @@ mod tests {
             let mut delta = Delta { first_window: 3, last_window: 7, ..Delta::default() };
             for ((series, stage), (values, missed, acked)) in cells {
                 let mut tally = Tally { missed, acked, resent: acked, ..Tally::default() };
-                tally.received = missed;
+                (tally.received, tally.bytes) = (missed, acked);
                 for value in values {
                     tally.sent += 1;
                     tally.response_time.record(value);

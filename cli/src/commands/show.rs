@@ -1,6 +1,6 @@
 //! `shoal show`: a run's document, as the control plane made it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use shoal_domain::export::{Course, RunExport};
 use shoal_domain::report::RunReport;
 use shoal_proto::v1::{ExportRunRequest, GetReportRequest};
@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::here::Wish;
 use crate::place::Place;
 use crate::render::export::csv;
-use crate::render::{self, Paint, json, report};
+use crate::render::json::{document, rows as json_rows};
+use crate::render::{self, Paint, report};
 
 /// Marks in a row of the course.
 const DRAWN: u64 = 60;
@@ -38,9 +39,13 @@ async fn course(place: &mut Place, report: &RunReport) -> Option<Course> {
     serde_json::from_slice::<RunExport>(&bytes).ok().map(|export| export.course)
 }
 
-/// Each part as a document whose own scalars name it.
+/// Each part as a document whose own scalars name it; its `name` must leave room for the series'.
 fn by_series(value: &Value) -> Vec<Value> {
-    value["parts"].as_array().cloned().unwrap_or_default()
+    let part = |part: &Value| {
+        let (by, name) = (&part["by"], &part["name"]);
+        json!({ "run": value["name"], "by": by, "part": name, "series": part["series"] })
+    };
+    value["parts"].as_array().into_iter().flatten().map(part).collect()
 }
 
 /// The document as text and the exit code in it, if the run is over.
@@ -64,12 +69,12 @@ pub(super) async fn fetch(
             let course = course(place, &report).await;
             report::render(&report, course.as_ref(), rows, Paint::for_stdout())
         }
-        Output::Csv if rows.by.is_some() => json::rows(&by_series(&value), "series"),
+        Output::Csv if rows.by.is_some() => json_rows(&by_series(&value), "series"),
         Output::Csv => {
             let report: RunReport = serde_json::from_value(value).map_err(bad)?;
             csv::series(&report)
         }
-        output => json::document(&value, output),
+        output => document(&value, output),
     };
     Ok((text, exit_code))
 }

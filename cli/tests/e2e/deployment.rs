@@ -43,6 +43,8 @@ pub(crate) struct Deployment {
     agents: BTreeMap<String, Daemon>,
     control_plane: Daemon,
     pub(crate) server: String,
+    /// Where `GET /metrics` is answered.
+    pub(crate) metrics: String,
     database: Database,
     dir: tempfile::TempDir,
 }
@@ -52,10 +54,11 @@ impl Deployment {
         let (database, dir) = (Database::create().await, tempfile::tempdir().unwrap());
         let command = control_plane(&database, "127.0.0.1:0");
         let control_plane = Daemon::start(command, dir.path().join("control-plane.log"));
-        let line = control_plane.says("addr=").await;
-        let addr = line.rsplit("addr=").next().unwrap().trim().to_owned();
-        let server = format!("http://{addr}");
-        Self { agents: BTreeMap::new(), control_plane, server, database, dir }
+        let after = |line: String, mark: &str| line.rsplit(mark).next().unwrap().trim().to_owned();
+        let server = format!("http://{}", after(control_plane.says("addr=").await, "addr="));
+        let line = control_plane.says("metrics are served").await;
+        let metrics = after(line, "at=");
+        Self { agents: BTreeMap::new(), control_plane, server, metrics, database, dir }
     }
 
     /// kill -9, then a new process on the same port and database.
@@ -79,6 +82,10 @@ impl Deployment {
             rows.iter().any(|row| row["agent"] == id && row["state"] == "connected")
         })
         .await;
+    }
+
+    pub(crate) fn database_url(&self) -> &str {
+        self.database.url()
     }
 
     /// SIGTERM to an agent of this deployment.
@@ -157,7 +164,7 @@ impl Running {
 fn control_plane(database: &Database, listen: &str) -> Command {
     let mut command = Command::new(beside("shoal-control-plane"));
     command
-        .args(["--listen", listen])
+        .args(["--listen", listen, "--metrics-listen", "127.0.0.1:0"])
         .env("SHOAL_DATABASE", database.url())
         .env("SHOAL_TOKEN", TOKEN);
     command

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
 
 mod deployment;
+mod faces;
 mod load;
 mod refusals;
 mod runs;

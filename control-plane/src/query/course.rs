@@ -7,10 +7,11 @@ use prost::Message;
 use shoal_domain::delta::{Cells, Samples, Tally, merge_cells};
 use shoal_domain::export::{
     Course, CourseBuilder, Distribution, QUANTILES, RunExport, StageSpan, TimePart, WindowPart,
+    mean_bytes,
 };
 use shoal_domain::ids::SeriesId;
 use shoal_domain::outcome::Operation;
-use shoal_domain::plan::{Plan, StageKind};
+use shoal_domain::plan::{Action, Plan, StageKind, TargetKind};
 use shoal_proto::v1;
 
 use crate::fold::FACTS;
@@ -98,22 +99,44 @@ async fn distributions(
     for (id, series) in plan.series.iter().enumerate() {
         let tally = by_series.remove(&SeriesId(id as u32)).unwrap_or_default();
         let (time, samples) = time_of(&tally);
+        let id = SeriesId(id as u32);
         let (group, name) = (plan.groups[series.group].name.clone(), series.name.clone());
         rows.push(distribution(
             Some(series.operation),
-            group,
-            name,
+            (kind_of(plan, id), group, name),
             &tally,
             time,
             samples,
             seconds,
         ));
         all_times.merge(samples);
-        all.merge(&Tally { errors: tally.errors, sent: tally.sent, ..Tally::default() });
+        all.merge(&Tally {
+            errors: tally.errors,
+            sent: tally.sent,
+            bytes: tally.bytes,
+            ..Tally::default()
+        });
     }
     let time = (all_times.count() > 0).then_some("response_time");
-    rows.push(distribution(None, String::new(), String::new(), &all, time, &all_times, seconds));
+    rows.push(distribution(None, Default::default(), &all, time, &all_times, seconds));
     Ok(rows)
+}
+
+/// What Locust would call the type of a series' requests.
+fn kind_of(plan: &Plan, id: SeriesId) -> String {
+    let group = &plan.groups[plan.series[id.index()].group];
+    let sent = group.sends().iter().find(|send| send.series == id);
+    let sent = sent.and_then(|send| match &send.action {
+        Action::Http(request) => Some(request.method),
+        Action::Publish(_) | Action::Command(_) => None,
+    });
+    let method = sent
+        .or_else(|| group.steps().find(|step| step.series == id).map(|step| step.request.method));
+    match (method, &plan.targets[group.target].kind) {
+        (Some(method), _) => method.key().to_uppercase(),
+        (None, TargetKind::Mqtt(_)) => "MQTT".to_owned(),
+        (None, TargetKind::Http(_)) => "HTTP".to_owned(),
+    }
 }
 
 /// Locust knows one time per request; ours is the one from the intended send where there is one.
@@ -129,8 +152,7 @@ fn time_of(tally: &Tally) -> (Option<&'static str>, &Samples) {
 
 fn distribution(
     operation: Option<Operation>,
-    group: String,
-    name: String,
+    (kind, group, name): (String, String, String),
     tally: &Tally,
     time: Option<&'static str>,
     samples: &Samples,
@@ -141,6 +163,8 @@ fn distribution(
         operation,
         group,
         name,
+        kind,
+        mean_bytes: mean_bytes(tally.bytes, tally.sent),
         count: tally.sent,
         errors: tally.n_errors(),
         rate_per_s: per_s(tally.sent),
@@ -240,6 +264,7 @@ fn add(builder: &mut CourseBuilder, window: u64, delta: &v1::Delta) -> Result<()
             acked: cell.acked,
             errors: cell.errors.values().sum(),
             missed: cell.missed,
+            bytes: cell.bytes,
             times: [time_part(&cell.response_time), time_part(&cell.service_time)],
         };
         builder

@@ -143,6 +143,8 @@ pub struct Tally {
     pub resent: u64,
     /// Messages that came in on a subscription.
     pub received: u64,
+    /// Of payloads that were published, of bodies of replies.
+    pub bytes: u64,
     pub errors: BTreeMap<ErrorClass, u64>,
     /// Done − intended.
     pub response_time: Samples,
@@ -177,6 +179,7 @@ impl Tally {
         self.censored += other.censored;
         self.resent += other.resent;
         self.received += other.received;
+        self.bytes += other.bytes;
         for (class, n) in &other.errors {
             *self.errors.entry(*class).or_default() += n;
         }

@@ -44,8 +44,14 @@ pub struct Distribution {
     pub operation: Option<Operation>,
     pub group: String,
     pub name: String,
+    /// Locust's type: the method of HTTP requests, else `MQTT` or `HTTP`; empty: all together.
+    #[serde(default)]
+    pub kind: String,
     pub count: u64,
     pub errors: u64,
+    /// Bytes of content per attempt.
+    #[serde(default)]
+    pub mean_bytes: f64,
     pub rate_per_s: f64,
     pub errors_per_s: f64,
     /// Which time it is: `response_time`, or `service_time` where there is no other; null without.
@@ -92,11 +98,19 @@ pub struct SeriesCourse {
 pub struct SoFar {
     pub count: u64,
     pub errors: u64,
+    /// Bytes of content per attempt.
+    #[serde(default)]
+    pub mean_bytes: f64,
     pub mean_us: Option<f64>,
     pub min_us: Option<u64>,
     pub max_us: Option<u64>,
     /// At [`QUANTILES`]; empty without samples.
     pub quantiles_us: Vec<u64>,
+}
+
+/// Bytes of content per attempt; 0 without one.
+pub fn mean_bytes(bytes: u64, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { bytes as f64 / count as f64 }
 }
 
 /// One window of one series as it is stored.
@@ -106,6 +120,7 @@ pub struct WindowPart<'a> {
     pub acked: u64,
     pub errors: u64,
     pub missed: u64,
+    pub bytes: u64,
     /// The first of these that has samples is the series' time.
     pub times: [TimePart<'a>; 2],
 }
@@ -136,6 +151,7 @@ struct Moment {
     acked: u64,
     errors: u64,
     missed: u64,
+    bytes: u64,
     time: Option<usize>,
     histogram: Sparse,
     n: u64,
@@ -210,6 +226,7 @@ impl Moment {
         self.acked += part.acked;
         self.errors += part.errors;
         self.missed += part.missed;
+        self.bytes += part.bytes;
         let own = part.times.iter().position(|time| time.count > 0);
         // Two times of one series are never mixed: the first kind that came stays.
         if let Some(kind) = self.time.or(own) {
@@ -233,6 +250,7 @@ impl Moment {
     fn absorb(&mut self, other: &Self) {
         self.sent += other.sent;
         self.errors += other.errors;
+        self.bytes += other.bytes;
         self.histogram.merge(&other.histogram);
         if other.n > 0 {
             self.extend(other.n, other.sum_us, other.min_us, other.max_us);
@@ -262,6 +280,7 @@ impl Moment {
         SoFar {
             count: self.sent,
             errors: self.errors,
+            mean_bytes: mean_bytes(self.bytes, self.sent),
             mean_us: known.then(|| self.sum_us as f64 / self.n as f64),
             min_us: known.then_some(self.min_us),
             max_us: known.then_some(self.max_us),

@@ -143,6 +143,9 @@ pub struct SeriesReport {
     /// Messages that came in on a subscription.
     #[serde(default)]
     pub received: u64,
+    /// Of payloads that were published, of bodies of replies.
+    #[serde(default)]
+    pub bytes: u64,
     pub response_time_us: Option<TimeReport>,
     pub service_time_us: Option<TimeReport>,
     pub send_lag_us: Option<TimeReport>,

@@ -49,6 +49,8 @@ struct Packet {
     end: usize,
     now_us: u64,
     n: u32,
+    /// Of its payload.
+    n_bytes: usize,
     /// It tells the broker the number of its topic.
     names_alias: bool,
 }
@@ -132,6 +134,7 @@ impl Device {
             let was_aliased = self.streams[send].aliased;
             let written = self.write_copy(core, &copy, &mut scratch.bytes);
             let end = scratch.bytes.len();
+            let n_bytes = written.unwrap_or(0);
             if written.is_err() || end - start > self.session.welcome().maximum_packet as usize {
                 scratch.bytes.truncate(start);
                 self.streams[send].aliased = was_aliased;
@@ -142,7 +145,7 @@ impl Device {
             let stream = &mut self.streams[send];
             stream.n = n.wrapping_add(1);
             let names_alias = stream.aliased && !was_aliased;
-            scratch.batch.push(Packet { due, pid, end, now_us, n, names_alias });
+            scratch.batch.push(Packet { due, pid, end, now_us, n, n_bytes, names_alias });
         }
     }
 
@@ -163,12 +166,13 @@ impl Device {
     }
 
     /// Renders one message; the same copy gives the same bytes, but for its DUP flag and alias.
+    /// How long its payload is.
     pub(super) fn write_copy(
         &mut self,
         core: &Core,
         copy: &Copy,
         out: &mut Vec<u8>,
-    ) -> Result<(), TooLong> {
+    ) -> Result<usize, TooLong> {
         let group = &core.plan.groups[self.group];
         let send = &group.sends()[copy.send];
         let publish = publish_of(send);
@@ -223,7 +227,14 @@ impl Device {
                 render(&publish.topic, out);
             }
         };
-        encode::publish(out, head, topic, properties, |out| render(&publish.payload, out))
+        let mut n_bytes = 0;
+        let payload = |out: &mut Vec<u8>| {
+            let start = out.len();
+            render(&publish.payload, out);
+            n_bytes = out.len() - start;
+        };
+        encode::publish(out, head, topic, properties, payload)?;
+        Ok(n_bytes)
     }
 
     /// Id and index of the device that a command goes to; nothing for other messages.
@@ -266,6 +277,7 @@ impl Device {
             let lag_us = now.saturating_sub(intended_us);
             let mut recorder = core.recorder.borrow_mut();
             recorder.sent(send.series, stage, lag_us, packet.due.held);
+            recorder.tally(send.series, stage).bytes += packet.n_bytes as u64;
             let (device, incarnation) = (self.index as u32, self.incarnation);
             let run = Run::one(device, incarnation, packet.n);
             recorder.number(send.series, Passage::Sent, run);

@@ -46,6 +46,8 @@ struct Answer {
     status: u16,
     headers: HeaderMap,
     body: Vec<u8>,
+    /// Of the whole body.
+    n_bytes: u64,
 }
 
 impl Life {
@@ -99,6 +101,9 @@ impl Life {
                 Err(Failed::answered(ErrorClass::RequestTimeout, text))
             }
         };
+        if let Ok(answer) = &result {
+            core.recorder.borrow_mut().tally(series, stage).bytes += answer.n_bytes;
+        }
         let result = result.and_then(|answer| self.judge(request, &answer));
         self.device.end(core, open, result.as_ref().copied());
         match result {
@@ -408,7 +413,7 @@ impl Life {
                 body.extend_from_slice(data);
             }
         }
-        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, n_bytes: n_read })
     }
 
     fn judge(&self, request: &HttpRequest, answer: &Answer) -> Result<(), Failed> {

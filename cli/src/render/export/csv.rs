@@ -82,6 +82,11 @@ pub(crate) fn flat(documents: &[Value]) -> String {
         });
         found.push(row);
     }
+    // What is null in one document and has parts in another is its parts.
+    let has_parts = |name: &String| {
+        names.iter().any(|other| other.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    };
+    let names: Vec<String> = names.iter().filter(|name| !has_parts(name)).cloned().collect();
     let header: Vec<String> = names.iter().map(|name| quoted(name)).collect();
     let mut rows = Rows::new(&header.join(","));
     for mut row in found {
@@ -272,7 +277,7 @@ mod tests {
     fn documents_become_rows_with_the_columns_of_all_of_them() {
         let documents = [
             json!({ "run": "a", "labels": { "env": "=cmd()" }, "exit_code": null }),
-            json!({ "run": "b, c", "labels": {}, "exit_code": 0, "devices": ["d1", "d2"] }),
+            json!({ "run": "b, c", "labels": null, "exit_code": 0, "devices": ["d1", "d2"] }),
         ];
         assert_eq!(
             flat(&documents),

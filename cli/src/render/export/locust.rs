@@ -35,11 +35,6 @@ fn quantiles(us: &[u64]) -> Vec<Cell> {
     us.iter().map(|us| number(whole_ms(*us))).collect()
 }
 
-/// Locust's `Type`: the request's method, or what a device does.
-fn kind(row: &Distribution) -> &str {
-    row.operation.map_or("", |operation| operation.word())
-}
-
 fn name(row: &Distribution) -> String {
     if row.operation.is_none() {
         "Aggregated".to_owned()
@@ -52,11 +47,11 @@ pub(super) fn stats(export: &RunExport) -> String {
     let mut rows = Rows::new(STATS);
     let mut sorted: Vec<&Distribution> = export.distributions.iter().collect();
     // By name and method; the sum of all comes last.
-    sorted.sort_by_key(|row| (row.operation.is_none(), name(row), kind(row).to_owned()));
+    sorted.sort_by_key(|row| (row.operation.is_none(), name(row), row.kind.clone()));
     for row in sorted {
         let median = row.quantiles_us.first().copied();
         let mut cells = vec![
-            text(kind(row)),
+            text(&row.kind),
             text(&name(row)),
             number(row.count),
             number(row.errors),
@@ -64,7 +59,7 @@ pub(super) fn stats(export: &RunExport) -> String {
             number(float(row.mean_us.unwrap_or(0.0) / 1e3)),
             ms(row.min_us),
             ms(row.max_us),
-            number("0.0"),
+            number(float(row.mean_bytes)),
             number(float(row.rate_per_s)),
             number(float(row.errors_per_s)),
         ];
@@ -101,7 +96,7 @@ pub(super) fn history(export: &RunExport) -> String {
             number(float(so_far.mean_us.unwrap_or(0.0) / 1e3)),
             ms(so_far.min_us),
             ms(so_far.max_us),
-            number("0"),
+            number(float(so_far.mean_bytes)),
         ]);
         rows.push(&cells);
     }
@@ -117,13 +112,9 @@ pub(super) fn failures(export: &RunExport) -> String {
         text(&humantime::format_rfc3339_seconds(at).to_string())
     };
     for failure in &export.report.failures {
-        let series = export
-            .report
-            .series
-            .iter()
-            .find(|series| format!("{}.{}", series.group, series.name) == failure.series);
+        let row = export.distributions.iter().find(|row| name(row) == failure.series);
         rows.push(&[
-            text(series.map_or("", |series| series.operation.word())),
+            text(row.map_or("", |row| &row.kind)),
             text(&failure.series),
             text(&format!("{}: {}", failure.class.word(), failure.text)),
             number(failure.count),

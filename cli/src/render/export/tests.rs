@@ -17,8 +17,10 @@ pub(crate) fn export() -> RunExport {
         operation,
         group: if operation.is_some() { "sensors".into() } else { String::new() },
         name: name.into(),
+        kind: if operation.is_some() { "MQTT".into() } else { String::new() },
         count: 1_150,
         errors: 12,
+        mean_bytes: 11.0,
         rate_per_s: 95.83,
         errors_per_s: 1.0,
         time: Some("response_time".into()),
@@ -32,6 +34,7 @@ pub(crate) fn export() -> RunExport {
     let silent = Distribution {
         count: 0,
         errors: 0,
+        mean_bytes: 0.0,
         rate_per_s: 0.0,
         errors_per_s: 0.0,
         time: None,
@@ -44,6 +47,7 @@ pub(crate) fn export() -> RunExport {
     let so_far = |count: u64, errors: u64| SoFar {
         count,
         errors,
+        mean_bytes: 11.0,
         mean_us: Some(12_500.0),
         min_us: Some(400),
         max_us: Some(4_120_600),
@@ -106,7 +110,7 @@ fn the_sum_of_all_comes_last_and_a_silent_series_says_so() {
     let text = locust::stats(&export());
     let last = text.lines().last().unwrap();
     assert!(last.starts_with(",Aggregated,1150,12,"), "{last}");
-    assert!(text.contains("publish,sensors.status,0,0,0,0.0,0,0,0.0,0.0,0.0,N/A,N/A,"), "{text}");
+    assert!(text.contains("MQTT,sensors.status,0,0,0,0.0,0,0,0.0,0.0,0.0,N/A,N/A,"), "{text}");
 }
 
 #[test]

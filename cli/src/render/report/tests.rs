@@ -41,6 +41,7 @@ fn one(name: &str, operation: Operation, stage: &str, count: u64) -> SeriesRepor
         censored: 0,
         resent: 0,
         received: 0,
+        bytes: 0,
         response_time_us: Some(time(412)),
         service_time_us: Some(time(398)),
         send_lag_us: sends.then(|| time(61)),
