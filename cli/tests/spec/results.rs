@@ -155,8 +155,8 @@ fn a_run_leaves_its_files_and_they_agree() {
     let devices = exported["course"]["devices"].as_array().unwrap();
     assert!(devices.iter().any(|n| n == 10), "{devices:?}");
     let stats = read("locust_stats.csv");
-    let row = stats.lines().find(|line| line.starts_with("publish,sensors.telemetry,")).unwrap();
-    assert!(row.starts_with(&format!("publish,sensors.telemetry,{total},0,")), "{row}");
+    let row = stats.lines().find(|line| line.starts_with("MQTT,sensors.telemetry,")).unwrap();
+    assert!(row.starts_with(&format!("MQTT,sensors.telemetry,{total},0,")), "{row}");
     let p95 = whole(&ran["series"], "telemetry")["response_time_us"]["p95"].as_u64().unwrap();
     let distribution = whole(&exported["distributions"], "telemetry");
     assert_eq!(distribution["quantiles_us"][5].as_u64(), Some(p95));
