@@ -12,7 +12,7 @@ check:
 test *filter:
     bash .ci/test {{ filter }}
 
-# Measure the device engine.
+# Measure the device engine, and what it costs to ask for past runs.
 bench *args:
     cargo bench --workspace {{ args }}
 

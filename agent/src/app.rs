@@ -1,4 +1,4 @@
-//! Wires session, assignments, uplink and healthz, and lets them end in order.
+//! Wires session, assignments, uplink and the pages for supervisors and scrapers, and lets them end in order.
 //!
 //! The order of a soft stop: assignments close their gates and let their runners deliver, the uplink
 //! drains, the session says goodbye, the lock on the data directory is released. Each step waits for
@@ -12,7 +12,10 @@ use std::sync::Arc;
 use shoal_domain::capacity::Limits;
 use shoal_domain::ids::AgentId;
 use shoal_proto::v1;
-use shoal_service_kit::{Clock, Lifecycle, Rule, SystemClock, TargetGuard, limits};
+use shoal_service_kit::{
+    Clock, Lifecycle, Rule, SystemClock, TargetGuard, http_get, limits,
+};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,9 +24,10 @@ use crate::assignments::load::EngineLoader;
 use crate::beat::Beats;
 use crate::connection::{BadServer, Dialer};
 use crate::engine::{NotLocal, SourceAddresses};
-use crate::healthz::Healthz;
 use crate::identity::{Identity, IdentityError};
 use crate::leases::Leases;
+use crate::meter::Counts;
+use crate::pages::Pages;
 use crate::session::{Desired, Session, thread};
 use crate::uplink;
 
@@ -104,18 +108,20 @@ pub async fn start_watched(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hello = hello(&config, &identity, &sources);
 
+    let counts: Arc<Counts> = Arc::default();
     let since_boot_us = clock.boot_us();
     let not_yet = SessionState::Detached { since_boot_us, why: "not connected yet".to_owned() };
     let (state, watched) = watch::channel(not_yet);
     if let Some(listen) = config.health_listen {
-        let bound = Healthz::bind(listen).await;
+        let bound = TcpListener::bind(listen).await;
         let listener = bound.map_err(|source| StartError::Health { listen, source })?;
         if let Ok(addr) = listener.local_addr() {
             tracing::info!(%addr, "healthz");
         }
         let (session, clock) = (watched.clone(), Arc::clone(&clock));
-        let healthz = Healthz { listener, session, clock, lifecycle: lifecycle.clone() };
-        lifecycle.spawn("healthz", healthz.run());
+        let pages = Pages { session, clock, counts: Arc::clone(&counts) };
+        let page = move |path: &str| pages.page(path);
+        lifecycle.spawn("healthz", http_get::serve(listener, lifecycle.clone(), page));
     }
 
     let (leases, drained) = (Leases::default(), CancellationToken::new());
@@ -150,6 +156,7 @@ pub async fn start_watched(
         leases,
         uplink,
         clock,
+        counts,
         lifecycle: lifecycle.clone(),
         desired: desired_seen,
         offset: offset_seen,

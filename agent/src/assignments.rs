@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Control, Releases};
 use crate::leases::Leases;
+use crate::meter::Counts;
 use crate::runner::{self, Ended};
 use crate::session::{Desired, hard_end_us, key_of};
 use crate::uplink::Uplink;
@@ -39,6 +40,7 @@ pub(crate) struct Assignments {
     pub(crate) leases: Leases,
     pub(crate) uplink: Uplink,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) counts: Arc<Counts>,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) desired: watch::Receiver<Desired>,
     pub(crate) offset: watch::Receiver<Option<i64>>,
@@ -268,10 +270,10 @@ impl Reconciler {
             let running = ready.start(t0_boot_us, Arc::clone(&held.control), sender);
             let gate = Arc::clone(&held.control);
             let (key, uplink) = (held.key.clone(), self.shared.uplink.clone());
-            let reports = self.reports.clone();
+            let (reports, counts) = (self.reports.clone(), Arc::clone(&self.shared.counts));
             self.shared.lifecycle.spawn("runner", async move {
                 let gate = || gate.gate_closed_at_us();
-                let ended = runner::follow(key, n_cores, receiver, uplink, gate).await;
+                let ended = runner::follow(key, n_cores, receiver, (uplink, &counts), gate).await;
                 // The cores have closed; their threads end now. Blocking, so not on this runtime.
                 let _ = tokio::task::spawn_blocking(running).await;
                 let _ = reports.send(Report::Ended(ended)).await;

@@ -48,7 +48,7 @@ pub struct Flags {
     /// Directory with one file per secret [env: SHOAL_SECRETS_DIR]
     #[arg(long)]
     pub secrets_dir: Option<String>,
-    /// Where /healthz is served, by default nowhere [env: SHOAL_HEALTH_LISTEN]
+    /// Where /healthz and /metrics are served, by default nowhere [env: SHOAL_HEALTH_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     pub health_listen: Option<String>,
     /// text or json [env: SHOAL_LOG_FORMAT]

@@ -7,6 +7,7 @@
 use tokio::sync::mpsc;
 
 use crate::engine::{Closed, CoreReport};
+use crate::meter::{Counts, Meter};
 use crate::uplink::Uplink;
 use crate::uplink::queue::{Closing, Key};
 
@@ -33,10 +34,12 @@ pub(crate) async fn follow(
     key: Key,
     n_cores: usize,
     mut reports: mpsc::Receiver<CoreReport>,
-    uplink: Uplink,
+    (uplink, counts): (Uplink, &Counts),
     gate_closed_at_us: impl Fn() -> Option<u64>,
 ) -> Ended {
     let mut windows = Windows::new(n_cores);
+    let mut meter = Meter::start();
+    counts.begin();
     let (mut closed_at_us, mut errors) = (None, Vec::new());
     while let Some(CoreReport { core, delta, closed }) = reports.recv().await {
         windows.add(core, delta, closed.is_some());
@@ -44,7 +47,9 @@ pub(crate) async fn follow(
             closed_at_us = closed_at_us.max(Some(at_us));
             errors.extend(error);
         }
-        while let Some(delta) = windows.take_complete() {
+        while let Some(mut delta) = windows.take_complete() {
+            meter.add_to(&mut delta.health);
+            counts.add(&delta);
             uplink.push(&key, delta).await;
         }
         if windows.all_closed() {
@@ -54,7 +59,10 @@ pub(crate) async fn follow(
     if !windows.all_closed() {
         errors.push("a core ended without its last report".to_owned());
     }
-    let (last, totals) = windows.finish();
+    let (mut last, totals) = windows.finish();
+    meter.add_to(&mut last.health);
+    counts.add(&last);
+    counts.end();
     let closed_at_us = closed_at_us.or_else(gate_closed_at_us).unwrap_or_else(|| {
         // The end of the last window is the nearest that is still known.
         (totals.last_window + 1) * shoal_domain::delta::WINDOW_US

@@ -13,6 +13,9 @@ use shoal_service_kit::{Lifecycle, random};
 
 use crate::error::{Error, chain};
 
+/// As the control plane's own default.
+const KEEP_SECONDS: Duration = Duration::from_secs(30 * 86_400);
+
 /// What a caller wants of its own cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
@@ -125,6 +128,7 @@ async fn start_control_plane(
         database: format!("sqlite:{}", store_path(data_dir).display()),
         token: wish.token.clone(),
         metrics_listen: wish.metrics_listen,
+        keep_seconds: Some(KEEP_SECONDS),
         local: true,
     };
     match shoal_control_plane::app::start(config, lifecycle).await {

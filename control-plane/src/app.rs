@@ -15,6 +15,7 @@ use tonic::transport::Server;
 use crate::fleet::Fleet;
 use crate::grpc::{AgentApi, ControlApi, TokenCheck};
 use crate::ingest;
+use crate::coarsen;
 use crate::metrics;
 use crate::orchestrator::Runs;
 use crate::refusal::Refusal;
@@ -33,6 +34,8 @@ pub struct Config {
     pub token: Option<String>,
     /// Where `GET /metrics` is answered, without a token; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// How long windows of one second are kept; `None`: for ever.
+    pub keep_seconds: Option<Duration>,
     /// In the CLI's own process: `builtin` targets are allowed.
     pub local: bool,
 }
@@ -103,6 +106,9 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
     let deltas = ingest::start(store.clone(), runs.clone(), lifecycle);
     runs.resume().await?;
     runs.keep_alive();
+    if let Some(keep_seconds) = config.keep_seconds {
+        coarsen::keep(store.clone(), keep_seconds, lifecycle);
+    }
 
     let server = format!("http://{addr}");
     let agents = AgentApi {

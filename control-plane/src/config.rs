@@ -1,6 +1,7 @@
 //! What the control plane is told at start: flags, then environment, then defaults.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
@@ -22,6 +23,10 @@ pub struct Args {
     /// Where to answer `GET /metrics` for Prometheus, like 127.0.0.1:7101; without a token.
     #[arg(long, env = "SHOAL_METRICS_LISTEN", value_name = "ADDR")]
     pub metrics_listen: Option<SocketAddr>,
+    /// How long a run keeps its windows of one second, like 30d or 12h; then they are joined to 10
+    /// seconds, and after four times as long to 60. Totals, percentiles and comparisons stay exact.
+    #[arg(long, env = "SHOAL_KEEP_SECONDS", value_name = "AGE", default_value = "30d", value_parser = age)]
+    pub keep_seconds: Duration,
     /// How to log, on standard error. SHOAL_LOG filters, for example `SHOAL_LOG=debug`.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -48,13 +53,42 @@ impl From<LogFormat> for shoal_service_kit::telemetry::LogFormat {
 
 impl From<Args> for Config {
     fn from(args: Args) -> Self {
-        let Args { listen, database, token, metrics_listen, .. } = args;
+        let Args { listen, database, token, metrics_listen, keep_seconds, .. } = args;
         Self {
             listen,
             database,
             token: token.filter(|token| !token.is_empty()),
             metrics_listen,
+            keep_seconds: Some(keep_seconds),
             local: false,
         }
+    }
+}
+
+/// `30d`, `12h`, `90m`, `45s`, `2w`.
+fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` found, an age with its unit, like 30d, expected");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit_s = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit_s).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_carries_its_unit() {
+        assert_eq!(age("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert!(age("30").is_err() && age("d").is_err() && age("99999999999999999999d").is_err());
     }
 }

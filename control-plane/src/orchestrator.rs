@@ -10,7 +10,7 @@ mod placement;
 mod scale;
 
 pub use about::{About, labels_from_wire, text};
-pub use compaction::decode;
+pub use compaction::{decode, window_row};
 pub use scale::Wanted;
 
 use std::collections::HashMap;

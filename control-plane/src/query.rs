@@ -103,6 +103,7 @@ pub async fn judge_and_keep(
             limit: threshold.limit,
             result: result_word(threshold.result).to_owned(),
             breached_at_us: threshold.breached_at_s.map(|s| (s * 1e6) as i64),
+            report_json: serde_json::to_string(threshold).unwrap_or_default(),
         })
         .collect();
     store.put_thresholds(row.run_id, &rows).await?;
@@ -512,6 +513,11 @@ async fn agents(
         stalled_us: share.total.health.stalled_us,
         descriptor_errors: share.total.health.descriptor_errors,
         port_errors: share.total.health.port_errors,
+        cpu_cores: share.total.health.cpu_us as f64 / 1e6 / share.total.seconds() as f64,
+        memory_max_bytes: share.total.health.memory_bytes,
+        descriptors_max: share.total.health.descriptors,
+        network_received_bytes: share.total.health.received_bytes,
+        network_sent_bytes: share.total.health.sent_bytes,
         totals_proved: share.totals_proved,
     };
     Ok(shares.iter().filter(|share| share.observe.is_none()).map(report).collect())

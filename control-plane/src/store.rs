@@ -17,6 +17,7 @@ mod agents;
 mod assignments;
 mod baselines;
 mod changes;
+mod coarsen;
 mod deltas;
 mod error;
 mod files;

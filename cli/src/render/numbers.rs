@@ -48,6 +48,20 @@ pub(crate) fn seconds(s: f64) -> String {
     }
 }
 
+/// `512 B`, `3.40 MiB`
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1_024 {
+        return format!("{n} B");
+    }
+    let (mut value, mut unit) = (n as f64 / 1_024.0, 0);
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1_024.0;
+        unit += 1;
+    }
+    format!("{} {}", three(value), UNITS[unit])
+}
+
 /// Per second.
 pub(crate) fn rate(per_s: f64) -> String {
     if per_s < 99.95 { three(per_s) } else { count(per_s.round() as u64) }
@@ -119,6 +133,13 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_in_powers_of_1024() {
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(3_565_158), "3.40 MiB");
+        assert_eq!(bytes(1_048_000), "1.00 MiB");
+    }
 
     #[test]
     fn counts_have_thousands_separators() {

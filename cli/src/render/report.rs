@@ -17,7 +17,7 @@ use shoal_domain::run::{Phase, Validity, Verdict};
 
 use self::observers::observers;
 use super::columns::Columns;
-use super::numbers::{count, in_unit, micros, rate, seconds, worst_window};
+use super::numbers::{bytes, count, in_unit, micros, rate, seconds, worst_window};
 use super::{Paint, clean};
 use crate::args::RowArgs;
 
@@ -50,6 +50,9 @@ pub(crate) fn render(
     }
     text.push_str(&thresholds(report, paint));
     text.push_str(&failures(report));
+    if started {
+        text.push_str(&agents(report));
+    }
     if started {
         text.push_str(&validity(report));
     }
@@ -318,6 +321,38 @@ fn failures(report: &RunReport) -> String {
             seconds(failure.last_s),
             failure.text.clone(),
             failure.devices.join(", "),
+        ]);
+    }
+    format!("\n{}", columns.render())
+}
+
+/// What the generator itself used: whether it had room to spare.
+fn agents(report: &RunReport) -> String {
+    if report.agents.is_empty() {
+        return String::new();
+    }
+    let mut columns = Columns::new(&[
+        "agent",
+        "state",
+        ">devices",
+        ">cores used",
+        ">memory",
+        ">descriptors",
+        ">received",
+        ">sent",
+        ">longest stall",
+    ]);
+    for agent in &report.agents {
+        columns.row(vec![
+            agent.agent.clone(),
+            agent.state.clone(),
+            count(agent.devices),
+            format!("{:.2}", agent.cpu_cores),
+            bytes(agent.memory_max_bytes),
+            count(agent.descriptors_max),
+            bytes(agent.network_received_bytes),
+            bytes(agent.network_sent_bytes),
+            micros(agent.stall_max_us as f64),
         ]);
     }
     format!("\n{}", columns.render())

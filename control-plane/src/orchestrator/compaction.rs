@@ -123,7 +123,7 @@ pub fn decode(table: &str, id: &str, body: &[u8]) -> Result<Delta, Refusal> {
         .map_err(|error| internal(format!("table {table}, column body, id {id}: {error}")))
 }
 
-fn window_row(key: &WindowKey, delta: &Delta) -> WindowRow {
+pub fn window_row(key: &WindowKey, delta: &Delta) -> WindowRow {
     let sum = |count: fn(&shoal_domain::delta::Tally) -> u64| {
         delta.cells.values().map(count).sum::<u64>() as i64
     };

@@ -195,7 +195,8 @@ async fn course(
     let fit = MOST_POINTS.min(MOST_CELLS / plan.series.len().max(1) as u64).max(1);
     let points = if points == 0 { fit } else { points.min(fit) };
     let seconds = (duration_s.ceil() as u64).max(1);
-    let step_s = seconds.div_ceil(points);
+    // A point holds whole windows, however long those are by now.
+    let step_s = seconds.div_ceil(points).next_multiple_of(row.window_s.max(1) as u64);
     let mut builder = CourseBuilder::new(series, step_s);
     let mut gauges = Gauges::default();
     let mut waiting = unfolded(store, row, &mut gauges).await?;

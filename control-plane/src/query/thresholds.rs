@@ -42,6 +42,9 @@ struct Asking<'a> {
 
 impl Asked<'_> {
     pub(super) async fn reports(&self) -> Result<Vec<ThresholdReport>, Refusal> {
+        if let Some(kept) = self.kept().await? {
+            return Ok(kept);
+        }
         let regions = Regions::of(self.store, self.row).await?;
         let by_region: BTreeMap<&str, Facts> = self
             .wanted_regions(&regions)
@@ -57,6 +60,19 @@ impl Asked<'_> {
             None => self.report(n, threshold, &by_region),
         };
         Ok(self.plan.thresholds.iter().enumerate().map(report).collect())
+    }
+
+    /// What was judged at the end: the windows that it was judged by may be coarser now. Only
+    /// where windows were judged; all else is made anew from the summaries.
+    async fn kept(&self) -> Result<Option<Vec<ThresholdReport>>, Refusal> {
+        let is_of_windows = |threshold: &Threshold| threshold.windows.is_some();
+        if !self.row.phase.is_over() || !self.plan.thresholds.iter().any(is_of_windows) {
+            return Ok(None);
+        }
+        let rows = self.store.thresholds(self.row.run_id).await?;
+        let reports = rows.iter().map(|row| serde_json::from_str(&row.report_json).ok());
+        let reports: Option<Vec<ThresholdReport>> = reports.collect();
+        Ok(reports.filter(|reports| reports.len() == self.plan.thresholds.len()))
     }
 
     /// Those that any threshold asks for and that have a device.

@@ -35,6 +35,8 @@ pub struct RunRow {
     pub cause: Option<String>,
     pub t0_us: Option<i64>,
     pub ended_at_us: Option<i64>,
+    /// How long its windows are: 1 until they became coarser.
+    pub window_s: i64,
 }
 
 /// What a list of runs shows; without the texts, which may be a mebibyte each.
@@ -84,6 +86,7 @@ pub(super) struct RawRun {
     cause: Option<String>,
     t0_us: Option<i64>,
     ended_at_us: Option<i64>,
+    window_s: i64,
 }
 
 impl TryFrom<RawRun> for RunRow {
@@ -120,6 +123,7 @@ impl TryFrom<RawRun> for RunRow {
             cause: raw.cause,
             t0_us: raw.t0_us,
             ended_at_us: raw.ended_at_us,
+            window_s: raw.window_s,
         })
     }
 }

@@ -97,7 +97,7 @@ impl Store {
         const RUN: &str = "SELECT run_id, name, scenario_name, scenario_text, scenario_sha256, \
              vars_json, seed, planned_devices, created_at_us, note, started_by, revision, owner, \
              owner_epoch, owner_seen_us, owner_token_hash, version, phase, state_json, validity, verdict, exit_code, cause, \
-             t0_us, ended_at_us FROM runs WHERE run_id = $1";
+             t0_us, ended_at_us, window_s FROM runs WHERE run_id = $1";
         let raw: Option<RawRun> = on_db!(self, read, |p| sqlx::query_as(RUN)
             .bind(run_id.to_string())
             .fetch_optional(p)
@@ -170,7 +170,7 @@ impl Store {
              scenario_sha256, vars_json, seed, planned_devices, created_at_us, note, started_by, \
              revision, owner, owner_epoch, owner_seen_us, owner_token_hash, version, phase, \
              state_json, validity, \
-             verdict, exit_code, cause, t0_us, ended_at_us FROM runs \
+             verdict, exit_code, cause, t0_us, ended_at_us, window_s FROM runs \
              WHERE ended_at_us IS NULL ORDER BY run_id";
         let runs: Vec<RawRun> =
             on_db!(self, read, |p| sqlx::query_as(UNFINISHED).fetch_all(p).await)

@@ -17,6 +17,8 @@ pub struct ThresholdRow {
     pub limit: f64,
     pub result: String,
     pub breached_at_us: Option<i64>,
+    /// As the document shows it.
+    pub report_json: String,
 }
 
 impl Store {
@@ -27,7 +29,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         const CLEAR: &str = "DELETE FROM thresholds WHERE run_id = $1";
         const INSERT: &str = "INSERT INTO thresholds (run_id, position, text, value, \
-             limit_value, result, breached_at_us) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+             limit_value, result, breached_at_us, report_json) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
         const DOING: &str = "keep a run's thresholds";
         let mut tx = self.begin(DOING).await?;
         in_tx!(tx, |c| sqlx::query(CLEAR).bind(run_id.to_string()).execute(c).await.map(drop))
@@ -41,6 +43,7 @@ impl Store {
                 .bind(row.limit)
                 .bind(&row.result)
                 .bind(row.breached_at_us)
+                .bind(&row.report_json)
                 .execute(c)
                 .await
                 .map(drop))
@@ -53,7 +56,7 @@ impl Store {
 
     pub async fn thresholds(&self, run_id: RunId) -> Result<Vec<ThresholdRow>, StoreError> {
         const THRESHOLDS: &str = "SELECT position, text, value, limit_value, result, \
-             breached_at_us FROM thresholds WHERE run_id = $1 ORDER BY position";
+             breached_at_us, report_json FROM thresholds WHERE run_id = $1 ORDER BY position";
         on_db!(self, read, |p| sqlx::query_as(THRESHOLDS)
             .bind(run_id.to_string())
             .fetch_all(p)

@@ -65,6 +65,7 @@ async fn thresholds_are_replaced_as_a_whole(store: &Store) {
         limit: 250.0,
         result: "PASSED".to_owned(),
         breached_at_us,
+        report_json: "{}".to_owned(),
     };
     let first = [threshold(0, Some(0.1 + 0.2), None), threshold(1, None, Some(7))];
     store.put_thresholds(run, &first).await.unwrap();

@@ -10,8 +10,8 @@ mod fixtures;
 
 mod agents_and_series;
 mod assignments;
+mod coarsen;
 mod dashboards;
-mod figures;
 mod fold;
 mod ingest;
 mod open;

@@ -231,6 +231,14 @@ pub struct Health {
     pub stalled_us: u64,
     pub descriptor_errors: u64,
     pub port_errors: u64,
+    /// Processor time of its process, all threads.
+    pub cpu_us: u64,
+    /// The most that its process held.
+    pub memory_bytes: u64,
+    pub descriptors: u64,
+    /// Through the interfaces of its machine or container, whoever caused them.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
 }
 
 impl Health {
@@ -239,6 +247,11 @@ impl Health {
         self.stalled_us += other.stalled_us;
         self.descriptor_errors += other.descriptor_errors;
         self.port_errors += other.port_errors;
+        self.cpu_us += other.cpu_us;
+        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
+        self.descriptors = self.descriptors.max(other.descriptors);
+        self.received_bytes += other.received_bytes;
+        self.sent_bytes += other.sent_bytes;
     }
 }
 
@@ -306,6 +319,11 @@ pub struct Delta {
 impl Delta {
     /// Coalesces a later delta of the same assignment into this one: counts are conserved, only
     /// the resolution in time is lost.
+    /// How many windows it spans.
+    pub fn seconds(&self) -> u64 {
+        self.last_window.saturating_sub(self.first_window) + 1
+    }
+
     pub fn absorb(&mut self, later: Self) {
         self.first_window = self.first_window.min(later.first_window);
         self.last_window = self.last_window.max(later.last_window);

@@ -403,6 +403,18 @@ pub struct AgentReport {
     pub stalled_us: u64,
     pub descriptor_errors: u64,
     pub port_errors: u64,
+    /// What its process used while it held these devices: cores on average, the most memory and
+    /// descriptors, bytes through the interfaces of its machine or container but loopback.
+    #[serde(default)]
+    pub cpu_cores: f64,
+    #[serde(default)]
+    pub memory_max_bytes: u64,
+    #[serde(default)]
+    pub descriptors_max: u64,
+    #[serde(default)]
+    pub network_received_bytes: u64,
+    #[serde(default)]
+    pub network_sent_bytes: u64,
     /// Whether the agent's closing totals equal what was stored.
     pub totals_proved: Option<bool>,
 }

@@ -51,6 +51,7 @@ impl Cluster {
             database: format!("sqlite:{}", dir.path().join("shoal.sqlite").display()),
             token: None,
             metrics_listen: None,
+            keep_seconds: None,
             local: true,
         };
         let serving = control_plane::start(config, &control_plane).await;

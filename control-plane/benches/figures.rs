@@ -1,14 +1,24 @@
-//! Figures to measure: two runs of an hour with 20 series on two agents, one of them
-//! lost. Ignored by default because filling the store takes minutes:
+//! What a past costs to ask: two runs of an hour with 20 series on two agents, one of them lost, and
+//! ten thousand more runs, on SQLite and on Postgres.
 //!
-//! `cargo test -p shoal-control-plane --test store figures -- --ignored --nocapture`
-//!
-//! With `SHOAL_FIGURES=DIR` the SQLite store stays there, for looking at with `shoal --data-dir DIR`.
+//! Run: `cargo bench --workspace --bench figures`. With `SHOAL_FIGURES=DIR` the SQLite store stays
+//! there, for looking at with `shoal --data-dir DIR`. It fails where a figure is above its limit.
+#![expect(clippy::unwrap_used, reason = "a bench's panic is its report")]
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
+#[path = "../tests/store/databases.rs"]
+#[expect(dead_code, reason = "shared with the tests of the store, which use all of it")]
+mod databases;
+#[path = "../tests/store/fixtures.rs"]
+#[expect(dead_code, reason = "shared with the tests of the store, which use all of it")]
+mod fixtures;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use shoal_control_plane::coarsen::coarsen;
 use shoal_control_plane::query::compare::{Question, against_baseline};
 use shoal_control_plane::query::course;
 use shoal_control_plane::record::{Record, shard_to_blob};
@@ -25,8 +35,8 @@ use shoal_domain::run::{Cause, Phase, RunState, Validity};
 use shoal_domain::shard::{Share, deal};
 use shoal_proto::metrics;
 
-use crate::databases::Opened;
-use crate::fixtures::{NOW_US, change, new_run, run_id};
+use databases::Opened;
+use fixtures::{NOW_US, change, new_run, run_id};
 
 const HOUR: u64 = 3_600;
 const LOST_AT: u64 = 2_400;
@@ -194,7 +204,10 @@ async fn found(store: &Store, run_id: RunId) -> RunRow {
 }
 
 /// The shortest of three, so that a busy machine counts less.
-async fn timed<T>(what: &str, kind: &str, mut act: impl AsyncFnMut() -> T) -> (T, Duration) {
+async fn timed<T>(
+    (what, kind, at_most): (&str, &str, Duration),
+    mut act: impl AsyncFnMut() -> T,
+) -> (T, bool) {
     let mut best: Option<(T, Duration)> = None;
     for _ in 0..3 {
         let started = Instant::now();
@@ -205,28 +218,31 @@ async fn timed<T>(what: &str, kind: &str, mut act: impl AsyncFnMut() -> T) -> (T
         }
     }
     let (done, took) = best.expect("three were tried");
-    say(&format!("{kind}: {what}: {} ms", took.as_millis()));
-    (done, took)
+    let over = took > at_most;
+    let word = if over { "TOO SLOW" } else { "ok" };
+    println!(
+        "{kind:<9} {what:<40} {:>8.1} ms  at most {:>5} ms  {word}",
+        took.as_secs_f64() * 1e3,
+        at_most.as_millis()
+    );
+    (done, over)
 }
 
-#[expect(clippy::print_stderr, reason = "the figures are what this is run for")]
-fn say(text: &str) {
-    eprintln!("{text}");
-}
-
-async fn figures(store: &Store, kind: &str) {
+/// Whether every figure is within its limit.
+async fn figures(store: &Store, kind: &str) -> bool {
+    let ms = Duration::from_millis;
     let (before, after) = (run_id(1), run_id(2));
     fill(store, before, "steady-heron", 2_000).await;
     fill(store, after, "brisk-otter", 2_200).await;
     let baseline = [found(store, before).await];
     let candidate = [found(store, after).await];
     let question = Question { force: true, ..Question::default() };
-    let (compared, _) = timed("compare two hours of 20 series", kind, async || {
+    let (compared, slow_compare) = timed(("compare two hours of 20 series", kind, ms(300)), async || {
         against_baseline(store, &baseline, &candidate, &question).await.unwrap()
     })
     .await;
     assert_eq!(compared[0].comparison.series.iter().filter(|row| row.metric == "rate").count(), 20);
-    let (export, _) = timed("an hour of 20 series as a course", kind, async || {
+    let (export, slow_course) = timed(("an hour of 20 series as a course", kind, ms(3_000)), async || {
         course::export(store, &candidate[0], "here", 240).await.unwrap()
     })
     .await;
@@ -236,33 +252,58 @@ async fn figures(store: &Store, kind: &str) {
     for n in 10..10_010 {
         store.insert_run(&new_run(run_id(n), &format!("run-{n}"))).await.unwrap();
     }
-    let (page, _) = timed("list 50 of 10,000 runs", kind, async || {
+    let (page, slow_list) = timed(("list 50 of 10,000 runs", kind, ms(100)), async || {
         store.list_runs(&RunFilter::default(), None, 50).await.unwrap()
     })
     .await;
     assert_eq!(page.len(), 50);
     let rare = RunFilter { scenario: Some("hour".into()), ..RunFilter::default() };
-    let (page, _) = timed("find 2 of 10,000 runs by scenario", kind, async || {
+    let (page, slow_find) = timed(("find 2 of 10,000 runs by scenario", kind, ms(100)), async || {
         store.list_runs(&rare, None, 50).await.unwrap()
     })
     .await;
     assert_eq!(page.len(), 2);
+    sizes(store, kind, after).await;
+    !(slow_compare || slow_course || slow_list || slow_find)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fills a store for minutes to print figures"]
-async fn figures_on_sqlite() {
-    let Some(dir) = std::env::var_os("SHOAL_FIGURES").map(PathBuf::from) else {
-        return figures(&Opened::sqlite().await.store, "SQLite").await;
+/// Bytes that the windows and summaries of one run hold, by second and series, and after the
+/// windows became coarser.
+async fn sizes(store: &Store, kind: &str, run: RunId) {
+    let bodies = async || {
+        let windows = store.windows_of(run, 0, i64::MAX).await.unwrap();
+        let bytes: usize = windows.iter().map(|row| row.body.len()).sum();
+        (windows.len(), bytes)
     };
-    let url = format!("sqlite:{}", dir.join("shoal.sqlite").display());
-    let store = Store::open(&url).await.unwrap();
-    figures(&store, "SQLite").await;
-    store.close().await;
+    let say = |what: &str, (n, bytes): (usize, usize)| {
+        let per_hour_and_series = bytes / 20;
+        println!(
+            "{kind:<9} {what:<40} {n:>8} rows, {bytes:>10} bytes: {per_hour_and_series} per run-hour and series"
+        );
+    };
+    say("windows of one second", bodies().await);
+    coarsen(store, Duration::ZERO, u64::MAX / 4).await.unwrap();
+    say("windows of a minute", bodies().await);
+    let summaries = store.summaries(run).await.unwrap();
+    let bytes: usize = summaries.iter().map(|row| row.body.len()).sum();
+    println!("{kind:<9} {:<40} {:>8} rows, {bytes:>10} bytes", "summaries", summaries.len());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fills a store for minutes to print figures"]
-async fn figures_on_postgres() {
-    figures(&Opened::postgres().await.store, "Postgres").await;
+async fn all() -> bool {
+    let is_fast = match std::env::var_os("SHOAL_FIGURES").map(PathBuf::from) {
+        None => figures(&Opened::sqlite().await.store, "SQLite").await,
+        Some(dir) => {
+            let url = format!("sqlite:{}", dir.join("shoal.sqlite").display());
+            let store = Store::open(&url).await.unwrap();
+            let is_fast = figures(&store, "SQLite").await;
+            store.close().await;
+            is_fast
+        }
+    };
+    figures(&Opened::postgres().await.store, "Postgres").await && is_fast
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if runtime.block_on(all()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
