@@ -12,9 +12,7 @@ use std::sync::Arc;
 use shoal_domain::capacity::Limits;
 use shoal_domain::ids::AgentId;
 use shoal_proto::v1;
-use shoal_service_kit::{
-    Clock, Lifecycle, Rule, SystemClock, TargetGuard, http_get, limits,
-};
+use shoal_service_kit::{Clock, Lifecycle, Rule, SystemClock, TargetGuard, http_get, limits};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

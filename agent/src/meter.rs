@@ -82,9 +82,7 @@ impl Counts {
         );
         for (name, kind, help, value) in rows {
             let name = format!("shoal_agent_{name}");
-            text.push_str(&format!(
-                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
-            ));
+            text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"));
         }
         text
     }

@@ -237,15 +237,17 @@ async fn figures(store: &Store, kind: &str) -> bool {
     let baseline = [found(store, before).await];
     let candidate = [found(store, after).await];
     let question = Question { force: true, ..Question::default() };
-    let (compared, slow_compare) = timed(("compare two hours of 20 series", kind, ms(300)), async || {
-        against_baseline(store, &baseline, &candidate, &question).await.unwrap()
-    })
-    .await;
+    let (compared, slow_compare) =
+        timed(("compare two hours of 20 series", kind, ms(300)), async || {
+            against_baseline(store, &baseline, &candidate, &question).await.unwrap()
+        })
+        .await;
     assert_eq!(compared[0].comparison.series.iter().filter(|row| row.metric == "rate").count(), 20);
-    let (export, slow_course) = timed(("an hour of 20 series as a course", kind, ms(3_000)), async || {
-        course::export(store, &candidate[0], "here", 240).await.unwrap()
-    })
-    .await;
+    let (export, slow_course) =
+        timed(("an hour of 20 series as a course", kind, ms(3_000)), async || {
+            course::export(store, &candidate[0], "here", 240).await.unwrap()
+        })
+        .await;
     let sent: u64 = export.course.series.iter().flat_map(|series| &series.sent).sum();
     let total = export.distributions.last().map(|all| all.count);
     assert_eq!(Some(sent), total);
@@ -258,10 +260,11 @@ async fn figures(store: &Store, kind: &str) -> bool {
     .await;
     assert_eq!(page.len(), 50);
     let rare = RunFilter { scenario: Some("hour".into()), ..RunFilter::default() };
-    let (page, slow_find) = timed(("find 2 of 10,000 runs by scenario", kind, ms(100)), async || {
-        store.list_runs(&rare, None, 50).await.unwrap()
-    })
-    .await;
+    let (page, slow_find) =
+        timed(("find 2 of 10,000 runs by scenario", kind, ms(100)), async || {
+            store.list_runs(&rare, None, 50).await.unwrap()
+        })
+        .await;
     assert_eq!(page.len(), 2);
     sizes(store, kind, after).await;
     !(slow_compare || slow_course || slow_list || slow_find)

@@ -12,10 +12,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use crate::coarsen;
 use crate::fleet::Fleet;
 use crate::grpc::{AgentApi, ControlApi, TokenCheck};
 use crate::ingest;
-use crate::coarsen;
 use crate::metrics;
 use crate::orchestrator::Runs;
 use crate::refusal::Refusal;

@@ -96,6 +96,7 @@ impl Bench {
             leases: leases.clone(),
             uplink,
             clock: Arc::new(SystemClock),
+            counts: Arc::default(),
             lifecycle: lifecycle.clone(),
             desired: desired_seen,
             offset: offset_seen,

@@ -130,7 +130,11 @@ async fn delete_folded(tx: &mut Tx, grant: &FoldedThrough) -> Result<(), StoreEr
     )))
 }
 
-pub(super) async fn put_window(tx: &mut Tx, run_id: RunId, window: &WindowRow) -> Result<(), StoreError> {
+pub(super) async fn put_window(
+    tx: &mut Tx,
+    run_id: RunId,
+    window: &WindowRow,
+) -> Result<(), StoreError> {
     const PUT: &str = "INSERT INTO windows (run_id, window_index, series, region, sent, acked, \
          errors, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
          ON CONFLICT (run_id, window_index, series, region) DO UPDATE SET sent = excluded.sent, \

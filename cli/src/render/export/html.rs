@@ -8,14 +8,12 @@ mod tables;
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
-use shoal_domain::export::{RunExport, SeriesCourse};
-use shoal_domain::report::{RunReport, SeriesReport, ThresholdResult, TimeReport};
+use shoal_domain::export::RunExport;
+use shoal_domain::report::{RunReport, ThresholdResult};
 use shoal_domain::run::{Validity, Verdict};
 
-use super::chart::{Band, COLORS, Chart, Line, Mark};
 use super::escaped;
-use crate::render::numbers::{count, in_unit, micros, percent, rate, seconds, worst_window};
+use crate::render::numbers::{count, in_unit, micros, seconds, worst_window};
 
 const STYLE: &str = include_str!("report.css");
 

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use shoal_domain::export::{RunExport, SeriesCourse};
 
 use crate::render::export::chart::{Band, COLORS, Chart, Line, Mark};
-use crate::render::export::escaped;
-use crate::render::numbers::{count, rate, seconds};
+use crate::render::numbers::{count, seconds};
 
 /// Series in one drawing; more would be a tangle. The others have their own drawings below.
 const TOGETHER: usize = COLORS;

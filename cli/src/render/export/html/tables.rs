@@ -7,7 +7,7 @@ use shoal_domain::export::RunExport;
 use shoal_domain::report::{RunReport, SeriesReport, TimeReport};
 
 use crate::render::export::escaped;
-use crate::render::numbers::{bytes, count, micros, percent, rate, seconds};
+use crate::render::numbers::{bytes, count, in_unit, micros, percent, rate, seconds};
 
 pub(super) fn tables(html: &mut String, report: &RunReport) {
     html.push_str("<section><h2>Series</h2><div class=\"scroll\"><table><thead><tr><th>series</th><th>operation</th><th>stage</th><th class=\"n\">count</th><th class=\"n\">errors</th><th class=\"n\">rate/s</th><th>time</th><th class=\"n\">min</th><th class=\"n\">mean</th><th class=\"n\">p50</th><th class=\"n\">p90</th><th class=\"n\">p95</th><th class=\"n\">p99</th><th class=\"n\">p99.9</th><th class=\"n\">max</th></tr></thead><tbody>");
