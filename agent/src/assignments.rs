@@ -362,8 +362,9 @@ impl Held {
         };
         let phase = match &self.state {
             State::Preparing { .. } => Phase::Preparing,
-            State::Prepared { plan_hash, .. } => {
+            State::Prepared { plan_hash, ready } => {
                 observed.plan_hash = plan_hash.to_vec();
+                observed.positions = ready.positions();
                 Phase::Prepared
             }
             State::Refused(Refusal { code, why }) => {

@@ -39,6 +39,7 @@ pub use self::control::Control;
 pub use self::ports::{NotLocal, SourceAddresses};
 pub use self::prepare::{PrepareError, Prepared, prepare};
 pub(crate) use self::releases::Releases;
+pub(crate) use self::secure::client_config;
 pub use self::start::Running;
 
 /// What this agent is to do in one run.

@@ -11,6 +11,7 @@ pub mod config;
 mod connection;
 pub mod engine;
 mod identity;
+mod kafka;
 mod leases;
 mod meter;
 mod mqtt;

@@ -5,6 +5,7 @@
 //! on after the load until the control plane lowers the end. Invariant: an event is counted in
 //! exactly one of received, unparsed and foreign, and what may have passed unseen is a reader gap.
 
+mod kafka;
 mod mqtt;
 mod reading;
 mod seen;
@@ -15,15 +16,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use shoal_domain::ids::{ObserverId, RunId};
-use shoal_domain::plan::{Endpoint, Plan, Source};
+use shoal_domain::observed::Positions;
+use shoal_domain::plan::{Endpoint, KafkaSource, MqttSource, Plan, Source};
 use shoal_domain::template::{DeviceScope, Template};
 use shoal_service_kit::{Permit, TargetGuard};
 use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsConnector;
 
+use self::kafka::KafkaReader;
 use self::mqtt::MqttReader;
-use self::reading::Reading;
+use self::reading::{Reader, Reading};
 use crate::assignments::load::Refusal;
-use crate::engine::{Control, CoreReport};
+use crate::engine::{Control, CoreReport, client_config};
+use crate::kafka::Headers;
 
 /// What this agent is to read in one run.
 pub(crate) struct ObserverJob {
@@ -31,6 +36,11 @@ pub(crate) struct ObserverJob {
     pub(crate) observer: ObserverId,
     /// Which of the observer's readers this is.
     pub(crate) share: u32,
+    pub(crate) n_shares: u32,
+    /// Where an earlier reader of the share had come to.
+    pub(crate) positions: Positions,
+    /// There was one.
+    pub(crate) is_resumed: bool,
     pub(crate) run: RunId,
     pub(crate) secrets: Arc<BTreeMap<String, String>>,
     pub(crate) guard: TargetGuard,
@@ -43,8 +53,35 @@ struct Event<'e> {
     /// Topic, key or path.
     place: &'e [u8],
     payload: &'e [u8],
-    /// By the platform's clock, where it says so.
-    enqueued_us: Option<u64>,
+    headers: Headers<'e>,
+    enqueued: Enqueued,
+    /// It had waited while nobody read.
+    is_backlog: bool,
+}
+
+/// What a source says about the time at which the platform took an event in.
+#[derive(Debug, Clone, Copy)]
+enum Enqueued {
+    /// Nothing: it never does.
+    Never,
+    /// Nothing this time, although it could.
+    Unstamped,
+    /// By the platform's clock, cut off to the resolution.
+    At { us: u64, resolution_us: u64, partition: u32 },
+}
+
+/// What a reader hands on.
+enum Heard<'e> {
+    Event(Event<'e>),
+    /// So many events were there that nobody can read.
+    Unreadable(u64),
+    /// Everything of the partition below this was handed on or can never be.
+    Through {
+        partition: u32,
+        next: u64,
+    },
+    /// Events went by unseen, as the sentence says.
+    Missed(String),
 }
 
 /// What the thread learns when the run is armed.
@@ -56,6 +93,8 @@ struct Begin {
 
 /// It listens already. Dropped, it ends.
 pub(crate) struct Prepared {
+    /// Where it begins, of a source that keeps its events.
+    pub(crate) positions: Positions,
     thread: JoinHandle<()>,
     begin: oneshot::Sender<Begin>,
 }
@@ -82,26 +121,10 @@ impl Prepared {
 pub(crate) async fn prepare(job: ObserverJob) -> Result<Prepared, Refusal> {
     let observer = &job.plan.observers[job.observer.index()];
     let name = observer.name.clone();
-    let Source::Mqtt(source) = &observer.source;
-    let permits = resolve(&job, &source.broker.endpoint).await?;
-    let login = source.credentials.as_ref().map(|login| {
-        Ok::<_, Refusal>((render(&job, &login.username)?, render(&job, &login.password)?))
-    });
-    let (username, password) = login.transpose()?.unwrap_or_default();
-    let mark = job.run.mark();
-    let filter = match &source.share {
-        // Runs side by side must not take each other's events.
-        Some(share) => format!("$share/{share}-{mark}/{}", source.filter),
-        None => source.filter.clone(),
+    let reader = match &observer.source {
+        Source::Mqtt(source) => Reader::Mqtt(Box::new(mqtt_reader(&job, &name, source).await?)),
+        Source::Kafka(source) => Reader::Kafka(Box::new(kafka_reader(&job, &name, source).await?)),
     };
-    let reader = MqttReader::new(mqtt::Login {
-        permits,
-        client_id: format!("shoal-{mark}-{name}-{}", job.share),
-        username,
-        password,
-        filter,
-        qos: source.qos,
-    });
     let (ready, is_ready) = oneshot::channel();
     let (begin, begun) = oneshot::channel();
     let reading = Reading::new(&job, reader);
@@ -110,10 +133,68 @@ pub(crate) async fn prepare(job: ObserverJob) -> Result<Prepared, Refusal> {
     let failed = |why: String| Refusal::new("SH0310", format!("observer {name}: {why}"));
     let thread = thread.map_err(|error| failed(format!("cannot start its thread: {error}")))?;
     match is_ready.await {
-        Ok(Ok(())) => Ok(Prepared { thread, begin }),
+        Ok(Ok(positions)) => Ok(Prepared { positions, thread, begin }),
         Ok(Err(why)) => Err(failed(why)),
         Err(_) => Err(failed("it ended before it could read".to_owned())),
     }
+}
+
+async fn mqtt_reader(
+    job: &ObserverJob,
+    name: &str,
+    source: &MqttSource,
+) -> Result<MqttReader, Refusal> {
+    let permits = resolve(job, &source.broker.endpoint).await?;
+    let login = source.credentials.as_ref().map(|login| {
+        let part =
+            |part: &Option<Template>| part.as_ref().map(|part| render(job, part)).transpose();
+        Ok::<_, Refusal>((part(&login.username)?, part(&login.password)?))
+    });
+    let (username, password) = login.transpose()?.unwrap_or_default();
+    let mark = job.run.mark();
+    let filter = match &source.share {
+        // Runs side by side must not take each other's events.
+        Some(share) => format!("$share/{share}-{mark}/{}", source.filter),
+        None => source.filter.clone(),
+    };
+    Ok(MqttReader::new(mqtt::Login {
+        permits,
+        client_id: format!("shoal-{mark}-{name}-{}", job.share),
+        username,
+        password,
+        filter,
+        qos: source.qos,
+    }))
+}
+
+async fn kafka_reader(
+    job: &ObserverJob,
+    name: &str,
+    source: &KafkaSource,
+) -> Result<KafkaReader, Refusal> {
+    let tls = match &source.tls {
+        None => None,
+        Some(wanted) => {
+            let config = client_config(&job.plan, wanted, &[]).await;
+            let wrong = |why| Refusal::new("SH0310", format!("observer {name}: {why}"));
+            Some(TlsConnector::from(Arc::new(config.map_err(wrong)?)))
+        }
+    };
+    let login = source.login.as_ref().map(|login| {
+        let (username, password) = (render(job, &login.username)?, render(job, &login.password)?);
+        Ok::<_, Refusal>(kafka::Login { mechanism: login.mechanism, username, password })
+    });
+    let starts: Vec<(u32, u64)> = job.positions.of(job.observer, job.share, job.n_shares).collect();
+    let source = kafka::Source {
+        brokers: source.brokers.clone(),
+        topic: source.topic.clone(),
+        tls,
+        login: login.transpose()?,
+        guard: job.guard.clone(),
+        share: job.share,
+        n_shares: job.n_shares,
+    };
+    Ok(KafkaReader::new(source, &starts, job.is_resumed))
 }
 
 async fn resolve(job: &ObserverJob, endpoint: &Endpoint) -> Result<Vec<Permit>, Refusal> {
@@ -144,8 +225,7 @@ async fn resolve(job: &ObserverJob, endpoint: &Endpoint) -> Result<Vec<Permit>, 
     }
 }
 
-fn render(job: &ObserverJob, template: &Option<Template>) -> Result<Option<String>, Refusal> {
-    let Some(template) = template else { return Ok(None) };
+fn render(job: &ObserverJob, template: &Template) -> Result<String, Refusal> {
     let run = job.run.mark();
     // `check` allows nothing here but variables and secrets.
     let scope = DeviceScope {
@@ -164,5 +244,5 @@ fn render(job: &ObserverJob, template: &Option<Template>) -> Result<Option<Strin
         let name = &job.plan.observers[job.observer.index()].name;
         Refusal::new("SH0303", format!("observer {name} cannot start: {missing}"))
     })?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -73,7 +73,7 @@ fn files(plan: &Plan) -> Vec<FileReport> {
 
 impl Share {
     fn reads(&self, observer: ObserverId) -> bool {
-        self.observe.is_some_and(|share| share.observer == observer.0)
+        self.observe.as_ref().is_some_and(|share| share.observer == observer.0)
     }
 }
 

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
-use shoal_domain::delay::Delays;
+use shoal_domain::delay::{ClockInterval, Delays};
 use shoal_domain::delta::{
     Cells, Delta, DeviceGauge, Failure, Health, MAX_FAILURE_DEVICES, MAX_FAILURES, Progress,
     Samples, Tally,
 };
 use shoal_domain::ids::{ObserverId, SeriesId, StageId};
-use shoal_domain::observed::{ArrivalCells, Arrivals, MAX_READER_GAPS, ReaderGap};
+use shoal_domain::observed::{
+    ArrivalCells, Arrivals, MAX_READER_GAPS, Positions, ReaderGap, SourceClocks,
+};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::receipts::{Mark, Receipt, Runs};
 use shoal_domain::schedule::MAX_REVISIONS;
@@ -61,7 +63,48 @@ fn to_wire(delta: &Delta) -> v1::Delta {
         receipts: delta.receipts.iter().map(receipt).collect(),
         clock_error_us: delta.clock_error_us,
         revised_us: delta.revised_us.clone(),
+        positions: positions_to_wire(&delta.positions),
+        clocks: delta.clocks.iter().map(clock).collect(),
     }
+}
+
+pub fn positions_to_wire(positions: &Positions) -> Vec<v1::Position> {
+    let position = |(observer, partition, next): (ObserverId, u32, u64)| v1::Position {
+        observer: observer.0,
+        partition,
+        next,
+    };
+    positions.iter().map(position).collect()
+}
+
+/// Numbers that no source can have are not taken.
+pub fn positions_from_wire(wire: &[v1::Position]) -> Positions {
+    let mut positions = Positions::default();
+    for position in wire.iter().filter(|position| i64::try_from(position.next).is_ok()) {
+        positions.raise(ObserverId(position.observer), position.partition, position.next);
+    }
+    positions
+}
+
+fn clock(
+    ((observer, partition), interval): (&(ObserverId, u32), &ClockInterval),
+) -> v1::SourceClock {
+    v1::SourceClock {
+        observer: observer.0,
+        partition: *partition,
+        low_us: interval.low_us,
+        high_us: interval.high_us,
+        has_moved: interval.has_moved,
+    }
+}
+
+fn clocks_from(wire: &[v1::SourceClock]) -> SourceClocks {
+    let interval = |clock: &v1::SourceClock| {
+        let v1::SourceClock { low_us, high_us, has_moved, .. } = *clock;
+        let key = (ObserverId(clock.observer), clock.partition);
+        (key, ClockInterval { low_us, high_us, has_moved })
+    };
+    wire.iter().map(interval).collect()
 }
 
 fn arrivals(observer: ObserverId, stage: StageId, seen: &Arrivals) -> v1::Arrivals {
@@ -71,6 +114,8 @@ fn arrivals(observer: ObserverId, stage: StageId, seen: &Arrivals) -> v1::Arriva
         received: seen.received,
         unparsed: seen.unparsed,
         foreign: seen.foreign,
+        unstamped: seen.unstamped,
+        backlog: seen.backlog,
         ingest: delays(&seen.ingest),
         delivery: delays(&seen.delivery),
         end_to_end: delays(&seen.end_to_end),
@@ -215,6 +260,8 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
         gaps: wire.gaps.into_iter().map(gap_from).collect(),
         receipts: wire.receipts.into_iter().map(receipt_from).collect::<Result<_, _>>()?,
         clock_error_us: wire.clock_error_us,
+        positions: positions_from_wire(&wire.positions),
+        clocks: clocks_from(&wire.clocks),
         revised_us: wire.revised_us,
     })
 }
@@ -224,6 +271,8 @@ fn arrivals_from(wire: v1::Arrivals) -> Result<Arrivals, BadField> {
         received: wire.received,
         unparsed: wire.unparsed,
         foreign: wire.foreign,
+        unstamped: wire.unstamped,
+        backlog: wire.backlog,
         ingest: delays_from("ingest", wire.ingest)?,
         delivery: delays_from("delivery", wire.delivery)?,
         end_to_end: delays_from("end_to_end", wire.end_to_end)?,
@@ -351,6 +400,10 @@ mod tests {
             }
             for (n, (series, stage)) in delta.cells.keys().enumerate() {
                 let mut seen = Arrivals { received: n as u64, foreign: 3, ..Arrivals::default() };
+                (seen.unstamped, seen.backlog) = (1, 2);
+                delta.positions.raise(ObserverId(series.0), n as u32, 77);
+                let clock = ClockInterval { low_us: -5, high_us: n as i64, has_moved: n > 2 };
+                delta.clocks.insert((ObserverId(series.0), n as u32), clock);
                 seen.end_to_end.record(17 - 30 * n as i64);
                 delta.arrivals.insert((ObserverId(series.0), *stage), seen);
                 let gap = ReaderGap {

@@ -15,6 +15,7 @@ use shoal_domain::files::Files;
 use shoal_domain::ids::ObserverId;
 use shoal_domain::plan::Plan;
 use shoal_proto::assignment::shard_from_wire;
+use shoal_proto::metrics::{positions_from_wire, positions_to_wire};
 use shoal_proto::v1;
 use shoal_service_kit::TargetGuard;
 use tokio::sync::mpsc;
@@ -54,6 +55,12 @@ pub(crate) type Join = Box<dyn FnOnce() + Send>;
 
 pub(crate) trait Ready: Send {
     fn n_cores(&self) -> usize;
+
+    /// Where the reading begins, of a source that keeps its events.
+    fn positions(&self) -> Vec<v1::Position> {
+        Vec::new()
+    }
+
     fn start(
         self: Box<Self>,
         t0_boot_us: u64,
@@ -120,6 +127,10 @@ struct ReadyObserver(observe::Prepared);
 impl Ready for ReadyObserver {
     fn n_cores(&self) -> usize {
         1
+    }
+
+    fn positions(&self) -> Vec<v1::Position> {
+        positions_to_wire(&self.0.positions)
     }
 
     fn start(
@@ -196,6 +207,9 @@ fn read(
             plan,
             observer: ObserverId(part.observer),
             share: part.share,
+            n_shares: part.n_shares,
+            positions: positions_from_wire(&part.positions),
+            is_resumed: part.is_resumed,
             run,
             secrets,
             guard,

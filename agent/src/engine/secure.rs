@@ -6,7 +6,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use shoal_domain::plan::{Endpoint, FileRef, Plan, Target, TargetKind};
+use shoal_domain::plan::{Endpoint, FileRef, Plan, Target, TargetKind, Tls};
 
 use super::tls;
 
@@ -31,16 +31,7 @@ impl Secure {
             TargetKind::Http(http) => (http.tls.as_ref(), &[b"http/1.1"]),
         };
         let Some(wanted) = wanted else { return Ok(None) };
-        let authorities = match &wanted.ca {
-            None => None,
-            Some(FileRef::Shipped(id)) => {
-                let file = plan.files.get(id.index()).and_then(|file| file.bytes());
-                Some(file.ok_or("its `ca` did not come with the run")?.to_vec())
-            }
-            Some(FileRef::OnAgent(path)) => Some(read(path).await?),
-        };
-        let config = tls::config(authorities.as_deref(), alpn)
-            .map_err(|why| format!("its `ca` cannot be used: {why}"))?;
+        let config = client_config(plan, wanted, alpn).await?;
         let host = match target.endpoint() {
             Endpoint::Builtin => "localhost",
             Endpoint::Tcp { host, .. } => host,
@@ -63,6 +54,24 @@ impl Secure {
         }
         Some(Arc::new(config))
     }
+}
+
+/// Trusts whom the plan trusts.
+pub(crate) async fn client_config(
+    plan: &Plan,
+    wanted: &Tls,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, String> {
+    let authorities = match &wanted.ca {
+        None => None,
+        Some(FileRef::Shipped(id)) => {
+            let file = plan.files.get(id.index()).and_then(|file| file.bytes());
+            Some(file.ok_or("its `ca` did not come with the run")?.to_vec())
+        }
+        Some(FileRef::OnAgent(path)) => Some(read(path).await?),
+    };
+    tls::config(authorities.as_deref(), alpn)
+        .map_err(|why| format!("its `ca` cannot be used: {why}"))
 }
 
 async fn read(path: &str) -> Result<Vec<u8>, String> {

@@ -18,7 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::Event;
+use super::{Enqueued, Event, Heard};
+use crate::kafka::Headers;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -171,7 +172,7 @@ impl MqttReader {
     }
 
     /// Waits for bytes and hands on every whole event in them. Cancel safe.
-    pub(super) async fn read(&mut self, mut each: impl FnMut(Event<'_>)) -> Result<(), String> {
+    pub(super) async fn read(&mut self, mut each: impl FnMut(Heard<'_>)) -> Result<(), String> {
         self.flush().await?;
         self.fill().await?;
         loop {
@@ -191,7 +192,7 @@ impl MqttReader {
                     // A retained one is the past of its topic, not an event.
                     if !publish.retain {
                         let (place, payload) = (publish.topic.as_bytes(), &*publish.payload);
-                        each(Event { place, payload, enqueued_us: None });
+                        each(Heard::Event(event(place, payload)));
                     }
                 }
                 Ok(_) => {}
@@ -202,7 +203,7 @@ impl MqttReader {
     }
 
     /// An event that is too large is counted by what is there of it. Whether one was.
-    fn skip_oversized(&mut self, each: &mut impl FnMut(Event<'_>)) -> Result<bool, String> {
+    fn skip_oversized(&mut self, each: &mut impl FnMut(Heard<'_>)) -> Result<bool, String> {
         let Some((length, header)) = remaining_length(&self.incoming) else { return Ok(false) };
         if length <= MAX_EVENT - 8 || self.incoming[0] >> 4 != 3 {
             return Ok(false);
@@ -214,7 +215,7 @@ impl MqttReader {
             let pid = u16::from_be_bytes([bytes[0], bytes[1]]);
             PubAck::new(pid).write(&mut self.outgoing).map_err(text)?;
         }
-        each(Event { place: &[], payload: &[], enqueued_us: None });
+        each(Heard::Unreadable(1));
         self.to_skip = header + length;
         Ok(true)
     }
@@ -237,6 +238,12 @@ impl MqttReader {
         }
         self.stream = None;
     }
+}
+
+/// MQTT says nothing of the time, and what nobody read is gone.
+fn event<'p>(place: &'p [u8], payload: &'p [u8]) -> Event<'p> {
+    let (headers, enqueued) = (Headers::default(), Enqueued::Never);
+    Event { place, payload, headers, enqueued, is_backlog: false }
 }
 
 /// Of the packet that begins here: its remaining length, and where that begins to count.

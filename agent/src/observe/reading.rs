@@ -3,20 +3,84 @@
 use std::time::Duration;
 
 use shoal_domain::delta::WINDOW_US;
+use shoal_domain::ids::ObserverId;
+use shoal_domain::observed::Positions;
 use shoal_service_kit::{Backoff, Clock, SystemClock};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::kafka::KafkaReader;
 use super::mqtt::MqttReader;
 use super::seen::Seen;
-use super::{Begin, ObserverJob};
+use super::{Begin, Heard, ObserverJob};
 use crate::engine::{Closed, CoreReport};
 
 const TICK: Duration = Duration::from_millis(50);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
+/// Connections to one kind of source.
+pub(super) enum Reader {
+    Mqtt(Box<MqttReader>),
+    Kafka(Box<KafkaReader>),
+}
+
+impl Reader {
+    /// Whether what passes while there is no connection can be read later.
+    fn keeps_events(&self) -> bool {
+        matches!(self, Self::Kafka(_))
+    }
+
+    async fn open(&mut self) -> Result<(), String> {
+        match self {
+            Self::Mqtt(mqtt) => mqtt.open().await,
+            Self::Kafka(kafka) => kafka.open().await,
+        }
+    }
+
+    async fn read(&mut self, each: impl FnMut(Heard<'_>)) -> Result<(), String> {
+        match self {
+            Self::Mqtt(mqtt) => mqtt.read(each).await,
+            Self::Kafka(kafka) => kafka.read(each).await,
+        }
+    }
+
+    async fn keep_alive(&mut self) -> Result<(), String> {
+        match self {
+            Self::Mqtt(mqtt) => mqtt.keep_alive().await,
+            Self::Kafka(kafka) => kafka.keep_alive(),
+        }
+    }
+
+    fn positions(&self, observer: ObserverId) -> Positions {
+        let mut positions = Positions::default();
+        if let Self::Kafka(kafka) = self {
+            kafka.positions().for_each(|(partition, next)| {
+                positions.raise(observer, partition, next);
+            });
+        }
+        positions
+    }
+
+    /// Why not everything that is there was read; `None` where all was, or nothing is kept.
+    fn left_behind(&self) -> Option<String> {
+        match self {
+            Self::Kafka(kafka) if kafka.n_unread() > 0 => {
+                Some(format!("{} events were not read before the end", kafka.n_unread()))
+            }
+            _ => None,
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Self::Mqtt(mqtt) = self {
+            mqtt.close().await;
+        }
+    }
+}
+
 pub(super) struct Reading {
-    reader: MqttReader,
+    reader: Reader,
+    observer: ObserverId,
     seen: Seen,
 }
 
@@ -32,13 +96,13 @@ enum Link {
 }
 
 impl Reading {
-    pub(super) fn new(job: &ObserverJob, reader: MqttReader) -> Self {
-        Self { reader, seen: Seen::new(job) }
+    pub(super) fn new(job: &ObserverJob, reader: Reader) -> Self {
+        Self { reader, observer: job.observer, seen: Seen::new(job) }
     }
 
     pub(super) fn run(
         mut self,
-        ready: oneshot::Sender<Result<(), String>>,
+        ready: oneshot::Sender<Result<Positions, String>>,
         begun: oneshot::Receiver<Begin>,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -53,7 +117,9 @@ impl Reading {
         runtime.block_on(async {
             let opened = self.reader.open().await;
             let is_open = opened.is_ok();
-            if ready.send(opened).is_err() || !is_open {
+            if ready.send(opened.map(|()| self.reader.positions(self.observer))).is_err()
+                || !is_open
+            {
                 return;
             }
             if let Some((begin, lost)) = self.wait(begun).await {
@@ -90,7 +156,7 @@ impl Reading {
         let mut link = match lost {
             None => Link::Up,
             Some(why) => {
-                self.seen.blind();
+                self.lose();
                 Link::Down { since_us: 0, why, again: Instant::now() }
             }
         };
@@ -105,11 +171,12 @@ impl Reading {
                     true => self.reader.keep_alive().await.err(),
                     false => None,
                 },
-                read = read(&mut self.reader, &mut self.seen, &control), if is_up => read.err(),
+                read = read(&mut self.reader, &mut self.seen, &control),
+                    if is_up && !self.seen.is_full() => read.err(),
             };
             if let (Some(why), true) = (failed, is_up) {
                 tracing::warn!(why, "observer lost its source");
-                self.seen.blind();
+                self.lose();
                 link = Link::Down { since_us: run_us(), why, again: Instant::now() };
             }
             if let Link::Down { since_us, why, again } = &mut link
@@ -117,7 +184,9 @@ impl Reading {
             {
                 match self.reader.open().await {
                     Ok(()) => {
-                        self.seen.gap(*since_us, run_us(), why);
+                        if !self.reader.keeps_events() {
+                            self.seen.gap(*since_us, run_us(), why);
+                        }
                         backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
                         link = Link::Up;
                     }
@@ -144,7 +213,14 @@ impl Reading {
         }
         control.gate_closed();
         let closed_at_us = run_us();
-        if let Link::Down { since_us, why, .. } = link {
+        let missed = match link {
+            Link::Down { since_us, why, .. } => Some((since_us, why)),
+            Link::Up => self.reader.left_behind().map(|why| (self.seen.newest_run_us(), why)),
+        };
+        if let Some((since_us, why)) = missed {
+            if self.reader.keeps_events() {
+                self.seen.blind();
+            }
             self.seen.gap(since_us, closed_at_us, &why);
         }
         let window = (closed_at_us / WINDOW_US).max(self.seen.window());
@@ -153,20 +229,36 @@ impl Reading {
         // The last report may wait for room. No receiver, no reader.
         let _ = reports.send(CoreReport { core: 0, delta, closed }).await;
     }
+
+    /// The connection is gone. Where events are kept they will be read.
+    fn lose(&mut self) {
+        if !self.reader.keeps_events() {
+            self.seen.blind();
+        }
+    }
 }
 
 async fn read(
-    reader: &mut MqttReader,
+    reader: &mut Reader,
     seen: &mut Seen,
     control: &crate::engine::Control,
 ) -> Result<(), String> {
     let mut now_unix_us = None;
     reader
-        .read(|event| {
+        .read(|heard| {
             // All events of one read came at its time.
             let now =
                 *now_unix_us.get_or_insert_with(|| control.control_unix_us(SystemClock.boot_us()));
-            seen.event(&event, now);
+            match heard {
+                Heard::Event(event) => seen.event(&event, now),
+                Heard::Unreadable(n) => seen.unreadable(n, now),
+                Heard::Through { partition, next } => seen.through(partition, next),
+                Heard::Missed(why) => {
+                    tracing::warn!(why, "observer missed events");
+                    seen.blind();
+                    seen.gap(seen.newest_run_us(), seen.run_us(now), &why);
+                }
+            }
         })
         .await
 }

@@ -7,15 +7,18 @@ use std::sync::Arc;
 
 use shoal_domain::delta::Delta;
 use shoal_domain::ids::{ObserverId, SeriesId, StageId};
-use shoal_domain::observed::{Arrivals, ReaderGap, add_gap};
+use shoal_domain::observed::{Arrivals, Positions, ReaderGap, SourceClocks, add_gap};
 use shoal_domain::plan::Plan;
 use shoal_domain::receipts::{Collected, Mark, Receipt, Run, Runs};
-use shoal_domain::stamp;
+use shoal_domain::stamp::{self, Stamp};
 
-use super::{Event, ObserverJob};
+use super::{Enqueued, Event, ObserverJob};
 
 /// Numbers beyond so many times the plan's are no numbers of ours.
 const ROOM_FOR_CHANCE: u64 = 4;
+/// Runs of numbers in one delta, about six bytes each: what keeps a delta with positions, which is
+/// never cut, within one message.
+const MAX_RUNS: usize = 300_000;
 
 pub(super) struct Seen {
     plan: Arc<Plan>,
@@ -33,6 +36,10 @@ pub(super) struct Seen {
     received: Collected,
     receipts: Vec<Receipt>,
     gaps: Vec<ReaderGap>,
+    positions: Positions,
+    clocks: SourceClocks,
+    /// Control-plane time of the newest event.
+    newest_us: u64,
     waiting: Option<Delta>,
 }
 
@@ -56,6 +63,9 @@ impl Seen {
             received: Collected::default(),
             receipts: Vec::new(),
             gaps: Vec::new(),
+            positions: Positions::default(),
+            clocks: SourceClocks::new(),
+            newest_us: 0,
             waiting: None,
             plan,
         }
@@ -71,8 +81,8 @@ impl Seen {
 
     /// One event, read at `now_unix_us` of control-plane time.
     pub(super) fn event(&mut self, event: &Event<'_>, now_unix_us: u64) {
-        let found = stamp::find(event.payload).or_else(|| stamp::find(event.place));
-        let Some(stamp) = found else {
+        self.newest_us = now_unix_us;
+        let Some(stamp) = find(event) else {
             self.at(now_unix_us).unparsed += 1;
             return;
         };
@@ -88,11 +98,47 @@ impl Seen {
         let minus = |one: u64, other: u64| one.wrapping_sub(other) as i64;
         let arrivals = self.at(stamp.sent_us);
         arrivals.received += 1;
-        arrivals.end_to_end.record(minus(now_unix_us, stamp.sent_us));
-        if let Some(enqueued_us) = event.enqueued_us {
-            arrivals.ingest.record(minus(enqueued_us, stamp.sent_us));
-            arrivals.delivery.record(minus(now_unix_us, enqueued_us));
+        // How long it lay there while nobody read is no delay of the platform's.
+        match event.is_backlog {
+            true => arrivals.backlog += 1,
+            false => arrivals.end_to_end.record(minus(now_unix_us, stamp.sent_us)),
         }
+        match event.enqueued {
+            Enqueued::Never => {}
+            Enqueued::Unstamped => arrivals.unstamped += 1,
+            Enqueued::At { us, resolution_us, partition } => {
+                arrivals.ingest.record(minus(us, stamp.sent_us));
+                if !event.is_backlog {
+                    arrivals.delivery.record(minus(now_unix_us, us));
+                }
+                let clock = self.clocks.entry((self.observer, partition)).or_default();
+                clock.narrow(stamp.sent_us, us, now_unix_us, resolution_us);
+            }
+        }
+    }
+
+    /// Events of which nothing can be read.
+    pub(super) fn unreadable(&mut self, n: u64, now_unix_us: u64) {
+        self.at(now_unix_us).unparsed += n;
+    }
+
+    /// What was handed over of this partition goes up to here.
+    pub(super) fn through(&mut self, partition: u32, next: u64) {
+        self.positions.raise(self.observer, partition, next);
+    }
+
+    /// Whether the open delta takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        self.received.len() >= MAX_RUNS
+    }
+
+    pub(super) fn run_us(&self, unix_us: u64) -> u64 {
+        unix_us.saturating_sub(self.t0_unix_us)
+    }
+
+    /// Run time of the newest event; the start where there was none.
+    pub(super) fn newest_run_us(&self) -> u64 {
+        self.run_us(self.newest_us)
     }
 
     /// The cell of the stage in which something happened at this control-plane time.
@@ -122,6 +168,8 @@ impl Seen {
             last_window: self.window,
             gaps: std::mem::take(&mut self.gaps),
             receipts: std::mem::take(&mut self.receipts),
+            positions: std::mem::take(&mut self.positions),
+            clocks: std::mem::take(&mut self.clocks),
             clock_error_us,
             ..Delta::default()
         };
@@ -144,4 +192,10 @@ impl Seen {
     pub(super) fn keep(&mut self, delta: Delta) {
         self.waiting = Some(delta);
     }
+}
+
+/// Where the platform may have put the stamp, the likeliest place first.
+fn find(event: &Event<'_>) -> Option<Stamp> {
+    let in_headers = || event.headers.iter().find_map(|(_, value)| stamp::find(value));
+    stamp::find(event.payload).or_else(|| stamp::find(event.place)).or_else(in_headers)
 }

@@ -19,6 +19,8 @@ mod lane;
 pub(crate) const MAX_IN_FLIGHT: usize = 8;
 /// A body above this is split by series, so that no message delays an ack for long.
 pub(crate) const MAX_BODY: usize = 512 * 1024;
+/// Of deltas that are never cut: neighbours above this together stay apart.
+pub(crate) const MAX_WHOLE: usize = 2 * 1024 * 1024;
 /// Encoded bytes of never-sent deltas that wait before neighbours coalesce.
 pub(crate) const BUDGET: usize = 64 * 1024 * 1024;
 /// Totals above this are not sent: the message would be refused as a whole and with it the delta.
@@ -91,6 +93,7 @@ impl UplinkQueue {
             body: metrics::encode(delta),
             closing: closing.map(to_wire),
             is_piece: false,
+            is_whole: !delta.positions.is_empty(),
         });
         self.keep_budget();
     }
@@ -179,12 +182,16 @@ fn to_wire(closing: &Closing) -> v1::Closing {
 
 /// Cuts a delta into bodies of at most `max_body` (a single cell or receipt may exceed it): the facts
 /// that are neither go with the first, each piece holds other cells and then other receipts, whose
-/// order is kept.
+/// order is kept. Positions are stored with all that was read up to them, so a delta with positions
+/// is never cut; readers keep it small enough.
 fn split(body: Vec<u8>, max_body: usize) -> Vec<Vec<u8>> {
     if body.len() <= max_body {
         return vec![body];
     }
     let Ok(mut delta) = metrics::decode(&body) else { return vec![body] };
+    if !delta.positions.is_empty() {
+        return vec![body];
+    }
     let cells = std::mem::take(&mut delta.cells);
     let receipts = std::mem::take(&mut delta.receipts);
     let mut pieces = Vec::new();

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_domain::delay::{Delays, is_indicative};
+use shoal_domain::delay::{Delays, correction, is_indicative};
 use shoal_domain::ids::{ObserverId, StageId};
-use shoal_domain::observed::{ReaderGap, merge_arrivals};
+use shoal_domain::observed::{ReaderGap, SourceClocks, merge_arrivals, merge_clocks};
 use shoal_domain::plan::Plan;
 use shoal_domain::report::{DelayReport, LossyReport, ObserverReport, ReaderGapReport};
 use shoal_domain::run::Phase;
@@ -51,13 +51,18 @@ impl Observing {
                 gaps.push(ReaderGap { observer, from_us, to_us, why });
             }
         }
+        let mut clocks = SourceClocks::new();
+        shares.iter().for_each(|share| merge_clocks(&mut clocks, &share.total.clocks));
         let facts = |n: usize| {
             let id = ObserverId(n as u32);
+            let clock_bound_us = clock_bound_us(plan, shares, id);
+            let of = clocks.iter().filter(|((observer, _), _)| *observer == id);
             let totals = trackers.of(id).map(|tracker| tracker.totals(horizon));
             ObserverFacts {
                 totals: totals.unwrap_or_default(),
                 reader_gaps: gaps.iter().filter(|gap| gap.observer == id).count() as u64,
-                clock_bound_us: clock_bound_us(plan, shares, id),
+                clock_bound_us,
+                platform_clock: correction(of.map(|(_, clock)| clock), clock_bound_us),
                 drain_us: drain_us(record, shares, id),
             }
         };
@@ -107,7 +112,9 @@ impl Observing {
         stage: Option<StageId>,
     ) -> ObserverReport {
         let observer = &plan.observers[id.index()];
-        let ObserverFacts { totals, clock_bound_us, drain_us, .. } = self.facts[id.index()];
+        let known = self.facts[id.index()];
+        let ObserverFacts { totals, clock_bound_us, platform_clock, drain_us, .. } = known;
+        let shift_us = known.platform_shift_us();
         let arrivals = facts.arrived(id, stage);
         // Numbers know nothing of stages.
         let of_run = |n: u64| stage.is_none().then_some(n);
@@ -141,11 +148,16 @@ impl Observing {
             pending: of_run(totals.pending),
             unparsed: arrivals.unparsed,
             foreign: arrivals.foreign,
+            unstamped: arrivals.unstamped,
+            backlog: arrivals.backlog,
             reader_gaps: gaps.map(gap).collect(),
             negative: arrivals.end_to_end.n_negative(),
-            ingest_delay_us: delay(&arrivals.ingest),
-            delivery_delay_us: delay(&arrivals.delivery),
-            end_to_end_delay_us: delay(&arrivals.end_to_end),
+            ingest_delay_us: delay(&arrivals.ingest, -shift_us),
+            delivery_delay_us: delay(&arrivals.delivery, shift_us),
+            end_to_end_delay_us: delay(&arrivals.end_to_end, 0),
+            platform_clock_us: platform_clock.map(|clock| clock.shift_us),
+            platform_bound_us: platform_clock.map(|clock| clock.bound_us),
+            has_platform_clock_moved: platform_clock.is_some_and(|clock| clock.has_moved),
             clock_bound_us,
             is_indicative: median.is_some_and(|median| is_indicative(median, clock_bound_us)),
             drain_us,
@@ -232,18 +244,19 @@ fn device_id(plan: &Plan, row: &RunRow, group: usize, index: u64) -> String {
     }
 }
 
-fn delay(delays: &Delays) -> Option<DelayReport> {
-    let quantile = |q| delays.quantile_us(q);
+/// With a constant added that two clocks differ by.
+fn delay(delays: &Delays, shift_us: i64) -> Option<DelayReport> {
+    let quantile = |q| delays.quantile_us(q).map(|us| us.saturating_add(shift_us));
     Some(DelayReport {
         count: delays.count(),
-        min: delays.min_us()?,
-        mean: delays.mean_us()?,
+        min: delays.min_us()?.saturating_add(shift_us),
+        mean: delays.mean_us()? + shift_us as f64,
         p50: quantile(0.5)?,
         p90: quantile(0.9)?,
         p95: quantile(0.95)?,
         p99: quantile(0.99)?,
         p999: quantile(0.999)?,
-        max: delays.max_us()?,
+        max: delays.max_us()?.saturating_add(shift_us),
     })
 }
 

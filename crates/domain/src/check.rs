@@ -15,6 +15,7 @@ mod functions;
 mod groups;
 mod http;
 mod json;
+mod kafka;
 mod load;
 mod observers;
 mod payload;

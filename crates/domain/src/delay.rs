@@ -84,56 +84,81 @@ fn negative(us: u64) -> i64 {
 
 /// The platform's clock minus ours, as far as causality bounds it: nothing is enqueued before it
 /// was sent or after it was received.
+///
+/// The difference is taken as constant until the events disprove it; from then on the interval only
+/// widens, so that it holds every difference that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockInterval {
     pub low_us: i64,
     pub high_us: i64,
+    /// No constant difference fits all events: one of the clocks has moved.
+    pub has_moved: bool,
 }
 
 impl Default for ClockInterval {
     /// Nothing is known.
     fn default() -> Self {
-        Self { low_us: i64::MIN, high_us: i64::MAX }
+        Self { low_us: i64::MIN, high_us: i64::MAX, has_moved: false }
     }
 }
 
 impl ClockInterval {
     /// One event: stamps in our time, `enqueued_us` in the platform's and cut off to
-    /// `resolution_us`. `error_us` bounds our own clocks.
-    pub fn narrow(
-        &mut self,
-        sent_us: u64,
-        enqueued_us: u64,
-        received_us: u64,
-        resolution_us: u64,
-        error_us: u64,
-    ) {
+    /// `resolution_us`.
+    pub fn narrow(&mut self, sent_us: u64, enqueued_us: u64, received_us: u64, resolution_us: u64) {
         let minus =
             |one: u64, other: u64| i64::try_from(i128::from(one) - i128::from(other)).unwrap_or(0);
-        let error = positive(error_us);
-        let low = minus(enqueued_us, received_us).saturating_sub(error);
-        let high = minus(enqueued_us.saturating_add(resolution_us), sent_us).saturating_add(error);
-        self.low_us = self.low_us.max(low);
-        self.high_us = self.high_us.min(high);
+        let low_us = minus(enqueued_us, received_us);
+        let high_us = minus(enqueued_us.saturating_add(resolution_us), sent_us);
+        self.merge(&Self { low_us, high_us, has_moved: false });
     }
 
     pub fn merge(&mut self, other: &Self) {
-        self.low_us = self.low_us.max(other.low_us);
-        self.high_us = self.high_us.min(other.high_us);
+        let (low_us, high_us) = (self.low_us.max(other.low_us), self.high_us.min(other.high_us));
+        let known = !self.is_unknown() && !other.is_unknown();
+        self.has_moved |= other.has_moved || (known && low_us > high_us);
+        *self = match (self.has_moved, known) {
+            (true, true) => Self {
+                low_us: self.low_us.min(other.low_us),
+                high_us: self.high_us.max(other.high_us),
+                ..*self
+            },
+            _ => Self { low_us, high_us, ..*self },
+        };
     }
 
-    /// What to take off a raw difference of stamps, and the bound of what is left. `None` without
-    /// events, or where the platform's clock moved so that no constant difference fits.
-    pub fn correction(&self) -> Option<(i64, u64)> {
-        if self.low_us == i64::MIN || self.high_us == i64::MAX || self.low_us > self.high_us {
-            return None;
-        }
-        let middle = self.low_us + (self.high_us - self.low_us) / 2;
-        // A clock that may be right is taken as right.
-        let shift = if self.low_us <= 0 && self.high_us >= 0 { 0 } else { middle };
-        let bound = (self.high_us - shift).max(shift - self.low_us);
-        Some((shift, bound.unsigned_abs()))
+    fn is_unknown(&self) -> bool {
+        self.low_us == i64::MIN || self.high_us == i64::MAX
     }
+}
+
+/// What to take off a raw difference of stamps, and the bound of what is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockCorrection {
+    /// The platform's clock minus ours, as it is taken.
+    pub shift_us: i64,
+    pub bound_us: u64,
+    pub has_moved: bool,
+}
+
+/// Over all partitions, each of which may have a clock of its own; `error_us` bounds our own
+/// clocks. `None` without events.
+pub fn correction<'i>(
+    intervals: impl Iterator<Item = &'i ClockInterval>,
+    error_us: u64,
+) -> Option<ClockCorrection> {
+    let error = positive(error_us);
+    let known = intervals.filter(|interval| !interval.is_unknown()).copied();
+    let hull = known.reduce(|one, other| ClockInterval {
+        low_us: one.low_us.min(other.low_us),
+        high_us: one.high_us.max(other.high_us),
+        has_moved: one.has_moved || other.has_moved,
+    })?;
+    let (low, high) = (hull.low_us.saturating_sub(error), hull.high_us.saturating_add(error));
+    // A clock that may be right is taken as right.
+    let shift_us = if low <= 0 && high >= 0 { 0 } else { low.midpoint(high) };
+    let bound_us = high.abs_diff(shift_us).max(shift_us.abs_diff(low));
+    Some(ClockCorrection { shift_us, bound_us, has_moved: hull.has_moved })
 }
 
 /// Whether a number with this bound is only indicative: the bound exceeds 10 % of the median.
@@ -179,11 +204,46 @@ mod tests {
             for (at, before, after) in events {
                 let sent = 1_000_000_000_000 + at;
                 let enqueued = (sent + before).strict_add_signed(truth) / 1_000 * 1_000;
-                interval.narrow(sent, enqueued, sent + before + after, 1_000, 0);
+                interval.narrow(sent, enqueued, sent + before + after, 1_000);
             }
             prop_assert!(interval.low_us <= truth && truth <= interval.high_us, "{:?}", interval);
-            let (shift, bound) = interval.correction().unwrap();
-            prop_assert!(truth.abs_diff(shift) <= bound);
+            prop_assert!(!interval.has_moved);
+            let found = correction([interval].iter(), 0).unwrap();
+            prop_assert!(truth.abs_diff(found.shift_us) <= found.bound_us);
+        }
+
+        #[test]
+        fn clocks_that_differ_or_move_stay_inside_the_bound(
+            truths in proptest::collection::vec(-5_000_000i64..5_000_000, 1..6),
+            after in 1u64..20_000, skew in 0u64..3_000,
+        ) {
+            // Each truth is a partition of its own; the first two are moments of another one.
+            let mut moving = ClockInterval::default();
+            let mut intervals = Vec::new();
+            for truth in &truths {
+                let mut one = ClockInterval::default();
+                for at in 0..5 {
+                    let sent = 1_000_000_000_000 + at * 7_001;
+                    let enqueued = (sent + after / 2).strict_add_signed(*truth) / 1_000 * 1_000;
+                    one.narrow(sent + skew, enqueued, sent + after, 1_000);
+                }
+                if intervals.len() < 2 {
+                    moving.merge(&one);
+                }
+                intervals.push(one);
+            }
+            let over_all = correction(intervals.iter(), skew).unwrap();
+            for truth in &truths {
+                prop_assert!(truth.abs_diff(over_all.shift_us) <= over_all.bound_us);
+            }
+            let [first, second, ..] = truths[..] else { return Ok(()) };
+            if first.abs_diff(second) > after + skew + 1_000 {
+                prop_assert!(moving.has_moved, "{:?}", moving);
+                let found = correction([moving].iter(), skew).unwrap();
+                for truth in [first, second] {
+                    prop_assert!(truth.abs_diff(found.shift_us) <= found.bound_us);
+                }
+            }
         }
     }
 
@@ -212,9 +272,11 @@ mod tests {
         let mut interval = ClockInterval::default();
         for n in 0..100 {
             let sent = 5_000_000_000 + n * 10_000;
-            interval.narrow(sent, sent + 1_000 - 2_000_000, sent + 3_000, 1_000, 0);
+            interval.narrow(sent, sent + 1_000 - 2_000_000, sent + 3_000, 1_000);
         }
-        let (shift, bound) = interval.correction().unwrap();
-        assert!(shift.abs_diff(-2_000_000) <= bound && bound <= 2_500, "{shift} ± {bound}");
+        let ClockCorrection { shift_us, bound_us, has_moved } =
+            correction([interval].iter(), 0).unwrap();
+        assert!(shift_us.abs_diff(-2_000_000) <= bound_us, "{shift_us} ± {bound_us}");
+        assert!(bound_us <= 2_500 && !has_moved, "{shift_us} ± {bound_us}");
     }
 }

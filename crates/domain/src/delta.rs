@@ -10,7 +10,9 @@ use hdrhistogram::Histogram;
 
 use crate::histogram;
 use crate::ids::{SeriesId, StageId};
-use crate::observed::{ArrivalCells, ReaderGap, add_gap, merge_arrivals};
+use crate::observed::{
+    ArrivalCells, Positions, ReaderGap, SourceClocks, add_gap, merge_arrivals, merge_clocks,
+};
 use crate::outcome::ErrorClass;
 use crate::receipts::Receipt;
 
@@ -309,6 +311,9 @@ pub struct Delta {
     /// Which numbers were sent, acknowledged, received: for the trackers, in order. Not part of
     /// any total.
     pub receipts: Vec<Receipt>,
+    /// How far the sources were read that `receipts` and `arrivals` are of.
+    pub positions: Positions,
+    pub clocks: SourceClocks,
     /// By how much this agent's idea of the control plane's time may have been wrong.
     pub clock_error_us: u64,
     /// Run times from which the load's revisions apply on this agent, in their order; absolute,
@@ -346,6 +351,8 @@ impl Delta {
             add_gap(&mut self.gaps, gap);
         }
         self.receipts.extend(later.receipts);
+        self.positions.merge(&later.positions);
+        merge_clocks(&mut self.clocks, &later.clocks);
         self.clock_error_us = self.clock_error_us.max(later.clock_error_us);
     }
 }

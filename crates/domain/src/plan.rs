@@ -427,7 +427,8 @@ pub struct Observer {
 /// Where an observer reads.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
-    Mqtt(MqttSource),
+    Mqtt(Box<MqttSource>),
+    Kafka(KafkaSource),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -439,6 +440,30 @@ pub struct MqttSource {
     pub share: Option<String>,
     /// `let` values and device names are not known here.
     pub credentials: Option<Credentials>,
+}
+
+/// A topic of a Kafka cluster or of what speaks its protocol.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KafkaSource {
+    /// Hosts and ports that are asked for the others, at least one.
+    pub brokers: Vec<(String, u16)>,
+    pub topic: String,
+    pub tls: Option<Tls>,
+    pub login: Option<KafkaLogin>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct KafkaLogin {
+    pub mechanism: SaslMechanism,
+    pub username: Template,
+    pub password: Template,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaslMechanism {
+    Plain,
+    ScramSha256,
+    ScramSha512,
 }
 
 /// A profile of load: the file's own, or that of a group which has its own.
@@ -741,14 +766,33 @@ impl Source {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Mqtt(_) => "mqtt",
+            Self::Kafka(_) => "kafka",
         }
+    }
+
+    /// Whether what was not read yet can be read later, so that a reader's absence loses nothing.
+    pub const fn keeps_events(&self) -> bool {
+        matches!(self, Self::Kafka(_))
     }
 
     /// How many readers share it at most; the rest of the fleet would read nothing.
     pub fn max_readers(&self) -> usize {
         match self {
             Self::Mqtt(mqtt) if mqtt.share.is_none() => 1,
-            Self::Mqtt(_) => usize::MAX,
+            Self::Mqtt(_) | Self::Kafka(_) => usize::MAX,
+        }
+    }
+}
+
+impl SaslMechanism {
+    pub const ALL: [Self; 3] = [Self::Plain, Self::ScramSha256, Self::ScramSha512];
+
+    /// As it stands in a scenario.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::ScramSha256 => "scram-sha-256",
+            Self::ScramSha512 => "scram-sha-512",
         }
     }
 }

@@ -107,6 +107,11 @@ impl Collected {
         self.runs.is_empty()
     }
 
+    /// Runs so far.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
     /// Everything since the last call.
     pub fn take(&mut self, mark: Mark, out: &mut Vec<Receipt>) {
         // Stable: the order of one device's marks stays.

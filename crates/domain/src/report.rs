@@ -235,6 +235,13 @@ pub struct ObserverReport {
     pub pending: Option<u64>,
     pub unparsed: u64,
     pub foreign: u64,
+    /// Of `received`: their stamp is not the platform's, so that they have no ingest or delivery
+    /// delay.
+    #[serde(default)]
+    pub unstamped: u64,
+    /// Of `received`: they had waited while nobody read, so that only their ingest delay is known.
+    #[serde(default)]
+    pub backlog: u64,
     pub reader_gaps: Vec<ReaderGapReport>,
     /// End-to-end delays below 0.
     pub negative: u64,
@@ -244,6 +251,17 @@ pub struct ObserverReport {
     pub delivery_delay_us: Option<DelayReport>,
     /// Received − sent.
     pub end_to_end_delay_us: Option<DelayReport>,
+    /// The platform's clock minus the control plane's, as it is taken: 0 where it may be right, else
+    /// in the middle of what causality allows. Ingest and delivery delay are corrected by it. Null
+    /// where the source does not say when it took events in.
+    #[serde(default)]
+    pub platform_clock_us: Option<i64>,
+    /// By how much ingest and delivery delay may be wrong.
+    #[serde(default)]
+    pub platform_bound_us: Option<u64>,
+    /// No constant difference fits all events: that clock, or ours, has moved.
+    #[serde(default)]
+    pub has_platform_clock_moved: bool,
     /// By how much end-to-end delays may be wrong; 0: sent and received by one clock.
     pub clock_bound_us: u64,
     /// The bound exceeds 10 % of the median: the delays are an indication only.

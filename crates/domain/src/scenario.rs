@@ -16,7 +16,7 @@ use self::fields::{Fields, named};
 pub(crate) use self::fields::{Written, word, written};
 pub(crate) use self::grammar::schema;
 pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
-pub(crate) use self::observers::{MqttSource, Observer};
+pub(crate) use self::observers::{KafkaCredentials, KafkaSource, MqttSource, Observer};
 pub(crate) use self::payload::{Payload, Protobuf, Replay};
 use crate::diagnostics::{Collector, Place};
 use crate::outcome::Operation;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::delay::Delays;
+use crate::delay::{ClockCorrection, Delays};
 use crate::delta::{Cells, Samples, Tally};
 use crate::ids::{ObserverId, SeriesId, StageId};
 use crate::observed::{ArrivalCells, Arrivals};
@@ -51,8 +51,17 @@ pub struct ObserverFacts {
     pub reader_gaps: u64,
     /// By how much end-to-end delays may be wrong; 0: sent and received by one clock.
     pub clock_bound_us: u64,
+    /// What is known of the platform's clock, of a source that says when it took events in.
+    pub platform_clock: Option<ClockCorrection>,
     /// How long it went on after the load; `None` until it has ended.
     pub drain_us: Option<u64>,
+}
+
+impl ObserverFacts {
+    /// The platform's clock minus ours, as it is taken.
+    pub fn platform_shift_us(&self) -> i64 {
+        self.platform_clock.map_or(0, |clock| clock.shift_us)
+    }
 }
 
 /// A threshold's result with the number it was judged by.
@@ -181,9 +190,14 @@ fn measure_observed(
     let totals = known.totals;
     let events = arrivals.received + arrivals.unparsed + arrivals.foreign;
     let (n, whole) = match threshold.metric {
-        Metric::IngestDelay(statistic) => return delay(&arrivals.ingest, statistic),
-        Metric::DeliveryDelay(statistic) => return delay(&arrivals.delivery, statistic),
-        Metric::EndToEndDelay(statistic) => return delay(&arrivals.end_to_end, statistic),
+        // Stamps of two clocks: their difference is taken off the one and added to the other.
+        Metric::IngestDelay(statistic) => {
+            return delay(&arrivals.ingest, statistic, -known.platform_shift_us());
+        }
+        Metric::DeliveryDelay(statistic) => {
+            return delay(&arrivals.delivery, statistic, known.platform_shift_us());
+        }
+        Metric::EndToEndDelay(statistic) => return delay(&arrivals.end_to_end, statistic, 0),
         Metric::Drain => return (known.drain_us.map(|us| us as f64), 1),
         Metric::ClockBound => return (Some(known.clock_bound_us as f64), totals.unique),
         Metric::Observed(count) => match count {
@@ -213,7 +227,7 @@ fn measure_observed(
     scaled(n, whole, threshold.limit)
 }
 
-fn delay(delays: &Delays, statistic: Statistic) -> (Option<f64>, u64) {
+fn delay(delays: &Delays, statistic: Statistic, shift_us: i64) -> (Option<f64>, u64) {
     let us = |value: Option<i64>| value.map(|us| us as f64);
     let value = match statistic {
         Statistic::Min => us(delays.min_us()),
@@ -225,7 +239,7 @@ fn delay(delays: &Delays, statistic: Statistic) -> (Option<f64>, u64) {
         Statistic::P999 => us(delays.quantile_us(0.999)),
         Statistic::Max => us(delays.max_us()),
     };
-    (value, delays.count())
+    (value.map(|us| us + shift_us as f64), delays.count())
 }
 
 /// A count as it is, or as a share of `whole` where the limit is a ratio. An error count of a

@@ -4,7 +4,7 @@
 //! product and not a model of it. Invariant: all parts end with this handle.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use shoal_agent::app::SessionState;
@@ -120,6 +120,10 @@ impl Cluster {
     /// Where it listens, as a target's url.
     pub fn broker_url(&self) -> String {
         format!("mqtt://{}", self.broker.addr())
+    }
+
+    pub fn broker_addr(&self) -> SocketAddr {
+        self.broker.addr()
     }
 
     /// `builtin` targets are this cluster's broker.

@@ -1,15 +1,15 @@
 //! A small stand-in for an IoT platform: it reads what devices send to a broker, spoils some of it as
-//! it is told, and publishes the rest to its own topics.
+//! it is told, and publishes the rest to its own topics or writes it to Kafka.
 //!
 //! It counts what it did, so it is the oracle of everything that is said about its output.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
@@ -38,11 +38,31 @@ struct Counts {
     garbled: AtomicU64,
 }
 
+/// Takes values for a partition of a topic.
+pub type Write = Box<dyn FnMut(i32, &[Vec<u8>]) + Send>;
+
+/// Where events go when they are no MQTT messages.
+pub struct Partitioned {
+    pub n_partitions: i32,
+    /// From taking an event to writing it.
+    pub delay: Duration,
+    pub write: Write,
+}
+
+/// Where it writes.
+enum Output {
+    /// `out/...` on the same broker.
+    Mqtt,
+    /// By device, in order.
+    Partitions(i32, Sender<(Instant, i32, Vec<u8>)>),
+}
+
 pub struct Platform {
     client: Client,
     counts: Arc<Counts>,
     is_ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 /// Decides by the number of the message, from 0.
@@ -54,6 +74,24 @@ type Waiting = Arc<Mutex<HashMap<String, Vec<u8>>>>;
 impl Platform {
     /// Reads `devices/#`, writes `out/...`; returns when it listens.
     pub fn start(broker: SocketAddr, decide: impl Fn(u64) -> Fate + Send + 'static) -> Self {
+        Self::launch(broker, Box::new(decide), Output::Mqtt)
+    }
+
+    /// Reads `devices/#` and writes each device's events to one partition.
+    pub fn partitioned(
+        broker: SocketAddr,
+        to: Partitioned,
+        decide: impl Fn(u64) -> Fate + Send + 'static,
+    ) -> Self {
+        let (events, waiting) = channel();
+        let output = Output::Partitions(to.n_partitions, events);
+        let mut platform = Self::launch(broker, Box::new(decide), output);
+        let Partitioned { delay, write, .. } = to;
+        platform.writer = Some(std::thread::spawn(move || write_all(waiting, delay, write)));
+        platform
+    }
+
+    fn launch(broker: SocketAddr, decide: Decide, output: Output) -> Self {
         let name = format!("platform-{}-{}", std::process::id(), broker.port());
         let mut options = MqttOptions::new(&name, broker.ip().to_string(), broker.port());
         options.set_keep_alive(Duration::from_secs(60)).set_inflight(1_000);
@@ -64,7 +102,8 @@ impl Platform {
             client: client.clone(),
             counts: Arc::clone(&counts),
             waiting: Waiting::default(),
-            decide: Box::new(decide),
+            decide,
+            output,
             confirmed,
         };
         let ends = Arc::clone(&is_ending);
@@ -80,7 +119,7 @@ impl Platform {
         let thread = Some(thread.expect("the machine has room for a thread"));
         client.subscribe("devices/#", QoS::AtLeastOnce).expect("the thread takes requests");
         let _: () = wait(&ready);
-        Self { client, counts, is_ending, thread }
+        Self { client, counts, is_ending, thread, writer: None }
     }
 
     pub fn taken(&self) -> u64 {
@@ -108,7 +147,29 @@ fn wait<T>(ready: &Receiver<T>) -> T {
     ready.recv_timeout(PATIENCE).expect("the broker confirms the platform's subscription")
 }
 
+/// Writes each event when it is due, together with those that are due too.
+fn write_all(waiting: Receiver<(Instant, i32, Vec<u8>)>, delay: Duration, mut write: Write) {
+    let mut next = waiting.recv().ok();
+    while let Some((taken, partition, event)) = next {
+        std::thread::sleep((taken + delay).saturating_duration_since(Instant::now()));
+        let mut due: HashMap<i32, Vec<Vec<u8>>> = HashMap::from([(partition, vec![event])]);
+        next = None;
+        while let Ok((taken, partition, event)) = waiting.try_recv() {
+            if taken + delay > Instant::now() {
+                next = Some((taken, partition, event));
+                break;
+            }
+            due.entry(partition).or_default().push(event);
+        }
+        for (partition, events) in due {
+            write(partition, &events);
+        }
+        next = next.or_else(|| waiting.recv().ok());
+    }
+}
+
 struct Work {
+    output: Output,
     client: Client,
     counts: Arc<Counts>,
     waiting: Waiting,
@@ -158,6 +219,15 @@ impl Work {
     }
 
     fn publish(&self, topic: &str, payload: &[u8]) {
+        if let Output::Partitions(n_partitions, events) = &self.output {
+            let mark = topic
+                .bytes()
+                .fold(0_u32, |mark, byte| mark.wrapping_mul(31).wrapping_add(u32::from(byte)));
+            let partition = (mark % n_partitions.unsigned_abs()) as i32;
+            // Its writer is gone only when the test has failed.
+            let _ = events.send((Instant::now(), partition, payload.to_vec()));
+            return;
+        }
         let published =
             self.client.try_publish(format!("out/{topic}"), QoS::AtLeastOnce, false, payload);
         published.expect("its queue has room for all messages of a test");
@@ -173,7 +243,7 @@ impl Drop for Platform {
         self.is_ending.store(true, Ordering::SeqCst);
         // Fails when the connection is gone, and then the thread is too.
         let _ = self.client.disconnect();
-        if let Some(thread) = self.thread.take() {
+        for thread in [self.thread.take(), self.writer.take()].into_iter().flatten() {
             let _ = thread.join();
         }
     }

@@ -3,7 +3,7 @@
 //! Invariant: `in_flight` is ordered by number and ends just below `next_seq`; everything in
 //! `waiting` is later than everything in flight.
 
-use super::{Key, MAX_IN_FLIGHT, VecDeque, metrics, split, v1};
+use super::{Key, MAX_IN_FLIGHT, MAX_WHOLE, VecDeque, metrics, split, v1};
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
@@ -31,11 +31,20 @@ pub(super) struct Waiting {
     pub(super) closing: Option<v1::Closing>,
     /// Cut from a delta whose first piece may be on its way: joins nobody.
     pub(super) is_piece: bool,
+    /// It has positions: it is never cut.
+    pub(super) is_whole: bool,
 }
 
 impl Waiting {
     fn span(&self) -> u64 {
         self.last_window.saturating_sub(self.first_window)
+    }
+
+    /// Whether the two may become one.
+    fn joins(&self, next: &Self) -> bool {
+        let is_whole = self.is_whole || next.is_whole;
+        let is_small = self.body.len() + next.body.len() <= MAX_WHOLE;
+        !self.is_piece && !next.is_piece && (is_small || !is_whole)
     }
 
     fn bytes(&self) -> usize {
@@ -79,12 +88,14 @@ impl Lane {
 
     /// A front that is too large becomes several; the closing stays with the last of them.
     fn split_front(&mut self, max_body: usize) {
-        let is_large = |front: &Waiting| !front.is_piece && front.body.len() > max_body;
+        let is_large =
+            |front: &Waiting| !front.is_piece && !front.is_whole && front.body.len() > max_body;
         let Some(front) = self.waiting.pop_front_if(|front| is_large(front)) else { return };
         let Waiting { first_window, last_window, body, mut closing, .. } = front;
         for body in split(body, max_body).into_iter().rev() {
             let closing = closing.take();
-            let piece = Waiting { first_window, last_window, body, closing, is_piece: true };
+            let (is_piece, is_whole) = (true, false);
+            let piece = Waiting { first_window, last_window, body, closing, is_piece, is_whole };
             self.waiting.push_front(piece);
         }
     }
@@ -110,14 +121,16 @@ impl Lane {
 
     /// What [`Lane::coalesce_one`] could still work on.
     pub(super) fn coalescable_bytes(&self) -> usize {
+        let pairs = self.waiting.iter().zip(self.waiting.iter().skip(1));
+        let is_possible = pairs.into_iter().any(|(left, right)| left.joins(right));
         let free = self.waiting.iter().filter(|waiting| !waiting.is_piece);
-        if free.clone().count() < 2 { 0 } else { free.map(Waiting::bytes).sum() }
+        if is_possible { free.map(Waiting::bytes).sum() } else { 0 }
     }
 
     /// Makes one of the two neighbours with the shortest common span, the oldest of equals.
     pub(super) fn coalesce_one(&mut self) -> bool {
         let pairs = self.waiting.iter().zip(self.waiting.iter().skip(1)).enumerate();
-        let free = pairs.filter(|(_, (left, right))| !left.is_piece && !right.is_piece);
+        let free = pairs.filter(|(_, (left, right))| left.joins(right));
         let shortest = free.min_by_key(|(_, (left, right))| left.span() + right.span());
         let Some((at, (left, right))) = shortest else { return false };
         let (Ok(mut delta), Ok(later)) =
@@ -126,6 +139,7 @@ impl Lane {
             return false;
         };
         delta.absorb(later);
+        let is_whole = !delta.positions.is_empty();
         let closing = self.waiting.remove(at + 1).and_then(|right| right.closing);
         self.waiting[at] = Waiting {
             first_window: delta.first_window,
@@ -133,6 +147,7 @@ impl Lane {
             body: metrics::encode(&delta),
             closing,
             is_piece: false,
+            is_whole,
         };
         true
     }

@@ -72,6 +72,12 @@ fn remarks(observer: &ObserverReport) -> String {
         (Some(observer.unparsed), "events held nothing that could be read"),
         (Some(observer.foreign), "events belong to other runs or series"),
         (Some(observer.negative), "delays came out negative: the clocks differ"),
+        (
+            Some(observer.unstamped),
+            "events carry the time of their writer, not of the platform: no ingest or delivery \
+             delay (a topic needs message.timestamp.type=LogAppendTime)",
+        ),
+        (Some(observer.backlog), "had waited while nobody read: only their ingest delay is known"),
     ];
     for (n, what) in counted {
         if let Some(n) = n.filter(|n| *n > 0) {
@@ -84,9 +90,20 @@ fn remarks(observer: &ObserverReport) -> String {
     ];
     for (what, delay) in delays {
         if let Some(delay) = delay {
-            let [p50, p95, p99] = [delay.p50, delay.p95, delay.p99].map(signed);
+            let bound = observer.platform_bound_us.unwrap_or(0);
+            let [p50, p95, p99] = [delay.p50, delay.p95, delay.p99].map(|us| with_bound(us, bound));
             let _ = writeln!(text, "{name}: {what} p50 {p50}, p95 {p95}, p99 {p99}");
         }
+    }
+    if let Some(us) = observer.platform_clock_us.filter(|us| *us != 0) {
+        let (by, way) = (micros(us.unsigned_abs() as f64), if us < 0 { "slow" } else { "fast" });
+        let _ = writeln!(
+            text,
+            "{name}: the platform's clock is {by} {way}, which is taken off these delays"
+        );
+    }
+    if observer.has_platform_clock_moved {
+        let _ = writeln!(text, "{name}: the platform's clock moved against ours during the run");
     }
     if observer.end_to_end_delay_us.is_some() {
         let clock = match (observer.clock_bound_us, observer.is_indicative) {

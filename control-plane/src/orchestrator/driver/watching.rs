@@ -45,7 +45,13 @@ fn deal(plan: &Plan, agents: &[AgentId]) -> Vec<(AgentId, v1::ObserverShare)> {
         for share in 0..n_shares {
             let agent = agents[(observer + share) % agents.len()].clone();
             let (observer, share) = (observer as u32, share as u32);
-            dealt.push((agent, v1::ObserverShare { observer, share, n_shares: n_shares as u32 }));
+            let share = v1::ObserverShare {
+                observer,
+                share,
+                n_shares: n_shares as u32,
+                ..Default::default()
+            };
+            dealt.push((agent, share));
         }
     }
     dealt
@@ -59,7 +65,7 @@ impl Driver {
     ) -> Result<(Watches, Vec<NewAssignment>), Refusal> {
         let (mut parts, mut rows) = (BTreeMap::new(), Vec::new());
         for (agent, share) in deal(&self.plan, agents) {
-            let wire = self.watch_wire(&agent, share)?;
+            let wire = self.watch_wire(&agent, share.clone())?;
             rows.push(NewAssignment {
                 assignment_id: wire.assignment_id.clone(),
                 epoch: EPOCH as i64,
@@ -121,7 +127,7 @@ impl Driver {
     /// The load has another end now.
     pub(super) fn end_watches(&mut self, abort: bool) {
         for watch in self.watches.parts.values_mut() {
-            let observer = watch.wire.observe.map_or(0, |share| share.observer as usize);
+            let observer = watch.wire.observe.as_ref().map_or(0, |share| share.observer as usize);
             let drain_us = self.plan.observers.get(observer).map_or(0, |o| o.drain_us);
             let end_us = self.record.load_end_us.saturating_add(drain_us);
             watch.wire.end_us = watch.wire.end_us.min(end_us);
@@ -146,7 +152,8 @@ impl Driver {
                 continue;
             }
             for watch in self.watches.parts.values_mut() {
-                let is_of = watch.wire.observe.is_some_and(|o| o.observer as usize == observer);
+                let is_of =
+                    watch.wire.observe.as_ref().is_some_and(|o| o.observer as usize == observer);
                 // Once is enough: a later look would move the end no more.
                 if is_of && watch.wire.end_us > end_us {
                     watch.wire.end_us = end_us;

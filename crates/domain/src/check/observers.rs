@@ -49,13 +49,10 @@ impl Check<'_> {
         self.later_texts(&written.later, &[], &[], Columns::None);
         let drain_us = self.micros_or(written.drain.as_ref(), DRAIN_US);
         let of = written.of.as_ref().and_then(|of| self.observed_series(of, groups, series));
-        let source = written.mqtt.as_ref().and_then(|mqtt| self.mqtt_source(mqtt));
-        Some(plan::Observer {
-            name: name.clone(),
-            of: of?,
-            drain_us: drain_us?,
-            source: Source::Mqtt(source?),
-        })
+        let mqtt = written.mqtt.as_ref().and_then(|mqtt| self.mqtt_source(mqtt));
+        let kafka = written.kafka.as_ref().and_then(|kafka| self.kafka_source(kafka));
+        let source = mqtt.map(|mqtt| Source::Mqtt(Box::new(mqtt))).or(kafka.map(Source::Kafka));
+        Some(plan::Observer { name: name.clone(), of: of?, drain_us: drain_us?, source: source? })
     }
 
     /// The series must exist, send by a schedule, and put a stamp where it can be found.

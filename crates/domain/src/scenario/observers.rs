@@ -13,8 +13,8 @@ pub(crate) struct Observer {
     pub(crate) drain: Option<Written>,
     /// `eventhubs`, `kafka`, ...
     pub(crate) source: &'static str,
-    /// `None`: of a kind that is not in this release.
     pub(crate) mqtt: Option<MqttSource>,
+    pub(crate) kafka: Option<KafkaSource>,
     pub(crate) later: Vec<LaterText>,
 }
 
@@ -24,6 +24,22 @@ pub(crate) struct MqttSource {
     pub(crate) filter: Option<Written>,
     pub(crate) qos: Option<Written>,
     pub(crate) share: Option<Written>,
+    pub(crate) username: Option<Written>,
+    pub(crate) password: Option<Written>,
+}
+
+#[derive(Debug)]
+pub(crate) struct KafkaSource {
+    pub(crate) brokers: Option<Written>,
+    pub(crate) topic: Option<Written>,
+    pub(crate) tls: Option<Written>,
+    pub(crate) ca: Option<Written>,
+    pub(crate) credentials: Option<KafkaCredentials>,
+}
+
+#[derive(Debug)]
+pub(crate) struct KafkaCredentials {
+    pub(crate) mechanism: Option<Written>,
     pub(crate) username: Option<Written>,
     pub(crate) password: Option<Written>,
 }
@@ -39,14 +55,33 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
     let kind = fields.exactly_one(&["mqtt", "kafka", "eventhubs", "webhook", "nats"]);
     fields.close();
     let (source, field) = kind?;
-    let mqtt = if source == "mqtt" {
-        Some(mqtt(&field, out)?)
-    } else {
-        out.later(field.key_place, &field.path, &format!("an observer of `{source}`"));
-        of_later_kind(source, &field, &mut later, out)?;
-        None
-    };
-    Some(Observer { name, path, place, of, drain, source, mqtt, later })
+    let (mut of_mqtt, mut of_kafka) = (None, None);
+    match source {
+        "mqtt" => of_mqtt = Some(mqtt(&field, out)?),
+        "kafka" => of_kafka = Some(kafka(&field, out)?),
+        _ => {
+            out.later(field.key_place, &field.path, &format!("an observer of `{source}`"));
+            of_later_kind(source, &field, &mut later, out)?;
+        }
+    }
+    Some(Observer { name, path, place, of, drain, source, mqtt: of_mqtt, kafka: of_kafka, later })
+}
+
+fn kafka(field: &Field<'_>, out: &Collector) -> Option<KafkaSource> {
+    let mut inner = Fields::open(field.node, &field.path, out)?;
+    let (brokers, topic) = (inner.required_text("brokers"), inner.required_text("topic"));
+    let (tls, ca) = (inner.text("tls"), inner.text("ca"));
+    let mut credentials = None;
+    if let Some(mut fields) = inner.map("credentials") {
+        credentials = Some(KafkaCredentials {
+            mechanism: fields.text("mechanism"),
+            username: fields.required_text("username"),
+            password: fields.required_text("password"),
+        });
+        fields.close();
+    }
+    inner.close();
+    Some(KafkaSource { brokers, topic, tls, ca, credentials })
 }
 
 fn mqtt(field: &Field<'_>, out: &Collector) -> Option<MqttSource> {
@@ -76,7 +111,6 @@ fn of_later_kind(
     out: &Collector,
 ) -> Option<()> {
     let (required, optional): (&[&'static str], &[&'static str]) = match source {
-        "kafka" => (&["brokers", "topic"], &["group", "tls", "ca", "credentials"]),
         "eventhubs" => (&["connection", "hub"], &["consumer_group"]),
         "webhook" => (&["listen"], &["path", "ca", "credentials"]),
         _ => (&["url", "subject"], &["stream", "durable", "ca", "credentials"]),

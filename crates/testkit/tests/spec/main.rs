@@ -8,6 +8,7 @@ mod counting;
 mod files;
 mod http;
 mod http_load;
+mod kafka;
 mod mosquitto;
 mod observers;
 mod shipped;

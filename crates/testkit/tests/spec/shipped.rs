@@ -1,6 +1,7 @@
 //! Every scenario that we ship runs, cut short, on the broker that we ship or on an HTTP server.
 
 use std::path::Path;
+use std::time::Duration;
 
 use shoal_domain::check::files_named;
 use shoal_domain::outcome::Operation;
@@ -9,6 +10,8 @@ use shoal_domain::run::{Phase, Validity};
 use shoal_proto::v1::ShippedFile;
 use shoal_testkit::cluster::Cluster;
 use shoal_testkit::http_server::HttpServer;
+use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
+use shoal_testkit::platform::{Fate, Partitioned, Platform};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shipped_scenario_runs() {
@@ -37,6 +40,19 @@ async fn every_shipped_scenario_runs() {
             };
             overrides.push(("devices", devices.to_owned()));
         }
+        // What comes in at the broker goes out at Kafka.
+        let stand_in = StandIn::start(2, Security::default());
+        let mut platform = None;
+        if text.contains("vars.kafka") {
+            overrides.push(("kafka", stand_in.bootstrap()));
+            overrides.push(("kafka_topic", TOPIC.to_owned()));
+            let write = {
+                let stand_in = stand_in.clone();
+                Box::new(move |at: i32, values: &[Vec<u8>]| stand_in.produce(at, values))
+            };
+            let to = Partitioned { n_partitions: 2, delay: Duration::ZERO, write };
+            platform = Some(Platform::partitioned(cluster.broker_addr(), to, |_| Fate::Pass));
+        }
         if text.contains("vars.output_broker") {
             overrides.push(("output_broker", cluster.broker_url()));
         }
@@ -60,6 +76,7 @@ async fn every_shipped_scenario_runs() {
             run.stop().await;
         }
         let report = run.over().await;
+        drop(platform);
 
         let what = file.display();
         assert_eq!(report.phase, Phase::Finished, "{what}");

@@ -1,0 +1,268 @@
+//! The platform's output in Kafka: read by position, so that nothing is lost or counted twice
+//! whoever dies, and with the time at which the platform took it in.
+
+use std::time::Duration;
+
+use shoal_domain::report::{ObserverReport, RunReport, ThresholdResult};
+use shoal_domain::run::Phase;
+use shoal_proto::v1::ShippedFile;
+use shoal_testkit::cluster::{Cluster, series};
+use shoal_testkit::expect::eventually;
+use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
+use shoal_testkit::kafka::{Kafka, Stamps};
+use shoal_testkit::mosquitto::Mosquitto;
+use shoal_testkit::platform::{Fate, Partitioned, Platform};
+
+const INGESTION: &str = include_str!("../../../../scenarios/ingestion-kafka.yaml");
+const PARTITIONS: i32 = 10;
+const DEVICES: u64 = 100;
+
+/// Of the shipped scenario, with its variables.
+struct Vars {
+    broker: String,
+    kafka: String,
+    topic: String,
+    hold: &'static str,
+}
+
+impl Vars {
+    fn new(broker: &Mosquitto, kafka: &str, topic: &str, hold: &'static str) -> Self {
+        let broker = format!("mqtt://{}", broker.addr());
+        Self { broker, kafka: kafka.to_owned(), topic: topic.to_owned(), hold }
+    }
+
+    fn list(&self) -> Vec<(&'static str, &str)> {
+        vec![
+            ("broker", &self.broker),
+            ("kafka", &self.kafka),
+            ("kafka_topic", &self.topic),
+            ("devices", "100"),
+            ("period", "100ms"),
+            ("hold", self.hold),
+        ]
+    }
+}
+
+fn to_kafka(kafka: &Kafka, topic: &str, delay: Duration) -> Partitioned {
+    let (mut client, topic) = (kafka.client(), topic.to_owned());
+    let write = move |partition: i32, values: &[Vec<u8>]| client.produce(&topic, partition, values);
+    Partitioned { n_partitions: PARTITIONS, delay, write: Box::new(write) }
+}
+
+fn to_stand_in(stand_in: &StandIn) -> Partitioned {
+    let stand_in = stand_in.clone();
+    let write = move |partition: i32, values: &[Vec<u8>]| stand_in.produce(partition, values);
+    Partitioned { n_partitions: 2, delay: Duration::ZERO, write: Box::new(write) }
+}
+
+fn observed(report: &RunReport) -> ObserverReport {
+    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
+}
+
+/// Whether something may have passed unseen. (A busy machine degrades a run too.)
+fn has_gap(report: &RunReport) -> bool {
+    report.validity_reasons.iter().any(|reason| reason.code == "reader_gap")
+}
+
+/// All that was sent arrived once.
+#[track_caller]
+fn is_whole(report: &RunReport) -> ObserverReport {
+    assert_eq!(report.phase, Phase::Finished, "{report:#?}");
+    let seen = observed(report);
+    let sent = series(report, "telemetry", "all").slots.expect("a series with a schedule").sent;
+    assert!(sent > DEVICES, "{report:#?}");
+    assert_eq!((seen.sent, seen.acked, seen.unique), (Some(sent), Some(sent), Some(sent)));
+    assert_eq!((seen.received, seen.lost, seen.duplicated), (sent, Some(0), Some(0)), "{seen:#?}");
+    assert_eq!((seen.out_of_order, seen.unparsed), (Some(0), 0), "{seen:#?}");
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_observers_read_ten_partitions_and_all_is_there_once() {
+    let (broker, kafka) = (Mosquitto::start(), Kafka::start());
+    let topic = kafka.topic(PARTITIONS, Stamps::Append);
+    // What was there before the run is not the run's.
+    kafka.client().produce(&topic, 3, &[b"sh1.00000000.1.2.3.4.5".to_vec(), b"old".to_vec()]);
+    let delay = Duration::from_millis(300);
+    let platform =
+        Platform::partitioned(broker.addr(), to_kafka(&kafka, &topic, delay), |_| Fate::Pass);
+    let cluster = Cluster::start(4).await;
+    let vars = Vars::new(&broker, kafka.bootstrap(), &topic, "4s");
+    let report = cluster.run(INGESTION, &vars.list()).await.over().await;
+
+    let seen = is_whole(&report);
+    assert_eq!(seen.received, platform.taken());
+    assert_eq!((seen.source.as_str(), seen.foreign, seen.unstamped), ("kafka", 0, 0), "{seen:#?}");
+    assert_eq!((seen.reader_gaps.len(), seen.backlog), (0, 0), "{seen:#?}");
+    assert!(!has_gap(&report), "{report:#?}");
+    // The platform holds each event back for 300 ms before it is enqueued.
+    let (ingest, delivery) = (seen.ingest_delay_us.unwrap(), seen.delivery_delay_us.unwrap());
+    let bound = seen.platform_bound_us.unwrap() as i64;
+    assert_eq!((ingest.count, delivery.count), (seen.received, seen.received));
+    assert!(ingest.min >= 300_000 - bound, "{seen:#?}");
+    assert!(delivery.min >= -bound, "{seen:#?}");
+    let end_to_end = seen.end_to_end_delay_us.unwrap();
+    assert!(end_to_end.min >= 300_000 - seen.clock_bound_us as i64, "{seen:#?}");
+    assert!(end_to_end.mean > ingest.mean - bound as f64, "{seen:#?}");
+    assert_eq!(seen.platform_clock_us, Some(0), "one machine has one clock: {seen:#?}");
+    assert!(report.thresholds.iter().any(|t| t.expr.contains("ingest_delay")), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn injected_loss_duplicates_and_reordering_come_out_exact() {
+    let (broker, kafka) = (Mosquitto::start(), Kafka::start());
+    let topic = kafka.topic(PARTITIONS, Stamps::Append);
+    // Of a thousand: 10 lost, 5 doubled, 2 swapped, 1 garbled.
+    let decide = |number| match number % 1_000 {
+        n if n % 100 == 50 => Fate::Lose,
+        n if n % 200 == 120 => Fate::Double,
+        n if n % 500 == 333 => Fate::Swap,
+        777 => Fate::Garble,
+        _ => Fate::Pass,
+    };
+    let to = to_kafka(&kafka, &topic, Duration::ZERO);
+    let platform = Platform::partitioned(broker.addr(), to, decide);
+    let cluster = Cluster::start(2).await;
+    let vars = Vars::new(&broker, kafka.bootstrap(), &topic, "8s");
+    let scenario = INGESTION.replace("drain: 30s", "drain: 3s");
+    let report = cluster.run(&scenario, &vars.list()).await.over().await;
+
+    let seen = observed(&report);
+    assert_eq!(seen.acked, Some(platform.taken()), "{seen:#?}");
+    assert_eq!(seen.lost, Some(platform.lost() + platform.garbled()), "{seen:#?}");
+    assert_eq!(seen.duplicated, Some(platform.doubled()), "{seen:#?}");
+    assert_eq!(seen.out_of_order, Some(platform.swapped()), "{seen:#?}");
+    assert_eq!(seen.unparsed, platform.garbled(), "{seen:#?}");
+    assert_eq!(seen.received, seen.unique.unwrap() + platform.doubled());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_keeps_its_writers_times_has_no_ingest_delay_and_says_so() {
+    let (broker, kafka) = (Mosquitto::start(), Kafka::start());
+    let topic = kafka.topic(PARTITIONS, Stamps::Create);
+    let to = to_kafka(&kafka, &topic, Duration::ZERO);
+    let _platform = Platform::partitioned(broker.addr(), to, |_| Fate::Pass);
+    let cluster = Cluster::start(1).await;
+    let vars = Vars::new(&broker, kafka.bootstrap(), &topic, "2s");
+    let report = cluster.run(INGESTION, &vars.list()).await.over().await;
+
+    let seen = is_whole(&report);
+    assert_eq!((seen.unstamped, seen.ingest_delay_us), (seen.received, None), "{seen:#?}");
+    assert!(seen.end_to_end_delay_us.is_some());
+    // A limit without data does not hold.
+    let limit = report.thresholds.iter().find(|limit| limit.expr.contains("ingest_delay"));
+    assert_eq!(limit.unwrap().result, ThresholdResult::NoData);
+    assert!(report.exit_code.is_some_and(|code| code != 0), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_fails_the_start_with_a_sentence() {
+    let (broker, stand_in) = (Mosquitto::start(), StandIn::start(2, Security::default()));
+    let cluster = Cluster::start(1).await;
+    let elsewhere = "127.0.0.1:1".to_owned();
+    let cases = [
+        (elsewhere, TOPIC, "cannot connect"),
+        (broker.addr().to_string(), TOPIC, "broker"),
+        (stand_in.bootstrap(), "no-such-topic", "no such topic"),
+    ];
+    for (kafka, topic, expected) in cases {
+        let vars = Vars::new(&broker, &kafka, topic, "2s");
+        let report = cluster.run(INGESTION, &vars.list()).await.over().await;
+        assert_eq!((report.phase, report.exit_code), (Phase::FailedToStart, Some(3)));
+        let cause = report.cause.unwrap();
+        assert!(cause.contains("SH0310") && cause.contains(expected), "{cause}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_tls_and_a_login_is_read() {
+    let broker = Mosquitto::start();
+    let login = Some(("$ConnectionString".to_owned(), "Endpoint=sb://x/;Key=s3cret=".to_owned()));
+    let stand_in = StandIn::start(2, Security { is_secure: true, login });
+    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in), |_| Fate::Pass);
+    let cluster = Cluster::start(2).await;
+    let bootstrap = stand_in.bootstrap();
+    let vars = Vars::new(&broker, &bootstrap, TOPIC, "2s");
+    let run = |password: &'static str| {
+        let credentials = format!(
+            "topic: \"${{vars.kafka_topic}}\", tls: true, ca: ca.pem, \
+             credentials: {{ username: $ConnectionString, password: \"{password}\" }} }}"
+        );
+        let scenario = INGESTION.replace("topic: \"${vars.kafka_topic}\" }", &credentials);
+        let body = stand_in.ca_pem().as_bytes().to_vec();
+        let files = vec![ShippedFile { path: "ca.pem".to_owned(), body }];
+        (scenario, files)
+    };
+    let (scenario, files) = run("Endpoint=sb://x/;Key=s3cret=");
+    let report = cluster.run_with(&scenario, &vars.list(), files).await.over().await;
+    let seen = is_whole(&report);
+    // Stamped as a broker does it: the records themselves say that they are an hour old.
+    let ingest = seen.ingest_delay_us.unwrap();
+    let bound = seen.platform_bound_us.unwrap() as i64;
+    assert!(ingest.min >= -bound && ingest.p50 < 5_000_000, "{seen:#?}");
+
+    let (scenario, files) = run("wrong");
+    let report = cluster.run_with(&scenario, &vars.list(), files).await.over().await;
+    let cause = report.cause.unwrap();
+    assert!(cause.contains("SH0310") && cause.contains("login is refused"), "{cause}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_connections_and_new_partitions_cost_nothing() {
+    let (broker, stand_in) = (Mosquitto::start(), StandIn::start(2, Security::default()));
+    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in), |_| Fate::Pass);
+    let cluster = Cluster::start(1).await;
+    let bootstrap = stand_in.bootstrap();
+    let vars = Vars::new(&broker, &bootstrap, TOPIC, "6s");
+    let run = cluster.run(INGESTION, &vars.list()).await;
+    let has = |n: i64| {
+        let stand_in = stand_in.clone();
+        eventually(Duration::from_secs(60), "events are written", move || {
+            std::future::ready(stand_in.end_of(0) >= n)
+        })
+    };
+    has(200).await;
+    let connections = stand_in.n_connections();
+    stand_in.cut(true);
+    has(500).await;
+    stand_in.cut(false);
+    has(900).await;
+    stand_in.add_partition();
+    stand_in.cut(false);
+    let report = run.over().await;
+    let seen = is_whole(&report);
+    assert!(stand_in.n_connections() > connections, "it did come back");
+    // What lay there meanwhile has no delay that is the platform's.
+    assert!(seen.backlog > 0, "{seen:#?}");
+    let delays = (seen.end_to_end_delay_us.unwrap().count, seen.ingest_delay_us.unwrap().count);
+    assert_eq!(delays, (seen.received - seen.backlog, seen.received), "{seen:#?}");
+    assert!(seen.reader_gaps.is_empty() && !has_gap(&report), "{seen:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_that_eats_unread_events_is_a_gap_and_no_loss() {
+    let (broker, stand_in) = (Mosquitto::start(), StandIn::start(2, Security::default()));
+    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in), |_| Fate::Pass);
+    let cluster = Cluster::start(1).await;
+    let bootstrap = stand_in.bootstrap();
+    let vars = Vars::new(&broker, &bootstrap, TOPIC, "6s");
+    let run = cluster.run(INGESTION, &vars.list()).await;
+    let has = |n: i64| {
+        let stand_in = stand_in.clone();
+        eventually(Duration::from_secs(60), "events are written", move || {
+            std::future::ready(stand_in.end_of(0) >= n)
+        })
+    };
+    has(200).await;
+    stand_in.cut(true);
+    has(600).await;
+    stand_in.delete_below(0, stand_in.end_of(0));
+    stand_in.cut(false);
+    let report = run.over().await;
+    let seen = observed(&report);
+    assert_eq!(report.phase, Phase::Finished, "{report:#?}");
+    assert!(has_gap(&report), "{report:#?}");
+    assert!(seen.lost_possible.unwrap() > 100, "{seen:#?}");
+    assert_eq!((seen.lost, seen.duplicated), (Some(0), Some(0)), "{seen:#?}");
+    assert!(seen.reader_gaps[0].why.contains("deleted before they were read"), "{seen:#?}");
+}
