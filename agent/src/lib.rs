@@ -20,5 +20,6 @@ mod pages;
 mod recorder;
 mod runner;
 mod session;
+mod sparkplug;
 mod uplink;
 mod websocket;

@@ -16,7 +16,7 @@ use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failu
 use shoal_domain::files::File;
 use shoal_domain::ids::{AgentId, ObserverId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
-use shoal_domain::plan::{Plan, Send, StageKind};
+use shoal_domain::plan::{Plan, StageKind};
 use shoal_domain::report::{
     AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport,
     RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdResult,
@@ -386,7 +386,7 @@ fn series_row(
     let group = &plan.groups[series.group];
     let (tally, slots) = facts.total(|series, stage| series == id && is_in(stage));
     let send = group.sends().iter().find(|send| send.series == id);
-    let is_acked = send.is_none_or(Send::is_acknowledged);
+    let is_acked = plan.is_acknowledged(id);
     let seconds = row.seconds;
     SeriesReport {
         group: group.name.clone(),

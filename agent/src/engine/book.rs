@@ -67,6 +67,13 @@ impl SlotBook {
         self.cursors.iter().filter_map(next).min().unwrap_or(u64::MAX)
     }
 
+    /// The first slot of a series that has not been taken: one that waits, or the next.
+    pub(super) fn next_slot(&self, send: usize) -> u64 {
+        let cursor = &self.cursors[send];
+        let waiting = cursor.waiting.front().map(|range| range.start);
+        waiting.or(cursor.next.map(|(slot, _)| slot)).unwrap_or(0)
+    }
+
     /// Moves past all slots intended before `until_us`; `judge` says for each (series, intended
     /// time) whether it waits.
     pub(super) fn fall_due(&mut self, until_us: u64, mut judge: impl FnMut(usize, u64) -> Fate) {

@@ -6,6 +6,7 @@
 
 mod answers;
 mod connecting;
+mod edge;
 mod ending;
 mod identity;
 mod presence;
@@ -29,11 +30,12 @@ use shoal_domain::schedule::{Calendar, Presence};
 use tokio::time::Sleep;
 
 use self::connecting::Link;
+use self::edge::EdgeNode;
 pub(super) use self::ending::unit_random;
 pub(super) use self::identity::{Identity, scope};
 pub(super) use self::sending::Scratch;
 use self::sending::Stream;
-use self::talk::Talk;
+use self::talk::{Talk, Who};
 use super::book::{Fate, SlotBook};
 use super::core::Core;
 use super::start::Seat;
@@ -81,6 +83,8 @@ pub(super) struct Device {
     session: Session,
     /// `None`: it neither listens nor commands.
     talk: Option<Box<Talk>>,
+    /// `None`: it is none.
+    edge: Option<Box<EdgeNode>>,
     /// A session of this run has its subscriptions.
     standing_session: bool,
     /// What only its own TLS connections use, from the first one on.
@@ -143,7 +147,10 @@ impl Device {
         // One that comes from another agent may come in the middle of a storm.
         let (presence, change_us) = calendar.at(seat.start_us);
         let target = core.plan.targets[group.target].mqtt()?;
-        let talk = Talk::new(group, &identity, &identity.scope(group, &scope, seat.index));
+        let own = identity.scope(group, &scope, seat.index);
+        let edge = EdgeNode::new(group, &identity, &own, seat.incarnation);
+        let told = edge.iter().flat_map(|node| node.filters(&identity.id)).collect();
+        let talk = Talk::new(group, &identity, &own, told);
         let rules = Rules {
             protocol: target.protocol,
             max_packet: MAX_PACKET,
@@ -170,6 +177,7 @@ impl Device {
             streams: group.sends().iter().map(|_| Stream::default()).collect(),
             session: Session::new(rules),
             talk,
+            edge,
             standing_session: false,
             tls: None,
             link: match presence {
@@ -367,7 +375,7 @@ impl Device {
     /// The run is over for this device: open messages are censored, the connection ends cleanly.
     pub(super) fn finish(&mut self, core: &Core, now: u64) {
         self.end_open(core, now);
-        if self.say_goodbye() {
+        if self.say_goodbye(core) {
             self.ended_cleanly(core);
         }
         self.link = Link::Down;

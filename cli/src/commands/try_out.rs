@@ -112,6 +112,9 @@ fn beyond(plan: &Plan, group: &Group) -> Option<&'static str> {
         let is_plain = http.tls.is_none() && !http.http2;
         return (!is_plain).then_some("TLS or HTTP/2");
     }
+    if group.sparkplug.is_some() {
+        return Some("Sparkplug");
+    }
     let mqtt = plan.targets[group.target].mqtt()?;
     if mqtt.tls.is_some() {
         Some("TLS")

@@ -11,7 +11,7 @@ use shoal_domain::export::{
 };
 use shoal_domain::ids::SeriesId;
 use shoal_domain::outcome::Operation;
-use shoal_domain::plan::{Action, Plan, StageKind, TargetKind};
+use shoal_domain::plan::{Plan, StageKind, TargetKind};
 use shoal_proto::v1;
 
 use crate::fold::FACTS;
@@ -126,10 +126,7 @@ async fn distributions(
 fn kind_of(plan: &Plan, id: SeriesId) -> String {
     let group = &plan.groups[plan.series[id.index()].group];
     let sent = group.sends().iter().find(|send| send.series == id);
-    let sent = sent.and_then(|send| match &send.action {
-        Action::Http(request) => Some(request.method),
-        Action::Publish(_) | Action::Command(_) => None,
-    });
+    let sent = sent.and_then(|send| send.http()).map(|request| request.method);
     let method = sent
         .or_else(|| group.steps().find(|step| step.series == id).map(|step| step.request.method));
     match (method, &plan.targets[group.target].kind) {

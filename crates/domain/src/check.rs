@@ -23,6 +23,7 @@ mod protobuf;
 mod replay;
 mod sas;
 mod sends;
+mod sparkplug;
 mod steps;
 mod tags;
 mod targets;

@@ -6,6 +6,7 @@
 //! equal plans, which [`Plan::hash`] proves before the first send.
 
 mod http;
+mod sparkplug;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,7 @@ pub use self::http::{
     Body, BodyCheck, Capture, CaptureFrom, Expect, HttpRequest, HttpTarget, Loop, Method,
     StatusRange, Step, Task, Wait,
 };
+pub use self::sparkplug::{Metrics, Sparkplug};
 use crate::files::{File, FileId, Rows};
 use crate::ids::{ObserverId, SeriesId, StageId};
 use crate::outcome::Operation;
@@ -138,6 +140,8 @@ pub struct Group {
     pub churn: Option<Churn>,
     /// What an MQTT broker publishes when a connection ends without a goodbye.
     pub will: Option<Will>,
+    /// Its devices are edge nodes, whose will is their own.
+    pub sparkplug: Option<Sparkplug>,
     /// The series of this group's connection attempts.
     pub connect: SeriesId,
     /// Subscriptions and what is done with their messages.
@@ -306,6 +310,7 @@ pub enum Action {
     Publish(Publish),
     /// A message that is answered by another one.
     Command(Box<Command>),
+    Sparkplug(Box<Metrics>),
     Http(Box<HttpRequest>),
 }
 
@@ -742,6 +747,7 @@ impl Send {
         match &self.action {
             Action::Publish(publish) => Some(publish),
             Action::Command(command) => Some(&command.publish),
+            Action::Sparkplug(metrics) => Some(&metrics.publish),
             Action::Http(_) => None,
         }
     }
@@ -749,7 +755,14 @@ impl Send {
     pub fn http(&self) -> Option<&HttpRequest> {
         match &self.action {
             Action::Http(request) => Some(request),
-            Action::Publish(_) | Action::Command(_) => None,
+            Action::Publish(_) | Action::Command(_) | Action::Sparkplug(_) => None,
+        }
+    }
+
+    pub fn sparkplug(&self) -> Option<&Metrics> {
+        match &self.action {
+            Action::Sparkplug(metrics) => Some(metrics),
+            Action::Publish(_) | Action::Command(_) | Action::Http(_) => None,
         }
     }
 
@@ -757,6 +770,7 @@ impl Send {
     pub fn is_acknowledged(&self) -> bool {
         match &self.action {
             Action::Publish(publish) => publish.is_acknowledged(),
+            Action::Sparkplug(metrics) => metrics.publish.is_acknowledged(),
             Action::Command(_) | Action::Http(_) => true,
         }
     }
@@ -850,6 +864,15 @@ impl Plan {
     pub fn is_closed(&self, id: SeriesId) -> bool {
         let group = &self.groups[self.series[id.index()].group];
         group.steps().any(|step| step.series == id)
+    }
+
+    /// Whether what a series counts is acknowledged by the target.
+    pub fn is_acknowledged(&self, id: SeriesId) -> bool {
+        let group = &self.groups[self.series[id.index()].group];
+        let is_certificate =
+            group.sparkplug.as_ref().is_some_and(|node| [node.births, node.deaths].contains(&id));
+        let send = group.sends().iter().find(|send| send.series == id);
+        !is_certificate && send.is_none_or(Send::is_acknowledged)
     }
 
     /// The send that an observer looks for.

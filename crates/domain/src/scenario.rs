@@ -98,6 +98,7 @@ pub(crate) struct Group {
     pub(crate) max_in_flight: Option<Written>,
     pub(crate) connect_within: Option<Written>,
     pub(crate) will: Option<Message>,
+    pub(crate) sparkplug: Option<Sparkplug>,
     pub(crate) certificate: Option<Certificate>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) sends: Vec<Send>,
@@ -111,6 +112,26 @@ pub(crate) struct Group {
     /// Other groups that this one's commands go to.
     pub(crate) peers: Vec<Written>,
     pub(crate) later: Vec<LaterText>,
+}
+
+/// What makes the devices of a group edge nodes of Sparkplug B.
+#[derive(Debug)]
+pub(crate) struct Sparkplug {
+    pub(crate) place: Place,
+    pub(crate) path: String,
+    /// `group`.
+    pub(crate) group_id: Option<Written>,
+    pub(crate) aliases: Option<Written>,
+}
+
+/// `sparkplug` of an entry of `send`.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) place: Place,
+    pub(crate) path: String,
+    pub(crate) device: Option<Written>,
+    /// Path and tree.
+    pub(crate) metrics: Option<(String, Node)>,
 }
 
 #[derive(Debug)]
@@ -134,6 +155,7 @@ pub(crate) struct Send {
     /// What is published is a recording.
     pub(crate) replay: Option<Replay>,
     pub(crate) command: Option<Command>,
+    pub(crate) metrics: Option<Metrics>,
     pub(crate) request: Option<http::Request>,
     pub(crate) tags: Vec<Written>,
 }

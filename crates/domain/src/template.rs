@@ -231,6 +231,16 @@ impl Template {
         }
     }
 
+    pub(crate) fn append(&mut self, other: &Self) {
+        for part in &other.parts {
+            match part {
+                Part::Literal(text) => self.push_literal(text),
+                Part::Value(Generator::Raw(Raw(bytes))) => self.push_bytes(bytes),
+                Part::Value(generator) => self.push_value(generator.clone()),
+            }
+        }
+    }
+
     pub(crate) fn push_value(&mut self, generator: Generator) {
         match generator {
             Generator::Text(text) => self.push_literal(&text),

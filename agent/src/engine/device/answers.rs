@@ -55,6 +55,9 @@ impl Device {
                 if let Some(talk) = &mut self.talk {
                     talk.heard(core, &who, message, now);
                 }
+                if let Some(node) = &mut self.edge {
+                    node.heard(core, &who, message, now);
+                }
             }
         });
         if pong {
@@ -87,6 +90,8 @@ impl Device {
         if !answers.is_empty() {
             self.say(core, &answers);
         }
+        drop(answers);
+        self.rebirth(core, now);
         if let Some(refusal) = ended {
             return Err(refusal.into());
         }

@@ -233,8 +233,12 @@ impl Device {
             .identity
             .credentials(group, &scope, self.index, unix_s)
             .map_err(|error| error.to_string())?;
-        let will =
-            self.identity.will(group, &scope, self.index).map_err(|error| error.to_string())?;
+        let will = match &mut self.edge {
+            Some(node) => Some(node.will(&self.identity.id, unix_s * 1_000)),
+            None => {
+                self.identity.will(group, &scope, self.index).map_err(|error| error.to_string())?
+            }
+        };
         self.renew_us = renewal_us(group, core.run_us(boot_us));
         // Only a session that this device has had in this run is taken up again.
         let is_back = target.keeps_session() && self.standing == Standing::Known;

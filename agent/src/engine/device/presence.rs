@@ -105,7 +105,7 @@ impl Device {
             core.recorder.borrow_mut().gauge(self.group).connected -= 1;
         }
         self.end_open(core, now);
-        if core.control.may_send(core.boot_us()) && self.say_goodbye() {
+        if core.control.may_send(core.boot_us()) && self.say_goodbye(core) {
             self.ended_cleanly(core);
         }
         self.forget_connection();

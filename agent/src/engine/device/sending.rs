@@ -19,6 +19,7 @@ use super::{Device, Identity, Lost};
 use crate::mqtt::encode::{self, Delivery, Head, TooLong, property};
 use crate::mqtt::{Open, What};
 use crate::recorder::{Passage, SlotClass};
+use crate::sparkplug;
 
 /// One write holds what fits here and at least one message.
 const MAX_WRITE: usize = 16 * 1024;
@@ -30,7 +31,7 @@ const PING_GRACE_US: u64 = 5_000_000;
 pub(super) struct Stream {
     /// Packets handed to the socket.
     pub(super) n: u32,
-    walks: Walks,
+    pub(super) walks: Walks,
     pub(super) proof: Proof,
     /// The broker knows this series' topic by its number, on this connection.
     pub(super) aliased: bool,
@@ -132,12 +133,16 @@ impl Device {
             let (send, slot) = (due.send, due.slot);
             let copy = Copy { send, slot, n, now_us, delivery, dup: false };
             let was_aliased = self.streams[send].aliased;
+            let was_seq = self.edge.as_ref().map(|node| node.seq);
             let written = self.write_copy(core, &copy, &mut scratch.bytes);
             let end = scratch.bytes.len();
             let n_bytes = written.unwrap_or(0);
             if written.is_err() || end - start > self.session.welcome().maximum_packet as usize {
                 scratch.bytes.truncate(start);
                 self.streams[send].aliased = was_aliased;
+                if let (Some(node), Some(seq)) = (&mut self.edge, was_seq) {
+                    node.seq = seq;
+                }
                 room += u32::from(pid.is_some());
                 self.too_large(core, &due, end - start);
                 continue;
@@ -193,6 +198,7 @@ impl Device {
         let addressee = self.addressee(core, send, copy.slot);
         let device = DeviceScope { captured: &addressee, ..device };
         let alias = self.alias_of(copy, publish);
+        let edge = self.edge.as_mut().filter(|_| send.sparkplug().is_some());
         let Stream { walks, aliased, .. } = &mut self.streams[copy.send];
         let is_known = alias.is_some() && *aliased;
         *aliased |= alias.is_some();
@@ -231,6 +237,9 @@ impl Device {
         let payload = |out: &mut Vec<u8>| {
             let start = out.len();
             render(&publish.payload, out);
+            if let Some(node) = edge {
+                sparkplug::end(out, node.take_seq());
+            }
             n_bytes = out.len() - start;
         };
         encode::publish(out, head, topic, properties, payload)?;
@@ -309,6 +318,9 @@ impl Device {
             let stream = &mut self.streams[packet.due.send];
             stream.n = stream.n.wrapping_sub(1);
             stream.aliased &= !packet.names_alias;
+            if let (Some(node), Some(_)) = (&mut self.edge, sends[packet.due.send].sparkplug()) {
+                node.seq = node.seq.wrapping_sub(1);
+            }
             self.book.put_back(&packet.due);
         }
         if written > 0 {
@@ -396,14 +408,21 @@ impl Device {
     }
 
     /// A clean end, so that the broker publishes no will. Whether it was said.
-    pub(super) fn say_goodbye(&mut self) -> bool {
-        match (&mut self.link, self.rest.is_empty(), self.blocked) {
+    pub(super) fn say_goodbye(&mut self, core: &Core) -> bool {
+        let mut bytes = self.death(core.control.control_unix_us(core.boot_us()));
+        bytes.extend_from_slice(&encode::DISCONNECT);
+        let is_said = match (&mut self.link, self.rest.is_empty(), self.blocked) {
             // Best effort: the connection closes right after it in any case.
-            (Link::Up(transport), true, false) => transport
-                .try_write(&encode::DISCONNECT)
-                .is_ok_and(|n| n == encode::DISCONNECT.len()),
+            (Link::Up(transport), true, false) => {
+                transport.try_write(&bytes).is_ok_and(|n| n == bytes.len())
+            }
             _ => false,
+        };
+        if let (true, Some(node)) = (is_said, &core.plan.groups[self.group].sparkplug) {
+            let stage = core.plan.stage_of(self.group, core.now_us());
+            core.recorder.borrow_mut().tally(node.deaths, stage).sent += 1;
         }
+        is_said
     }
 }
 

@@ -28,7 +28,8 @@ const MAX_LATE: usize = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Talk {
-    /// Rendered: those of the listeners, then those of the commands, in the plan's order.
+    /// Rendered: those of the listeners, then those of the commands, in the plan's order, then those
+    /// by which an edge node is told what to do.
     filters: Box<[String]>,
     commands: Vec<OpenCommand>,
     /// By due time.
@@ -69,11 +70,13 @@ impl Talk {
         group: &Group,
         identity: &Identity,
         scope: &DeviceScope<'_>,
+        told: Vec<String>,
     ) -> Option<Box<Self>> {
         let filters = group.listeners.iter().map(|listener| &listener.filter);
         let filters: Vec<String> = filters
             .chain(commands(group).map(|(_, command)| &command.filter))
             .filter_map(|filter| identity.text(filter, scope).ok())
+            .chain(told)
             .collect();
         (!filters.is_empty()).then(|| {
             Box::new(Self {
@@ -291,6 +294,7 @@ impl Device {
         let mut bytes = Vec::new();
         let qos = group.listeners.iter().map(|listener| listener.qos);
         let qos = qos.chain(commands(group).map(|(_, command)| command.publish.qos));
+        let qos = qos.chain(std::iter::repeat(Qos::AtLeastOnce));
         for (i, (filter, qos)) in talk.filters.iter().zip(qos).enumerate() {
             let Some(pid) = self.session.next_pid() else { break };
             // What was checked to be a text that fits is encoded without fail.
@@ -308,6 +312,7 @@ impl Device {
             core.recorder.borrow_mut().tally(series, stage).sent += 1;
         }
         self.set_ack_deadline(core);
+        self.births(core, now, &mut bytes);
         self.say(core, &bytes);
     }
 

@@ -79,6 +79,7 @@ impl Trial {
             connect_within_us: ms(60_000),
             churn: None,
             will: None,
+            sparkplug: None,
             connect: SeriesId(2 * i as u32),
             listeners: vec![],
             subscribe: None,

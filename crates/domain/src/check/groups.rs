@@ -2,6 +2,7 @@
 
 use super::Check;
 use super::sends::Speaks;
+use super::sparkplug::CERTIFICATES;
 use super::text::{Columns, Scope, Value, ValueKind};
 use crate::diagnostics::{Place, suggest};
 use crate::ids::SeriesId;
@@ -161,10 +162,13 @@ impl Check<'_> {
             None => Some(None),
         };
         let speaks = Speaks { timeout_us, protocol };
+        let its_plan = target.and_then(|index| Some(&targets?[index]));
+        let mut edge_node = self.edge_node(written, its_plan, &scope);
         let mut sends = Some(Vec::new());
         for (i, send) in written.sends.iter().enumerate() {
             let id = SeriesId(next.0 + 1 + i as u32);
-            match (self.send(send, id, (devices, has_churn), &scope, speaks), &mut sends) {
+            let node = edge_node.as_mut().and_then(Option::as_mut);
+            match (self.send(send, id, (devices, has_churn), &scope, speaks, node), &mut sends) {
                 (Some(send), Some(sends)) => sends.push(send),
                 _ => sends = None,
             }
@@ -204,6 +208,13 @@ impl Check<'_> {
             connect_within_us: connect_within_us?,
             churn: churn?,
             will: will?,
+            sparkplug: match edge_node? {
+                None => None,
+                Some(node) => {
+                    let [births, deaths] = CERTIFICATES.map(&series_of);
+                    Some(node.finish(births?, deaths?))
+                }
+            },
             connect: next,
             listeners: listeners?,
             subscribe: series_of("subscribe"),
@@ -219,7 +230,14 @@ impl Check<'_> {
         let mut add = |operation, name: String| {
             series.push(Series { operation, name, group: index });
         };
-        if written.sends.iter().any(|send| send.command.is_some()) {
+        if let Some(sparkplug) = &written.sparkplug {
+            self.certificates_are_new(written, sparkplug.place);
+            for name in CERTIFICATES {
+                add(Operation::Publish, name.to_owned());
+            }
+        }
+        let is_told = written.sparkplug.is_some();
+        if is_told || written.sends.iter().any(|send| send.command.is_some()) {
             add(Operation::Subscribe, "subscribe".to_owned());
         }
         for listener in &written.listeners {

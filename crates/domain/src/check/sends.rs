@@ -1,6 +1,7 @@
 //! What the devices of a group publish: pace, topic, payload.
 
 use super::Check;
+use super::sparkplug::EdgeNode;
 use super::text::Scope;
 use crate::ids::SeriesId;
 use crate::plan::{
@@ -30,6 +31,7 @@ impl Check<'_> {
         (devices, has_churn): (Option<u64>, bool),
         scope: &Scope<'_>,
         speaks: Speaks,
+        edge_node: Option<&mut EdgeNode>,
     ) -> Option<Send> {
         let replay = written.replay.as_ref();
         let replayed = replay.and_then(|replay| self.replay(written, replay, has_churn));
@@ -64,6 +66,12 @@ impl Check<'_> {
             let command = self.command(command, &scope)?;
             let pace = Pace { period_ns: period_ns?, arrivals: arrivals?, phase };
             let action = Action::Command(Box::new(command));
+            return Some(Send { series, pace, while_away, action });
+        }
+        if let Some(metrics) = &written.metrics {
+            let metrics = self.metrics(metrics, edge_node?, &scope)?;
+            let pace = Pace { period_ns: period_ns?, arrivals: arrivals?, phase };
+            let action = Action::Sparkplug(Box::new(metrics));
             return Some(Send { series, pace, while_away, action });
         }
         let publish = written.publish.as_ref()?;

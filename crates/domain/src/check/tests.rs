@@ -53,6 +53,73 @@ fn variables_are_overridden() {
 }
 
 #[test]
+fn mistakes_of_an_edge_node_are_named() {
+    let text = "version: 1
+name: s
+targets: { b: { mqtt: { url: builtin } } }
+groups:
+  g:
+    target: b
+    devices: 2
+    sparkplug: { group: plant }
+    send:
+      a: { every: 1s, sparkplug: { metrics: { t: { int8: 5 } } } }
+      b: { every: 1s, sparkplug: { device: d, metrics: { t: 1.5 } } }
+load: [ { hold: { for: 1s } } ]
+";
+    plan(text, &[]);
+    for (left, right, expected) in [
+        (
+            "sparkplug: { group: plant }",
+            "will: { topic: a, text: x }",
+            "10:23 groups.g.send.a.sparkplug: reports of Sparkplug need the group's own key `sparkplug` | help: write `sparkplug: { group: NAME }` beside `send`",
+        ),
+        (
+            "group: plant",
+            "group: a/b",
+            "8:25 groups.g.sparkplug.group: `/` may not stand in a name of Sparkplug",
+        ),
+        (
+            "url: builtin",
+            "url: builtin, clean_start: false",
+            "8:5 groups.g.sparkplug: an edge node begins with a clean session: its target may not keep one",
+        ),
+        (
+            "device: d, ",
+            "",
+            "11:47 groups.g.send.b.sparkplug.metrics.t: this metric is reported already: each has one place in a birth certificate",
+        ),
+        (
+            "int8: 5",
+            "int8: 200",
+            "10:58 groups.g.send.a.sparkplug.metrics.t.int8: `200` found, a value of type int8 expected",
+        ),
+        (
+            "int8: 5",
+            "int9: 5",
+            "10:52 groups.g.send.a.sparkplug.metrics.t.int9: no type `int9` | help: did you mean `int8`?",
+        ),
+        (
+            "t: 1.5",
+            "bdSeq: 1",
+            "11:58 groups.g.send.b.sparkplug.metrics.bdSeq: every edge node has this metric of itself",
+        ),
+        (
+            "{ t: 1.5 }",
+            "{}",
+            "11:56 groups.g.send.b.sparkplug.metrics: at least one metric is expected",
+        ),
+        (
+            "      a:",
+            "      birth:",
+            "8:5 groups.g: `birth` is the series of its birth certificates",
+        ),
+    ] {
+        assert_eq!(with(text, left, right), [expected], "{right}");
+    }
+}
+
+#[test]
 fn equal_texts_are_equal_plans() {
     assert_eq!(plan(STALL, &[]).hash(), plan(STALL, &[]).hash());
     assert_ne!(plan(STALL, &[]).hash(), plan(STALL, &[("broker", "mqtt://127.0.0.1:1884")]).hash());

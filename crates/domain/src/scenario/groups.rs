@@ -2,8 +2,8 @@
 
 use super::fields::{Field, Fields, named, written};
 use super::{
-    Certificate, CertificateKind, Churn, Command, Group, Level, Listener, Message, Pace, Payload,
-    Publish, Replay, Reply, Sas, Send, keep_all, plain_name,
+    Certificate, CertificateKind, Churn, Command, Group, Level, Listener, Message, Metrics, Pace,
+    Payload, Publish, Replay, Reply, Sas, Send, Sparkplug, keep_all, plain_name,
 };
 use super::{http, payload};
 use crate::diagnostics::Collector;
@@ -34,6 +34,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         max_in_flight: fields.text("max_in_flight"),
         connect_within: fields.text("connect_within"),
         will: None,
+        sparkplug: None,
         certificate: None,
         listeners: Vec::new(),
         sends: Vec::new(),
@@ -83,6 +84,17 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
     if let Some(mut will) = fields.map("will") {
         group.will = Some(read_message(&mut will, out));
         will.close();
+    }
+    if let Some(field) = fields.find("sparkplug")
+        && let Some(mut sparkplug) = Fields::open(field.node, &field.path, out)
+    {
+        group.sparkplug = Some(Sparkplug {
+            place: field.key_place,
+            path: field.path.clone(),
+            group_id: sparkplug.required_text("group"),
+            aliases: sparkplug.text("aliases"),
+        });
+        sparkplug.close();
     }
     if let Some(field) = fields.find("load") {
         group.load = Some(super::load::load(&field, super::load::Owner::Group, out));
@@ -189,7 +201,7 @@ fn read_send(
     let arrivals = one_of("arrivals", &["even", "poisson"]);
     let jitter = fields.text("jitter");
     let tags = http::words(fields.find("tags"), out);
-    let kind = fields.exactly_one(&["publish", "http", "command", "replay"]);
+    let kind = fields.exactly_one(&["publish", "http", "command", "replay", "sparkplug"]);
     fields.close();
     let place = field.key_place;
     let (kind, field) = kind?;
@@ -205,6 +217,7 @@ fn read_send(
         publish: None,
         replay: None,
         command: None,
+        metrics: None,
         request: None,
         tags,
     };
@@ -214,6 +227,7 @@ fn read_send(
             send.operation = Operation::Http;
             send.request = http::request(&field, false, out);
         }
+        "sparkplug" => send.metrics = read_metrics(&field, out),
         _ => {
             send.operation = Operation::Command;
             send.command = read_command(&field, out);
@@ -221,6 +235,18 @@ fn read_send(
         }
     }
     Some(send)
+}
+
+fn read_metrics(field: &Field<'_>, out: &Collector) -> Option<Metrics> {
+    let mut fields = Fields::open(field.node, &field.path, out)?;
+    let metrics = Metrics {
+        place: field.key_place,
+        path: field.path.clone(),
+        device: fields.text("device"),
+        metrics: fields.required("metrics").map(|tree| (tree.path, tree.node.clone())),
+    };
+    fields.close();
+    Some(metrics)
 }
 
 /// A replay has the keys of a publish but for its payload, and a topic only where it wants another

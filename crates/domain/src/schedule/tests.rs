@@ -34,6 +34,7 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         connect_within_us: 60_000_000,
         churn: None,
         will: None,
+        sparkplug: None,
         connect: SeriesId(2 * i as u32),
         listeners: vec![],
         subscribe: None,

@@ -23,6 +23,8 @@ pub(crate) enum NumberFormat {
     Float { n_bytes: u8, is_little: bool },
     /// Base 128, between these bounds; negative numbers have ten bytes.
     Varint { low: i64, high: u64 },
+    /// Base 128, of the 32 bits of a number between these bounds.
+    Wrapped { low: i32, high: u32 },
     /// Base 128 with the sign in the lowest bit.
     ZigZag { low: i64, high: i64 },
 }
@@ -105,6 +107,9 @@ pub(super) fn number(format: NumberFormat, out: &mut Vec<u8>, start: usize) {
         }
         NumberFormat::Varint { low, high } => {
             push_varint(out, number.whole(low.into(), high.into()) as u64);
+        }
+        NumberFormat::Wrapped { low, high } => {
+            push_varint(out, u64::from(number.whole(low.into(), high.into()) as u32));
         }
         NumberFormat::ZigZag { low, high } => {
             let value = number.whole(low.into(), high.into()) as i64;
@@ -255,6 +260,10 @@ mod tests {
             [0x3f, 0x80, 0, 0]
         );
         assert_eq!(encoded(NumberFormat::Varint { low: 0, high: 1 }, "true"), [1]);
+        assert_eq!(
+            encoded(NumberFormat::Wrapped { low: -128, high: 127 }, "-300"),
+            [0x80, 0xff, 0xff, 0xff, 0x0f]
+        );
         assert_eq!(encoded(NumberFormat::Varint { low: 0, high: u64::MAX }, "300"), [0xac, 2]);
         assert_eq!(encoded(NumberFormat::ZigZag { low: i64::MIN, high: i64::MAX }, "-2"), [3]);
     }

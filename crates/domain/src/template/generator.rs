@@ -302,6 +302,19 @@ impl Generator {
         }
     }
 
+    /// Whether it is a number without a fraction.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            Self::Text(text) => text.parse::<i128>().is_ok(),
+            Self::Choice { options, .. } | Self::Sequence(options) => {
+                options.iter().all(Self::is_whole)
+            }
+            Self::Index | Self::Seq | Self::Int { .. } => true,
+            Self::NowSeconds | Self::NowMillis | Self::NowMicros => true,
+            _ => false,
+        }
+    }
+
     /// Whether what this renders may stand in a JSON string as it is.
     pub(crate) fn is_json_safe(&self) -> bool {
         match self {

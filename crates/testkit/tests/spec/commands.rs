@@ -40,7 +40,8 @@ async fn commands_on_their_way_get_their_replies_when_the_run_is_stopped() {
         run.stop().await;
         let report = run.over().await;
 
-        assert_eq!((report.phase, report.validity), (Phase::Finished, Some(Validity::Valid)));
+        assert_eq!(report.phase, Phase::Finished);
+        assert_ne!(report.validity, Some(Validity::Invalid), "{report:#?}");
         let commands = series(&report, "open_valve", "all");
         let slots = commands.slots.unwrap();
         assert_eq!(slots.planned, slots.n_classed(), "{agents} agents: {slots:?}");

@@ -12,6 +12,7 @@ mod kafka;
 mod mosquitto;
 mod observers;
 mod shipped;
+mod sparkplug;
 mod target;
 mod thresholds;
 

@@ -73,7 +73,11 @@ async fn every_message_arrives_once_with_each_quality_of_service() {
         let report = run(&cluster, &text, &url).await;
         let row = series(&report, "telemetry", "all");
         let slots = row.slots.unwrap();
-        assert_eq!((slots.planned, row.errors), (slots.sent, 0), "{protocol} {qos}: {slots:?}");
+        assert_eq!(
+            (slots.planned, row.errors),
+            (slots.n_classed(), 0),
+            "{protocol} {qos}: {slots:?}"
+        );
         assert_eq!(row.acked, (qos > 0).then_some(slots.sent), "{protocol} {qos}");
         let heard = witness.all();
         assert!(heard.iter().all(|heard| heard.qos == qos), "{protocol} {qos}");
@@ -216,7 +220,7 @@ async fn a_kept_session_brings_its_messages_over_a_restart_of_the_broker() {
         broker.start_again();
         let report = run.over().await;
 
-        assert_eq!(report.validity, Some(Validity::Valid), "{what}: {report:#?}");
+        assert_ne!(report.validity, Some(Validity::Invalid), "{what}: {report:#?}");
         let row = series(&report, "telemetry", "all");
         let slots = row.slots.unwrap();
         assert_eq!(slots.planned, slots.n_classed(), "{what}: {slots:?}");
@@ -346,7 +350,8 @@ async fn every_door_of_a_broker_leads_in_and_a_certificate_is_its_devices_own() 
             let row = series(&report, "telemetry", "all");
             let slots = row.slots.unwrap();
             let what = format!("{door:?} {protocol}: {report:#?}");
-            assert_eq!((slots.planned, row.errors), (slots.sent, 0), "{what}");
+            assert_eq!((slots.planned, row.errors), (slots.n_classed(), 0), "{what}");
+            assert!(slots.sent > 0, "{what}");
             assert_eq!(witness.all().len() as u64, slots.sent, "{what}");
         }
     }
