@@ -136,6 +136,7 @@ pub async fn start_watched(
         state,
         clock: Arc::clone(&clock),
         drained: drained.clone(),
+        leaving: lifecycle.soft(),
         beats: Beats::default(),
     };
     let ended =

@@ -8,11 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_domain::shard::Shard;
 use shoal_proto::{assignment, v1};
 use shoal_service_kit::{Clock, Lifecycle};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Control, Releases};
@@ -30,6 +32,12 @@ pub(crate) mod load;
 
 /// Reports of preparing and following tasks; each has at most one open, so this is never full.
 const REPORTS: usize = 64;
+/// How long an agent that is asked to go waits for a schedule by which it hands over.
+const HANDOVER_WAIT: Duration = Duration::from_secs(5);
+/// How long a handover may take beyond that: below the limit of a soft stop.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(40);
+/// From the last device that is let go to the end: its acks and its goodbye.
+const PARTING_US: u64 = 400_000;
 /// Keys of ended epochs that are remembered; each is from one run that this process took part in.
 const ENDED: usize = 4_096;
 /// Load ends this long after SIGTERM, so that all cores close their gates at the same run time.
@@ -52,6 +60,8 @@ struct Held {
     key: Key,
     /// The newest schedule of releases that was taken.
     handover: u32,
+    /// The newest one that came too late to be taken.
+    handover_late: u32,
     wanted: v1::Assignment,
     control: Arc<Control>,
     state: State,
@@ -90,6 +100,10 @@ struct Reconciler {
     ended: BTreeSet<Key>,
     reports: mpsc::Sender<Report>,
     is_stopping: bool,
+    /// While it is stopping: what still runs then, and has no end of its own, ends.
+    deadline: Option<Instant>,
+    /// The first deadline has passed.
+    is_handed_over: bool,
 }
 
 impl Assignments {
@@ -104,8 +118,11 @@ impl Assignments {
             ended: BTreeSet::new(),
             reports,
             is_stopping: false,
+            deadline: None,
+            is_handed_over: false,
         };
         loop {
+            let deadline = this.deadline.unwrap_or_else(Instant::now);
             tokio::select! {
                 () = soft.cancelled(), if !this.is_stopping => this.stop(),
                 Some(report) = inbox.recv() => this.report(report),
@@ -114,6 +131,7 @@ impl Assignments {
                     this.desire(now);
                 }
                 Ok(()) = offset.changed() => {}
+                () = tokio::time::sleep_until(deadline), if this.deadline.is_some() => this.end_rest(),
             }
             this.start_armed();
             this.tell();
@@ -175,6 +193,7 @@ impl Reconciler {
         let mut held = Held {
             key: key.clone(),
             handover: 0,
+            handover_late: 0,
             wanted: wanted.clone(),
             control,
             state,
@@ -272,8 +291,7 @@ impl Reconciler {
             let (key, uplink) = (held.key.clone(), self.shared.uplink.clone());
             let (reports, counts) = (self.reports.clone(), Arc::clone(&self.shared.counts));
             self.shared.lifecycle.spawn("runner", async move {
-                let gate = || gate.gate_closed_at_us();
-                let ended = runner::follow(key, n_cores, receiver, (uplink, &counts), gate).await;
+                let ended = runner::follow(key, n_cores, receiver, (uplink, &counts), &gate).await;
                 // The cores have closed; their threads end now. Blocking, so not on this runtime.
                 let _ = tokio::task::spawn_blocking(running).await;
                 let _ = reports.send(Report::Ended(ended)).await;
@@ -281,22 +299,37 @@ impl Reconciler {
         }
     }
 
-    /// SIGTERM is an early end: gates close, reports go out, nothing new is taken.
+    /// SIGTERM: nothing new is taken, and the control plane, which hears it from the session, may
+    /// move the devices to others. Without a word from it the load ends early and in order.
     fn stop(&mut self) {
         self.is_stopping = true;
         let now_us = self.shared.clock.boot_us();
         for held in self.held.values() {
-            if let State::Running { t0_boot_us } = held.state {
+            if let State::Running { t0_boot_us } = held.state
+                && now_us < t0_boot_us + held.wanted.from_us
+            {
                 // Before the start there is nothing to end in order.
-                let run_us = now_us.saturating_sub(t0_boot_us);
-                held.control.end_at(run_us + STOP_LEAD_US);
-                if now_us < t0_boot_us {
-                    held.control.abort();
-                }
+                held.control.abort();
             }
         }
         self.held
             .retain(|_, held| matches!(held.state, State::Running { .. } | State::Closed { .. }));
+        self.deadline = Some(Instant::now() + HANDOVER_WAIT);
+    }
+
+    /// Ends what nobody takes over; what is being handed over has until the last limit.
+    fn end_rest(&mut self) {
+        let now_us = self.shared.clock.boot_us();
+        let is_last = self.is_handed_over;
+        for held in self.held.values() {
+            if let State::Running { t0_boot_us } = held.state
+                && (is_last || held.handover == 0)
+            {
+                held.control.end_at(now_us.saturating_sub(t0_boot_us) + STOP_LEAD_US);
+            }
+        }
+        self.is_handed_over = true;
+        self.deadline = (!is_last).then(|| Instant::now() + HANDOVER_LIMIT);
     }
 
     fn is_running(&self) -> bool {
@@ -330,7 +363,7 @@ impl Held {
                 self.state = State::Closed { closed_at_us: 0, is_fenced: false };
             }
         }
-        if wanted.handover > self.handover && self.is_running() {
+        if wanted.handover > self.handover.max(self.handover_late) && self.is_running() {
             self.let_go(&wanted);
         }
         self.wanted = wanted;
@@ -341,14 +374,21 @@ impl Held {
     fn let_go(&mut self, wanted: &v1::Assignment) {
         let blocks = wanted.blocks.iter().map(assignment::block_from_wire);
         let releases = Releases::of(&Shard { blocks: blocks.collect() });
-        if self.control.release(releases) {
+        let last_us = releases.last_us();
+        if self.control.release(releases, wanted.handover) {
             self.handover = wanted.handover;
+            if wanted.blocks.iter().all(|block| block.until_us > 0) {
+                // Nobody stays: it ends with the last one that leaves.
+                self.control.end_at(last_us + PARTING_US);
+            }
             tracing::info!(
                 assignment = self.key.assignment,
                 epoch = self.key.epoch,
                 handover = self.handover,
                 "devices are handed over"
             );
+        } else {
+            self.handover_late = wanted.handover;
         }
     }
 
@@ -358,6 +398,7 @@ impl Held {
             assignment_id: self.key.assignment.clone(),
             epoch: self.key.epoch,
             handover: self.handover,
+            handover_late: self.handover_late,
             ..v1::Observed::default()
         };
         let phase = match &self.state {

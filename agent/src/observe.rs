@@ -41,6 +41,8 @@ pub(crate) struct ObserverJob {
     pub(crate) positions: Positions,
     /// There was one.
     pub(crate) is_resumed: bool,
+    /// Run time from which it has to answer for the source: later than 0 after another reader.
+    pub(crate) from_us: u64,
     pub(crate) run: RunId,
     pub(crate) secrets: Arc<BTreeMap<String, String>>,
     pub(crate) guard: TargetGuard,

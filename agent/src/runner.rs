@@ -6,7 +6,7 @@
 
 use tokio::sync::mpsc;
 
-use crate::engine::{Closed, CoreReport};
+use crate::engine::{Closed, Control, CoreReport};
 use crate::meter::{Counts, Meter};
 use crate::uplink::Uplink;
 use crate::uplink::queue::{Closing, Key};
@@ -28,14 +28,14 @@ pub(crate) struct Ended {
     pub(crate) errors: Vec<String>,
 }
 
-/// Ends when every core has closed, or all of them are gone; `gate_closed_at_us` is asked when no
-/// core said when it closed.
+/// Ends when every core has closed, or all of them are gone; `gate` is asked when no core said when
+/// it closed, and by which schedule devices are let go.
 pub(crate) async fn follow(
     key: Key,
     n_cores: usize,
     mut reports: mpsc::Receiver<CoreReport>,
     (uplink, counts): (Uplink, &Counts),
-    gate_closed_at_us: impl Fn() -> Option<u64>,
+    gate: &Control,
 ) -> Ended {
     let mut windows = Windows::new(n_cores);
     let mut meter = Meter::start();
@@ -50,6 +50,7 @@ pub(crate) async fn follow(
         while let Some(mut delta) = windows.take_complete() {
             meter.add_to(&mut delta.health);
             counts.add(&delta);
+            delta.handover = gate.handover();
             uplink.push(&key, delta).await;
         }
         if windows.all_closed() {
@@ -59,11 +60,12 @@ pub(crate) async fn follow(
     if !windows.all_closed() {
         errors.push("a core ended without its last report".to_owned());
     }
-    let (mut last, totals) = windows.finish();
+    let (mut last, mut totals) = windows.finish();
+    (last.handover, totals.handover) = (gate.handover(), gate.handover());
     meter.add_to(&mut last.health);
     counts.add(&last);
     counts.end();
-    let closed_at_us = closed_at_us.or_else(gate_closed_at_us).unwrap_or_else(|| {
+    let closed_at_us = closed_at_us.or_else(|| gate.gate_closed_at_us()).unwrap_or_else(|| {
         // The end of the last window is the nearest that is still known.
         (totals.last_window + 1) * shoal_domain::delta::WINDOW_US
     });

@@ -76,6 +76,8 @@ pub(crate) struct Session {
     pub(crate) clock: Arc<dyn Clock>,
     /// Nothing is left to say: end the session in order.
     pub(crate) drained: CancellationToken,
+    /// This agent was asked to go.
+    pub(crate) leaving: CancellationToken,
     pub(crate) beats: Beats,
 }
 
@@ -210,8 +212,8 @@ impl Session {
         let mut ticks = interval(Duration::from_micros(BEAT_US));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_ack = Instant::now();
-        let drained = self.drained.clone();
-        let mut has_writer = true;
+        let (drained, leaving) = (self.drained.clone(), self.leaving.clone());
+        let (mut has_writer, mut has_said_so) = (true, false);
         loop {
             tokio::select! {
                 biased;
@@ -219,9 +221,11 @@ impl Session {
                     if last_ack.elapsed() > ANSWER {
                         return Err(End::Lost("no beat was acknowledged for 10 s".to_owned()));
                     }
-                    let sent_boot_us = self.beats.sent(self.clock.boot_us());
-                    let beat = v1::Heartbeat { sent_boot_us };
-                    outgoing.send(agent_message::Message::Heartbeat(beat))?;
+                    self.beat(&outgoing)?;
+                }
+                () = leaving.cancelled(), if !has_said_so => {
+                    has_said_so = true;
+                    self.beat(&outgoing)?;
                 }
                 message = incoming.message() => {
                     let Some(message) = message? else {
@@ -245,6 +249,13 @@ impl Session {
                 }
             }
         }
+    }
+
+    fn beat(&mut self, outgoing: &Outgoing) -> Result<(), End> {
+        let sent_boot_us = self.beats.sent(self.clock.boot_us());
+        let leaving = self.leaving.is_cancelled();
+        let beat = v1::Heartbeat { sent_boot_us, leaving };
+        outgoing.send(agent_message::Message::Heartbeat(beat))
     }
 
     /// Whether the message was the ack of a beat.

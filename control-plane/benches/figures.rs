@@ -31,6 +31,7 @@ use shoal_domain::files::Files;
 use shoal_domain::ids::{RunId, SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::Plan;
+use shoal_domain::roster::{Ended, Roster, Why};
 use shoal_domain::run::{Cause, Phase, RunState, Validity};
 use shoal_domain::shard::{Share, deal};
 use shoal_proto::metrics;
@@ -78,12 +79,12 @@ fn second(window: u64, series: u64, around_us: u64) -> Tally {
 async fn fill(store: &Store, run_id: RunId, name: &str, around_us: u64) {
     let text = scenario();
     let plan = parse_plan(&text, &[], &Files::none()).expect("the scenario is fine");
-    let lost = [(AGENTS[1].parse().unwrap(), LOST_AT * 1_000_000)].into();
+    let roster = one_is_lost(&plan);
     let t0_us = Some(NOW_US as u64 + 5);
     let record = Record {
         state: RunState::Over { phase: Phase::Finished, t0_us, cause: Cause::Completed },
         load_end_us: plan.end_us(),
-        lost,
+        roster,
         false_since_us: BTreeMap::new(),
         scaled: vec![],
         agents_wanted: 2,
@@ -108,9 +109,18 @@ async fn fill(store: &Store, run_id: RunId, name: &str, around_us: u64) {
     store.change_run(&change, &[]).await.unwrap();
 }
 
+fn one_is_lost(plan: &Plan) -> Roster {
+    let share = Share { weight: 1.0, cap: 10_000 };
+    let shards = deal(plan, &[share, share], |_, _| true).expect("two agents are enough");
+    let agents = AGENTS.iter().map(|agent| agent.parse().expect("a name"));
+    let mut roster = Roster::dealt(agents.zip(shards));
+    roster.grants[1].ended = Some(Ended { at_us: LOST_AT * 1_000_000, why: Why::Lost });
+    roster
+}
+
 async fn assign(store: &Store, plan: &Plan, run_id: RunId) {
     let share = Share { weight: 1.0, cap: 10_000 };
-    let shards = deal(plan, &[share, share]).expect("two agents are enough");
+    let shards = deal(plan, &[share, share], |_, _| true).expect("two agents are enough");
     let grants: Vec<NewAssignment> = AGENTS
         .iter()
         .zip(&shards)
@@ -184,7 +194,7 @@ fn gauge(run_id: RunId, agent: &str, window: u64, n: usize) -> WindowRow {
     let delta = Delta { first_window: window, last_window: window, devices, ..Delta::default() };
     WindowRow {
         series: -1,
-        region: format!("{run_id}-{agent}"),
+        region: format!("{run_id}-{agent}@1"),
         window: window as i64,
         body: metrics::encode(&delta),
         sent: 0,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shoal_domain::ids::AgentId;
+use shoal_domain::ids::{AgentId, GrantId, RunId};
 use shoal_domain::lease::{BEAT_US, Liveness, Presence};
 use shoal_proto::v1;
 use tokio::sync::{mpsc, watch};
@@ -24,17 +24,29 @@ pub type SessionReceiver = mpsc::Receiver<Result<v1::ControlMessage, tonic::Stat
 /// An assignment id and an epoch: what an agent holds.
 pub type Grant = (String, u64);
 
+/// Under which assignment an agent holds devices of a run.
+pub fn grant_key(run: RunId, id: &GrantId) -> Grant {
+    (format!("{run}.{}", id.agent), id.epoch)
+}
+
 #[derive(Debug, Clone)]
 pub struct Fleet {
     state: Arc<Mutex<State>>,
     changes: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     agents: BTreeMap<AgentId, Agent>,
     sessions: u64,
+    /// This process may renew leases.
+    renews: bool,
+    /// When somebody last looked at the time here: a gap is an absence of our own.
+    looked_us: u64,
 }
+
+/// A process that did not run for so long has heard nobody: that is no silence of the agents.
+const OWN_ABSENCE_US: u64 = 3_000_000;
 
 /// An agent that said hello at least once to this process, or should be holding something.
 #[derive(Debug)]
@@ -46,6 +58,8 @@ struct Agent {
     capacity: v1::Capacity,
     liveness: Liveness,
     session: Option<(u64, SessionSender)>,
+    /// It was asked to go, and wants to hand over.
+    is_leaving: bool,
     /// By assignment and epoch.
     desired: BTreeMap<Grant, v1::Assignment>,
     observed: BTreeMap<Grant, v1::Observed>,
@@ -62,6 +76,8 @@ pub struct Member {
     pub capacity: v1::Capacity,
     pub liveness: Liveness,
     pub is_connected: bool,
+    /// It was asked to go, and wants to hand over.
+    pub is_leaving: bool,
     /// Devices in all desired assignments.
     pub n_devices: u64,
     /// Run ids of the desired assignments.
@@ -70,7 +86,9 @@ pub struct Member {
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self { state: Arc::default(), changes: watch::Sender::new(0) }
+        let state =
+            State { agents: BTreeMap::new(), sessions: 0, renews: true, looked_us: u64::MAX };
+        Self { state: Arc::new(Mutex::new(state)), changes: watch::Sender::new(0) }
     }
 }
 
@@ -87,6 +105,27 @@ impl Fleet {
 
     fn changed(&self) {
         self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// To be called several times a second. After a time in which this process itself did not run
+    /// (stopped, swapped out, a step of its clock) every agent counts as heard now: silence is only
+    /// what we were there to listen to. Returns the length of such an absence.
+    pub fn look(&self, now_us: u64) -> Option<u64> {
+        let mut state = self.lock();
+        let since_us = std::mem::replace(&mut state.looked_us, now_us);
+        let absent_us = now_us.abs_diff(since_us);
+        if since_us == u64::MAX || (now_us >= since_us && absent_us < OWN_ABSENCE_US) {
+            return None;
+        }
+        for agent in state.agents.values_mut() {
+            agent.liveness = Liveness::heard_at(now_us);
+        }
+        Some(absent_us)
+    }
+
+    /// Whether leases are renewed: not once this process can no longer know that it is in charge.
+    pub fn renew_leases(&self, renews: bool) {
+        self.lock().renews = renews;
     }
 
     /// Takes an agent in, answers its session number and what to send it.
@@ -134,6 +173,7 @@ impl Fleet {
             capacity: hello.capacity.unwrap_or_default(),
             liveness: Liveness::heard_at(now_us),
             session: Some((session, sender)),
+            is_leaving: false,
             desired,
             observed,
         };
@@ -155,13 +195,28 @@ impl Fleet {
     }
 
     /// Takes a beat; answers what it renews. `None`: the session was replaced.
-    pub fn beat(&self, id: &AgentId, session: u64, now_us: u64) -> Option<Vec<v1::Held>> {
+    pub fn beat(
+        &self,
+        id: &AgentId,
+        session: u64,
+        is_leaving: bool,
+        now_us: u64,
+    ) -> Option<Vec<v1::Held>> {
         let mut state = self.lock();
         let agent = state.agents.get_mut(id)?;
         if agent.session.as_ref().is_none_or(|(current, _)| *current != session) {
             return None;
         }
         agent.liveness.hear(now_us);
+        let is_news = agent.is_leaving != is_leaving;
+        agent.is_leaving = is_leaving;
+        if is_news {
+            self.changed();
+        }
+        if !state.renews {
+            return Some(Vec::new());
+        }
+        let agent = state.agents.get(id)?;
         let held = |assignment: &v1::Assignment| v1::Held {
             assignment_id: assignment.assignment_id.clone(),
             epoch: assignment.epoch,
@@ -239,6 +294,7 @@ impl Agent {
             capacity: v1::Capacity::default(),
             liveness: Liveness::heard_at(now_us),
             session: None,
+            is_leaving: false,
             desired: BTreeMap::new(),
             observed: BTreeMap::new(),
         }
@@ -267,6 +323,7 @@ impl Agent {
             capacity: self.capacity,
             liveness: self.liveness,
             is_connected: self.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed()),
+            is_leaving: self.is_leaving,
             n_devices: self.desired.values().map(devices).sum(),
             runs: self.desired.values().map(|a| a.run_id.clone()).collect(),
         }
@@ -302,8 +359,8 @@ mod tests {
         let fleet = Fleet::default();
         let (first, _queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
         let (second, _queue) = fleet.join(&id(), hello("one", ""), 10).unwrap();
-        assert_eq!(fleet.beat(&id(), first, 20), None);
-        assert_eq!(fleet.beat(&id(), second, 20), Some(vec![]));
+        assert_eq!(fleet.beat(&id(), first, false, 20), None);
+        assert_eq!(fleet.beat(&id(), second, false, 20), Some(vec![]));
     }
 
     #[test]
@@ -337,15 +394,37 @@ mod tests {
     }
 
     #[test]
+    fn an_absence_of_our_own_is_no_silence_of_the_agents() {
+        let fleet = Fleet::default();
+        let _session = fleet.join(&id(), hello("one", ""), 0).unwrap();
+        assert_eq!(fleet.look(0), None);
+        assert_eq!(fleet.look(500_000), None);
+        assert_eq!(fleet.look(60_000_000), Some(59_500_000));
+        let presence = fleet.member(&id()).unwrap().liveness.presence(60_000_001, 30_000_000);
+        assert_eq!(presence, Presence::Alive);
+    }
+
+    #[test]
+    fn without_authority_no_lease_is_renewed() {
+        let fleet = Fleet::default();
+        let (session, _queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
+        fleet.assign(&id(), v1::Assignment::default(), 0);
+        fleet.renew_leases(false);
+        assert_eq!(fleet.beat(&id(), session, false, 1), Some(vec![]));
+        fleet.renew_leases(true);
+        assert_eq!(fleet.beat(&id(), session, false, 2).unwrap().len(), 1);
+    }
+
+    #[test]
     fn a_beat_renews_exactly_what_is_desired() {
         let fleet = Fleet::default();
         let (session, mut queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
         let assignment =
             v1::Assignment { assignment_id: "x".into(), epoch: 3, ..v1::Assignment::default() };
         fleet.assign(&id(), assignment, 0);
-        assert_eq!(fleet.beat(&id(), session, 1).unwrap().len(), 1);
+        assert_eq!(fleet.beat(&id(), session, false, 1).unwrap().len(), 1);
         fleet.withdraw(&id(), &("x".into(), 3));
-        assert_eq!(fleet.beat(&id(), session, 2), Some(vec![]));
+        assert_eq!(fleet.beat(&id(), session, false, 2), Some(vec![]));
         let mut last = None;
         while let Ok(Ok(message)) = queue.try_recv() {
             last = message.message;

@@ -1,7 +1,7 @@
 //! Compaction: deltas into windows and summaries. Pure; the store applies the result in one
 //! transaction, so a kill at any statement leaves either the deltas or what they were folded into.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_domain::delta::{Cells, Delta, DeviceGauge, Tally};
 use shoal_domain::ids::{SeriesId, StageId};
@@ -30,19 +30,23 @@ pub fn into_summaries(summaries: &mut BTreeMap<SummaryKey, Delta>, delta: &Delta
     }
 }
 
-/// Keeps the gauges of an assignment where they changed; the last ones hold until then. Their row
-/// stands under the assignment instead of a region, so that those of two agents never merge.
+/// What stands instead of a region where gauges are kept, so that those of two grants never merge.
+pub fn gauges_of(assignment: &str, epoch: i64) -> String {
+    format!("{assignment}@{epoch}")
+}
+
+/// Keeps the gauges of a grant where they changed; the last ones hold until then.
 pub fn gauges_into_windows(
     windows: &mut BTreeMap<WindowKey, Delta>,
     last: &mut BTreeMap<String, Vec<DeviceGauge>>,
-    assignment: &str,
+    grant: &str,
     delta: &Delta,
 ) {
-    if delta.devices.is_empty() || last.get(assignment) == Some(&delta.devices) {
+    if delta.devices.is_empty() || last.get(grant) == Some(&delta.devices) {
         return;
     }
-    last.insert(assignment.to_owned(), delta.devices.clone());
-    let key = (FACTS, assignment.to_owned(), delta.last_window as i64);
+    last.insert(grant.to_owned(), delta.devices.clone());
+    let key = (FACTS, grant.to_owned(), delta.last_window as i64);
     let row = Delta {
         first_window: delta.last_window,
         last_window: delta.last_window,
@@ -50,6 +54,45 @@ pub fn gauges_into_windows(
         ..Delta::default()
     };
     windows.insert(key, row);
+}
+
+/// What makes a grant's summaries equal to its closing totals.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repair {
+    /// Rows that replace what is there.
+    pub rows: BTreeMap<SummaryKey, Delta>,
+    /// Rows that the totals know nothing of.
+    pub gone: Vec<SummaryKey>,
+    /// Attempts, slots and acks that the summaries lacked (or had too many of).
+    pub n_lost: u64,
+}
+
+/// `None`: the summaries are what the totals say, cell by cell and bucket by bucket.
+pub fn repair(known: &BTreeMap<SummaryKey, Delta>, totals: &Delta) -> Option<Repair> {
+    let mut wanted = BTreeMap::new();
+    into_summaries(&mut wanted, totals);
+    let is_cell = |key: &SummaryKey| *key != (FACTS, FACTS);
+    let cells = |delta: Option<&Delta>| delta.map(|delta| delta.cells.clone()).unwrap_or_default();
+    let differs = |key: &SummaryKey| cells(known.get(key)) != cells(wanted.get(key));
+    let keys: BTreeSet<SummaryKey> =
+        known.keys().chain(wanted.keys()).filter(|key| is_cell(key)).copied().collect();
+    let wrong: BTreeSet<SummaryKey> = keys.into_iter().filter(differs).collect();
+    if wrong.is_empty() {
+        return None;
+    }
+    let count = |cells: Cells| cells.values().map(|t| t.n_classed() + t.acked).sum::<u64>();
+    let n_lost = wrong
+        .iter()
+        .map(|key| count(cells(known.get(key))).abs_diff(count(cells(wanted.get(key)))))
+        .sum();
+    // Progress, gauges and failures are as old as the counts that are missing.
+    let replaced = |key: &SummaryKey| wrong.contains(key) || !is_cell(key);
+    let gone = known.keys().filter(|key| replaced(key) && !wanted.contains_key(key)).copied();
+    Some(Repair {
+        gone: gone.collect(),
+        rows: wanted.into_iter().filter(|(key, _)| replaced(key)).collect(),
+        n_lost,
+    })
 }
 
 /// Adds a delta to the windows of its region; stages are not kept apart there.
@@ -79,7 +122,7 @@ pub fn into_windows(windows: &mut BTreeMap<WindowKey, Delta>, region: &str, delt
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use shoal_domain::delta::{Health, Progress};
+    use shoal_domain::delta::{Health, Progress, merge_cells};
 
     fn delta(window: u64, values: &[u64]) -> Delta {
         let mut delta = Delta { first_window: window, last_window: window, ..Delta::default() };
@@ -140,6 +183,40 @@ mod tests {
             let sent = |cells: &Cells| cells.values().map(|tally| tally.sent).sum::<u64>();
             let in_windows: u64 = by_window.values().map(|row| sent(&row.cells)).sum();
             prop_assert_eq!(in_windows, sent(&expected.cells));
+        }
+
+        #[test]
+        fn closing_totals_prove_the_sum_or_replace_what_is_wrong(
+            windows in proptest::collection::vec(proptest::collection::vec(1u64..1_000_000, 1..10), 2..8),
+            lost in any::<prop::sample::Index>(), twice in any::<bool>(),
+        ) {
+            let deltas: Vec<Delta> =
+                windows.iter().enumerate().map(|(n, values)| delta(n as u64, values)).collect();
+            let mut totals = deltas[0].clone();
+            let mut right = BTreeMap::new();
+            into_summaries(&mut right, &deltas[0]);
+            for later in &deltas[1..] {
+                totals.absorb(later.clone());
+                into_summaries(&mut right, later);
+            }
+            prop_assert_eq!(repair(&right, &totals), None);
+            let at = lost.index(deltas.len());
+            let mut wrong = BTreeMap::new();
+            for (n, delta) in deltas.iter().enumerate() {
+                for _ in 0..if n != at { 1 } else if twice { 2 } else { 0 } {
+                    into_summaries(&mut wrong, delta);
+                }
+            }
+            let repair = repair(&wrong, &totals).expect("a delta is missing or there twice");
+            prop_assert!(repair.n_lost >= windows[at].len() as u64);
+            wrong.retain(|key, _| !repair.gone.contains(key));
+            wrong.extend(repair.rows);
+            let cells = |rows: &BTreeMap<SummaryKey, Delta>| {
+                let mut all = Cells::new();
+                rows.values().for_each(|row| merge_cells(&mut all, &row.cells));
+                all
+            };
+            prop_assert_eq!(cells(&wrong), totals.cells);
         }
     }
 }

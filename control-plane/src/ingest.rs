@@ -96,12 +96,9 @@ impl Ingest {
             if outcome == Outcome::Stored || (is_closing && outcome == Outcome::AlreadyStored) {
                 let delta =
                     if outcome == Outcome::Stored { checked.delta } else { Delta::default() };
-                self.runs.add(
-                    checked.run,
-                    &checked.arrival.delta.assignment_id,
-                    &delta,
-                    is_closing,
-                );
+                let wire = &checked.arrival.delta;
+                let grant = (wire.assignment_id.clone(), wire.epoch);
+                self.runs.add(checked.run, &grant, &delta, is_closing);
             }
             let ack = v1::UploadAck {
                 assignment_id: checked.arrival.delta.assignment_id,

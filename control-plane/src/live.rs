@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shoal_domain::delta::{Cells, Delta, DeviceGauge, Health, Progress, Samples, merge_cells};
+use shoal_domain::delta::{
+    Cells, Delta, DeviceGauge, Health, Progress, Samples, WINDOW_US, merge_cells,
+};
 use shoal_domain::ids::RunId;
 use shoal_domain::observed::{ArrivalCells, merge_arrivals};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::Plan;
 
+use crate::fleet::Grant;
 use crate::trackers::Trackers;
 
 /// Windows kept for the "now" of progress; agents report about one window late.
@@ -25,8 +28,7 @@ pub struct LiveRun {
     pub cells: Cells,
     pub arrivals: ArrivalCells,
     pub trackers: Trackers,
-    /// By assignment id.
-    pub parts: BTreeMap<String, LivePart>,
+    pub parts: BTreeMap<Grant, LivePart>,
     recent: BTreeMap<u64, Moment>,
 }
 
@@ -38,6 +40,10 @@ pub struct LivePart {
     pub health: Health,
     /// Run times from which the load's revisions apply there.
     pub revised_us: Vec<u64>,
+    /// The newest schedule by which it lets devices go.
+    pub handover: u32,
+    /// Run time up to which it has reported windows.
+    pub through_us: u64,
     /// Its closing delta is stored.
     pub is_delivered: bool,
 }
@@ -67,9 +73,9 @@ impl LiveRuns {
         self.lock().get(&run).map(read)
     }
 
-    pub fn add(&self, run: RunId, plan: &Plan, assignment: &str, delta: &Delta, is_closing: bool) {
+    pub fn add(&self, run: RunId, plan: &Plan, grant: &Grant, delta: &Delta, is_closing: bool) {
         if let Some(live) = self.lock().get_mut(&run) {
-            live.add(plan, assignment, delta, is_closing);
+            live.add(plan, grant, delta, is_closing);
         }
     }
 }
@@ -79,12 +85,13 @@ impl LiveRun {
         Self { trackers, ..Self::default() }
     }
 
-    pub fn add(&mut self, plan: &Plan, assignment: &str, delta: &Delta, is_closing: bool) {
+    pub fn add(&mut self, plan: &Plan, grant: &Grant, delta: &Delta, is_closing: bool) {
         merge_cells(&mut self.cells, &delta.cells);
         merge_arrivals(&mut self.arrivals, &delta.arrivals);
         self.trackers.add(&delta.receipts);
-        let part = self.parts.entry(assignment.to_owned()).or_default();
+        let part = self.parts.entry(grant.clone()).or_default();
         part.health.merge(&delta.health);
+        part.handover = part.handover.max(delta.handover);
         if !delta.progress.is_empty() {
             part.progress.clone_from(&delta.progress);
         }
@@ -93,6 +100,9 @@ impl LiveRun {
         }
         if delta.revised_us.len() > part.revised_us.len() {
             part.revised_us.clone_from(&delta.revised_us);
+        }
+        if !is_closing {
+            part.through_us = part.through_us.max((delta.last_window + 1) * WINDOW_US);
         }
         part.is_delivered |= is_closing;
         let moment = self.recent.entry(delta.last_window).or_default();

@@ -274,7 +274,7 @@ mod tests {
         let cells = [((SeriesId(1), StageId(0)), tally)].into();
         let delta = Delta { cells, devices, ..Delta::default() };
         let mut live = LiveRun::default();
-        live.add(&plan, "a", &delta, false);
+        live.add(&plan, &("a".to_owned(), 1), &delta, false);
         RunSample::of("calm-otter", &plan, Phase::Running, &live)
     }
 

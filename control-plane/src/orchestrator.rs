@@ -29,7 +29,7 @@ use shoal_proto::v1;
 use shoal_service_kit::{Clock, Lifecycle, SystemClock, random};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Grant};
 use crate::live::LiveRuns;
 use crate::metrics::{EndedRuns, RunSample};
 use crate::record::{Record, Scaled, plan_of};
@@ -131,9 +131,9 @@ impl Runs {
     }
 
     /// A stored delta, for progress and abort thresholds.
-    pub fn add(&self, run: RunId, assignment: &str, delta: &Delta, is_closing: bool) {
+    pub fn add(&self, run: RunId, grant: &Grant, delta: &Delta, is_closing: bool) {
         if let Some(active) = self.active(run) {
-            self.live.add(run, &active.plan, assignment, delta, is_closing);
+            self.live.add(run, &active.plan, grant, delta, is_closing);
         }
     }
 
@@ -169,8 +169,8 @@ impl Runs {
         let record = Record {
             state: RunState::Pending { deadline_us: now_us.saturating_add(timeout_us) },
             load_end_us: plan.end_us(),
-            lost: Default::default(),
             scaled: Vec::new(),
+            roster: Default::default(),
             false_since_us: Default::default(),
             agents_wanted: request.agents.max(plan.fleet.min_agents).max(1),
             is_owned: request.owned,

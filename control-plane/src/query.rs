@@ -6,15 +6,17 @@ mod observers;
 mod parts;
 mod thresholds;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use shoal_domain::account::{Holding, Until, account, applied, residual};
-use shoal_domain::delta::{Cells, Delta, DeviceGauge, Failure, Samples, add_failure, merge_cells};
+use shoal_domain::delta::{
+    Cells, Delta, DeviceGauge, Failure, Health, Samples, add_failure, merge_cells,
+};
 use shoal_domain::files::File;
-use shoal_domain::ids::{AgentId, ObserverId, SeriesId, StageId};
+use shoal_domain::ids::{GrantId, ObserverId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, StageKind};
 use shoal_domain::report::{
@@ -22,17 +24,19 @@ use shoal_domain::report::{
     RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdResult,
     TimeReport, ValidityReason,
 };
+use shoal_domain::roster::{Grant, Move, Why};
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
-use shoal_domain::shard::Shard;
+use shoal_domain::shard::{Block, Shard};
 use shoal_domain::validity::{AgentHealth, Blindness, FleetHealth, assess};
 use shoal_domain::verdict::{self, Facts};
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, SystemClock};
 
+use crate::fleet::grant_key;
 use crate::live::LiveRuns;
 use crate::orchestrator::{ActiveRun, Status, decode};
-use crate::record::{Record, Scaled, observe_of, plan_of, shard_of};
+use crate::record::{Record, Scaled, grant_of, observe_of, plan_of, reader_of, shard_of};
 use crate::refusal::Refusal;
 use crate::store::{AssignmentRow, EventRow, RunRow, Store, ThresholdRow};
 use crate::trackers::Trackers;
@@ -50,12 +54,18 @@ pub struct Judged {
     pub exit_code: u8,
 }
 
-/// One assignment with everything that is stored of it.
+/// One grant with everything that is stored of it.
 struct Share {
     row: AssignmentRow,
+    /// In run time; empty where it never began.
     shard: Shard,
     /// It reads for an observer and drives no devices.
     observe: Option<v1::ObserverShare>,
+    /// Another reader went on where this one ended.
+    is_superseded: bool,
+    /// Devices that it held at the end, or was to hold.
+    devices: u64,
+    ended: Option<Why>,
     total: Delta,
     totals_proved: Option<bool>,
 }
@@ -126,6 +136,7 @@ async fn shares(
     store: &Store,
     row: &RunRow,
     plan: &Plan,
+    record: &Record,
 ) -> Result<(Vec<Share>, Trackers), Refusal> {
     let mut trackers = Trackers::restored(plan, &store.trackers(row.run_id).await?)?;
     let mut totals: BTreeMap<(String, i64), Delta> = BTreeMap::new();
@@ -143,18 +154,36 @@ async fn shares(
     }
     let mut shares = Vec::new();
     for assignment in store.assignments(row.run_id).await? {
-        let shard = shard_of(plan, &assignment)?;
+        let granted = shard_of(plan, &assignment)?;
         let observe = observe_of(plan, &assignment)?;
         let key = (assignment.grant.assignment_id.clone(), assignment.grant.epoch);
         let total = totals.remove(&key).unwrap_or_default();
         let totals_proved = match &assignment.closing {
-            Some(closing) => {
+            Some(closing) if !closing.totals.is_empty() => {
                 let closing = decode("assignments", &key.0, &closing.totals)?;
                 Some(closing.cells == total.cells && closing.arrivals == total.arrivals)
             }
-            None => None,
+            _ => None,
         };
-        shares.push(Share { row: assignment, shard, observe, total, totals_proved });
+        let stays = |block: &&Block| block.until_us == u64::MAX;
+        let devices = granted.blocks.iter().filter(stays).map(Block::len).sum();
+        let grant = grant_of(&record.roster, &assignment).cloned();
+        let reader = reader_of(&record.roster, &assignment);
+        let is_superseded = reader.is_some_and(|reader| record.roster.successor(reader).is_some());
+        let ended = grant.as_ref().and_then(|grant| grant.ended.as_ref()).map(|ended| ended.why);
+        let shard = grant
+            .and_then(|grant| Grant { blocks: granted.blocks, ..grant }.tenures(total.handover))
+            .unwrap_or_default();
+        shares.push(Share {
+            row: assignment,
+            shard,
+            observe,
+            is_superseded,
+            devices,
+            ended,
+            total,
+            totals_proved,
+        });
     }
     Ok((shares, trackers))
 }
@@ -167,13 +196,14 @@ async fn build(
     server: &str,
 ) -> Result<RunReport, Refusal> {
     let phase = record.state.phase();
-    let (shares, trackers) = shares(store, row, plan).await?;
+    let (shares, trackers) = shares(store, row, plan, record).await?;
     let observing = Observing::new(plan, record, &shares, trackers);
     let mut facts = facts(row, plan, record, shares.iter());
     observing.add_to(&mut facts, &shares);
     let has_run = record.state.t0_us().is_some();
     let blind = if has_run { observing.blindness(plan) } else { Vec::new() };
-    let (validity, reasons) = trust(plan, record, &shares, &facts, &blind);
+    let (validity, reasons) =
+        trust(plan, record, &shares, &facts, &storage_gaps(store, row).await?, &blind);
     let asked = thresholds::Asked { store, row, plan, record, shares: &shares, facts: &facts };
     let thresholds = if has_run { asked.reports().await? } else { Vec::new() };
     let all_hold = thresholds.iter().all(|t| t.result == ThresholdResult::Passed);
@@ -265,8 +295,15 @@ fn facts<'s>(
     let until = if is_ended { Until::Ended(record.load_end_us) } else { Until::Now };
     let mut facts = account(plan, cells, &holdings, until);
     facts.ended_us = if is_ended { record.load_end_us } else { through };
-    add_gauges(&mut facts, shares.flat_map(|share| &share.total.devices));
+    // Devices of a grant that is over are somebody else's, or nobody's.
+    let held = shares.filter(|share| share.ended.is_none());
+    add_gauges(&mut facts, held.flat_map(|share| &share.total.devices));
     facts
+}
+
+async fn storage_gaps(store: &Store, row: &RunRow) -> Result<Vec<String>, Refusal> {
+    let events = store.events(row.run_id).await?.into_iter();
+    Ok(events.filter(|event| event.kind == "storage_gap").map(|event| event.text).collect())
 }
 
 /// Adds the agents' gauges to the groups' devices; `connected` are those that ever were, each once
@@ -286,6 +323,7 @@ fn trust(
     record: &Record,
     shares: &[Share],
     facts: &Facts,
+    storage_gaps: &[String],
     blind: &[Blindness],
 ) -> (Validity, Vec<ValidityReason>) {
     let is_send =
@@ -306,17 +344,10 @@ fn trust(
         .map(|share| AgentHealth {
             agent: share.row.grant.agent_id.clone(),
             health: share.total.health,
-            // Of what it read, a reader gap speaks.
-            lost_at_us: record
-                .lost
-                .iter()
-                .filter(|_| share.observe.is_none())
-                .find(|(agent, _)| agent.as_str() == share.row.grant.agent_id)
-                .map(|(_, at_us)| *at_us),
             totals_proved: share.totals_proved,
         })
         .collect();
-    assess(&fleet, &agents, blind)
+    assess(&fleet, &agents, &record.roster.moves, storage_gaps, blind)
 }
 
 fn series(plan: &Plan, facts: &Facts) -> Vec<SeriesReport> {
@@ -479,6 +510,7 @@ fn failures(plan: &Plan, shares: &[Share]) -> Vec<FailureReport> {
     merged.into_iter().filter(known).map(report).collect()
 }
 
+/// One row an agent, whatever it held in turn.
 async fn agents(
     store: &Store,
     row: &RunRow,
@@ -486,41 +518,52 @@ async fn agents(
     shares: &[Share],
 ) -> Result<Vec<AgentReport>, Refusal> {
     let known = store.run_agents(row.run_id).await?;
-    let state = |share: &Share| {
-        let agent = &share.row.grant.agent_id;
-        if share.row.closing.is_some() {
-            "closed"
-        } else if record.lost.keys().any(|lost| lost.as_str() == agent) {
-            "lost"
-        } else if record.state.phase() == Phase::FailedToStart {
-            "not_started"
-        } else if record.state.phase().is_over() {
-            "silent"
-        } else {
-            "running"
+    let state = |share: &Share| match share.ended {
+        _ if share.row.closing.is_some() => "closed",
+        Some(why) => why.word(),
+        None if record.state.phase() == Phase::FailedToStart => "not_started",
+        None if record.state.phase().is_over() => "silent",
+        None => "running",
+    };
+    let mut by_agent: BTreeMap<&str, Vec<&Share>> = BTreeMap::new();
+    for share in shares {
+        by_agent.entry(&share.row.grant.agent_id).or_default().push(share);
+    }
+    let report = |(agent, shares): (&str, Vec<&Share>)| {
+        let mut health = Health::default();
+        let seconds: u64 = shares.iter().map(|share| share.total.seconds()).sum();
+        shares.iter().for_each(|share| health.merge(&share.total.health));
+        let was_restarted =
+            |share: &&&Share| share.observe.is_none() && share.ended == Some(Why::Restarted);
+        let restarts = shares.iter().filter(was_restarted).count();
+        // What it holds now, else the last that it held.
+        let mut newest = shares.clone();
+        newest.sort_by_key(|share| (share.ended.is_none(), share.row.grant.epoch));
+        let live = shares.iter().filter(|share| share.ended.is_none());
+        let proved = shares.iter().filter_map(|share| share.totals_proved);
+        AgentReport {
+            agent: agent.to_owned(),
+            build: known
+                .iter()
+                .find(|known| known.agent_id == agent)
+                .map(|known| known.build.clone())
+                .unwrap_or_default(),
+            devices: live.map(|share| share.devices).sum(),
+            state: newest.last().map_or("", |share| state(share)).to_owned(),
+            restarts: restarts as u64,
+            stall_max_us: health.stall_max_us,
+            stalled_us: health.stalled_us,
+            descriptor_errors: health.descriptor_errors,
+            port_errors: health.port_errors,
+            cpu_cores: health.cpu_us as f64 / 1e6 / seconds.max(1) as f64,
+            memory_max_bytes: health.memory_bytes,
+            descriptors_max: health.descriptors,
+            network_received_bytes: health.received_bytes,
+            network_sent_bytes: health.sent_bytes,
+            totals_proved: proved.reduce(|all, one| all && one),
         }
     };
-    let report = |share: &Share| AgentReport {
-        agent: share.row.grant.agent_id.clone(),
-        build: known
-            .iter()
-            .find(|agent| agent.agent_id == share.row.grant.agent_id)
-            .map(|agent| agent.build.clone())
-            .unwrap_or_default(),
-        devices: share.shard.devices(),
-        state: state(share).to_owned(),
-        stall_max_us: share.total.health.stall_max_us,
-        stalled_us: share.total.health.stalled_us,
-        descriptor_errors: share.total.health.descriptor_errors,
-        port_errors: share.total.health.port_errors,
-        cpu_cores: share.total.health.cpu_us as f64 / 1e6 / share.total.seconds() as f64,
-        memory_max_bytes: share.total.health.memory_bytes,
-        descriptors_max: share.total.health.descriptors,
-        network_received_bytes: share.total.health.received_bytes,
-        network_sent_bytes: share.total.health.sent_bytes,
-        totals_proved: share.totals_proved,
-    };
-    Ok(shares.iter().filter(|share| share.observe.is_none()).map(report).collect())
+    Ok(by_agent.into_iter().map(report).collect())
 }
 
 async fn events(store: &Store, row: &RunRow, record: &Record) -> Result<Vec<EventReport>, Refusal> {
@@ -573,7 +616,9 @@ pub fn progress(
         ..v1::RunProgress::default()
     };
     live.read(run, |live| {
-        for gauge in live.parts.values().flat_map(|part| &part.devices) {
+        let held = record.roster.grants.iter().filter(|grant| grant.is_live());
+        let held = held.filter_map(|grant| live.parts.get(&grant_key(run, &grant.id)));
+        for gauge in held.flat_map(|part| &part.devices) {
             progress.devices_connected += gauge.connected;
             progress.devices_failed += gauge.failed;
         }
@@ -595,8 +640,9 @@ pub fn progress(
 }
 
 fn note(record: &Record) -> String {
-    let list = |agents: Vec<&AgentId>| {
-        agents.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let list = |grants: Vec<&GrantId>| {
+        let names: BTreeSet<&str> = grants.iter().map(|grant| grant.agent.as_str()).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
     };
     match &record.state {
         RunState::Pending { .. } => format!("waiting for {} agent(s)", record.agents_wanted),
@@ -611,8 +657,12 @@ fn note(record: &Record) -> String {
         }
         RunState::Over { cause, .. } => cause.sentence(),
         RunState::Armed { .. } | RunState::Running { .. } => {
-            let lost: Vec<&AgentId> = record.lost.keys().collect();
-            if lost.is_empty() { String::new() } else { format!("lost: {}", list(lost)) }
+            let run_us = (elapsed_s(record).max(0.0) * 1e6) as u64;
+            let moved = record.roster.moves.last().map(Move::sentence).unwrap_or_default();
+            match record.roster.without_agent(run_us) {
+                0 => moved,
+                n => format!("{n} devices without agent now; {moved}"),
+            }
         }
     }
 }

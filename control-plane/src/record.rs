@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shoal_domain::check::parse_plan;
 use shoal_domain::files::{File, Files};
-use shoal_domain::ids::AgentId;
 use shoal_domain::plan::Plan;
+use shoal_domain::roster::{Grant, Reader, Roster};
 use shoal_domain::run::RunState;
 use shoal_domain::schedule::Revision;
 use shoal_domain::shard::Shard;
@@ -22,11 +22,11 @@ pub struct Record {
     pub state: RunState,
     /// Run time at which the load ends: the plan's end, or earlier by a stop.
     pub load_end_us: u64,
-    /// Agents that were lost, and the run time when that was declared.
-    pub lost: BTreeMap<AgentId, u64>,
     /// Changes of the running load, in order.
     #[serde(default)]
     pub scaled: Vec<Scaled>,
+    /// Who holds which devices; the blocks are in the assignments.
+    pub roster: Roster,
     /// By position: run time since which a threshold has been false without a break, as last seen.
     #[serde(default)]
     pub false_since_us: BTreeMap<usize, u64>,
@@ -103,6 +103,23 @@ pub fn observe_of(plan: &Plan, row: &AssignmentRow) -> Result<Option<v1::Observe
     }
 }
 
+/// The grant that a row belongs to.
+pub fn grant_of<'r>(roster: &'r Roster, row: &AssignmentRow) -> Option<&'r Grant> {
+    let of = |grant: &&Grant| {
+        grant.id.agent.as_str() == row.grant.agent_id && grant.id.epoch == row.grant.epoch as u64
+    };
+    roster.grants.iter().find(of)
+}
+
+/// The reader that a row belongs to.
+pub fn reader_of<'r>(roster: &'r Roster, row: &AssignmentRow) -> Option<&'r Reader> {
+    let of = |reader: &&Reader| {
+        reader.id.agent.as_str() == row.grant.agent_id && reader.id.epoch == row.grant.epoch as u64
+    };
+    roster.readers.iter().find(of)
+}
+
+/// As it was granted: it begins relative to its grant.
 pub fn shard_of(plan: &Plan, row: &AssignmentRow) -> Result<Shard, Refusal> {
     let id = &row.grant.assignment_id;
     let wrong = |why: String| internal(format!("table assignments, column blocks, id {id}: {why}"));

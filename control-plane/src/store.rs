@@ -37,7 +37,7 @@ mod trackers;
 pub use agents::AgentRow;
 pub use assignments::{AssignmentRow, Closing, NewAssignment};
 pub use baselines::BaselineRow;
-pub use changes::{EventRow, NewEvent, RunChange};
+pub use changes::{EventRow, GrantChanges, NewEvent, RunChange};
 pub use deltas::{IncomingDelta, IngestOutcome, Outcome, StoredDelta};
 pub use error::StoreError;
 pub use files::RunFile;

@@ -65,6 +65,7 @@ fn to_wire(delta: &Delta) -> v1::Delta {
         revised_us: delta.revised_us.clone(),
         positions: positions_to_wire(&delta.positions),
         clocks: delta.clocks.iter().map(clock).collect(),
+        handover: delta.handover,
     }
 }
 
@@ -263,6 +264,7 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
         positions: positions_from_wire(&wire.positions),
         clocks: clocks_from(&wire.clocks),
         revised_us: wire.revised_us,
+        handover: wire.handover,
     })
 }
 

@@ -210,6 +210,7 @@ fn read(
             n_shares: part.n_shares,
             positions: positions_from_wire(&part.positions),
             is_resumed: part.is_resumed,
+            from_us: wanted.from_us,
             run,
             secrets,
             guard,

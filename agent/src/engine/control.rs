@@ -6,7 +6,7 @@
 //! from one run time on all cores, ahead of what any of them has classed. A lapsed lease or an abort forbids sends
 //! at once and is then an end like any other.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_domain::schedule::Revision;
@@ -46,6 +46,7 @@ pub struct Control {
     n_revisions: AtomicUsize,
     /// Connects per second, as the newest revision has it; the bits of an `f64`, 0: as prepared.
     spawn_rate_bits: AtomicU64,
+    handover: AtomicU32,
 }
 
 impl Control {
@@ -70,6 +71,7 @@ impl Control {
             revisions: Mutex::default(),
             n_revisions: 0.into(),
             spawn_rate_bits: 0.into(),
+            handover: 0.into(),
         }
     }
 
@@ -84,15 +86,21 @@ impl Control {
 
     /// Takes the schedule by which devices are let go. `false`: the first of them is due too soon to
     /// be sure that no core has classed a slot behind it, and nothing was changed.
-    pub(crate) fn release(&self, releases: Releases) -> bool {
+    pub(crate) fn release(&self, releases: Releases, number: u32) -> bool {
         let t0 = self.t0_boot_us.load(Ordering::SeqCst);
         let now_us = SystemClock.boot_us().saturating_sub(t0);
         if releases.first_us() < now_us.saturating_add(END_MARGIN_US) {
             return false;
         }
         *self.releases.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(releases);
+        self.handover.store(number, Ordering::SeqCst);
         self.n_releases.fetch_add(1, Ordering::SeqCst);
         true
+    }
+
+    /// The number of the newest schedule that was taken.
+    pub(crate) fn handover(&self) -> u32 {
+        self.handover.load(Ordering::SeqCst)
     }
 
     /// The number changes with [`Control::releases`]; 0: nobody is let go.

@@ -15,6 +15,7 @@ use shoal_domain::plan::Plan;
 use shoal_domain::schedule::Timetable;
 use shoal_service_kit::{Clock, SystemClock};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -49,6 +50,9 @@ pub(super) struct Core {
     pub(super) gate: ConnectGate,
     pub(super) stalls: Stalls,
     pub(super) recorder: RefCell<Recorder>,
+    /// End of the open window. No slot behind it is classed before the window is swapped, so all
+    /// cores of an agent speak of the same slots when they say how far they have come.
+    pub(super) window_end_us: Cell<u64>,
     /// Messages and connection attempts that wait for an answer.
     pub(super) n_open: Cell<u64>,
     /// The gate has closed: no new connections.
@@ -138,6 +142,7 @@ impl CoreLoop {
         self.wait_for_the_begin().await;
         let from_us = self.core.control.begins_us();
         self.core.recorder.borrow_mut().begin(from_us / WINDOW_US);
+        self.core.window_end_us.set((from_us / WINDOW_US + 1) * WINDOW_US);
         self.core.stalls.begin(from_us);
         let mut closed_at = self.core.control.end_us();
         loop {
@@ -153,7 +158,12 @@ impl CoreLoop {
             }
             let next_start = self.seats.last().map_or(u64::MAX, |seat| seat.start_us);
             self.core
-                .sleep_until((now + PROBE_US).min(next_start.max(now + 1)).min(closed_at))
+                .sleep_until(
+                    (now + PROBE_US)
+                        .min(next_start.max(now + 1))
+                        .min(self.core.window_end_us.get())
+                        .min(closed_at),
+                )
                 .await;
         }
         close::close(&mut self, closed_at).await;
@@ -228,16 +238,23 @@ impl CoreLoop {
         }
         let window = now / WINDOW_US;
         if window > self.core.recorder.borrow().window() {
-            let delta = self.swap(window, now.min(self.core.control.end_us()));
+            let through_us = self.core.window_end_us.get().min(self.core.control.end_us());
+            let delta = self.swap(window, through_us);
             self.report(delta);
+            self.core.window_end_us.set((window + 1) * WINDOW_US);
         }
     }
 
-    /// Never waits: a full channel only costs resolution in time.
+    /// Never waits: a full channel only costs resolution in time. Where nobody takes the counts any
+    /// more, nothing is sent any more.
     fn report(&self, delta: Delta) {
         let report = CoreReport { core: self.number, delta, closed: None };
-        if let Err(refused) = self.reports.try_send(report) {
-            self.core.recorder.borrow_mut().keep(refused.into_inner().delta);
+        match self.reports.try_send(report) {
+            Ok(()) => {}
+            Err(TrySendError::Full(report)) => {
+                self.core.recorder.borrow_mut().keep(report.delta);
+            }
+            Err(TrySendError::Closed(_)) => self.core.control.abort(),
         }
     }
 

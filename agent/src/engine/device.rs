@@ -274,7 +274,7 @@ impl Device {
     }
 
     fn fall_due(&mut self, core: &Core, now: u64) {
-        let until = now.min(self.end_us(core)).min(core.horizon_us());
+        let until = now.min(self.end_us(core)).min(core.horizon_us()).min(core.window_end_us.get());
         if self.book.next_us() >= until {
             return;
         }
@@ -330,7 +330,12 @@ impl Device {
     fn wake_us(&self, core: &Core) -> u64 {
         let next_us = self.book.next_us();
         let end_us = core.control.end_us().min(self.until_us);
-        let due = if next_us < end_us { next_us + 1 } else { u64::MAX };
+        // A slot of the next window waits a moment for the swap of this one.
+        let due = match next_us {
+            _ if next_us >= end_us => u64::MAX,
+            _ if next_us >= core.window_end_us.get() => (next_us + 1).max(core.now_us() + 1_000),
+            _ => next_us + 1,
+        };
         let change = if self.change_us < end_us { self.change_us } else { u64::MAX };
         let leave = self.leave_by_us.unwrap_or(u64::MAX);
         let talk = match (&self.talk, &self.link) {

@@ -32,6 +32,10 @@ impl Releases {
         }
     }
 
+    pub(crate) fn last_us(&self) -> u64 {
+        self.ranges.values().map(|(_, until_us)| *until_us).max().unwrap_or(0)
+    }
+
     pub(crate) fn first_us(&self) -> u64 {
         self.ranges.values().map(|(_, until_us)| *until_us).min().unwrap_or(u64::MAX)
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use shoal_domain::delta::WINDOW_US;
 use shoal_domain::schedule::Timetable;
 use shoal_domain::shard::Block;
 use tokio::sync::mpsc;
@@ -157,6 +158,7 @@ fn run_core(
         gate: ConnectGate::new(job.spawn_rate / job.cores.max(1) as f64),
         stalls: Default::default(),
         recorder: RefCell::new(Recorder::new(&job.plan)),
+        window_end_us: Cell::new(WINDOW_US),
         n_open: Cell::new(0),
         closing: Cell::new(false),
         scratch: Default::default(),

@@ -82,6 +82,8 @@ pub(super) struct Reading {
     reader: Reader,
     observer: ObserverId,
     seen: Seen,
+    /// As in [`ObserverJob`].
+    from_us: u64,
 }
 
 /// Where the reader stands.
@@ -97,7 +99,7 @@ enum Link {
 
 impl Reading {
     pub(super) fn new(job: &ObserverJob, reader: Reader) -> Self {
-        Self { reader, observer: job.observer, seen: Seen::new(job) }
+        Self { reader, observer: job.observer, seen: Seen::new(job), from_us: job.from_us }
     }
 
     pub(super) fn run(
@@ -152,12 +154,16 @@ impl Reading {
         let Begin { t0_boot_us, control, reports } = begin;
         self.seen.begin(control.control_unix_us(t0_boot_us));
         let run_us = || SystemClock.boot_us().saturating_sub(t0_boot_us);
+        if self.from_us > 0 {
+            self.seen.blind();
+            self.seen.gap(self.from_us, run_us(), "its reader was lost, and another one took over");
+        }
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut link = match lost {
             None => Link::Up,
             Some(why) => {
                 self.lose();
-                Link::Down { since_us: 0, why, again: Instant::now() }
+                Link::Down { since_us: self.from_us, why, again: Instant::now() }
             }
         };
         let mut tick = tokio::time::interval(TICK);
@@ -167,6 +173,8 @@ impl Reading {
             let failed = tokio::select! {
                 // Ticks first: a flood of events must not hold up a window's end.
                 biased;
+                // Nobody takes what it would read.
+                () = reports.closed() => return,
                 _ = tick.tick() => match is_up {
                     true => self.reader.keep_alive().await.err(),
                     false => None,

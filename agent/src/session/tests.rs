@@ -137,6 +137,7 @@ impl Bench {
             state,
             clock: Arc::new(SystemClock),
             drained: drained.clone(),
+            leaving: CancellationToken::new(),
             beats: Beats::default(),
         };
         lifecycle.spawn("session", session.run());

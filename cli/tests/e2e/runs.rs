@@ -181,9 +181,10 @@ async fn an_agent_that_is_asked_to_go_delivers_what_it_measured() {
     let document = ran.document();
     let slots = &series(&document, "telemetry")["slots"];
     assert_eq!(slots["sent"], witness.all().len(), "{document:#}");
-    assert!(slots["unassigned"].as_u64() > Some(0), "{document:#}");
-    // Less than 95 % of the planned load was kept, and a failed threshold is said first.
-    assert_eq!((ran.code, &document["validity"]), (Some(1), &json!("DEGRADED")), "{document:#}");
+    // One batch of 25 devices, without agent for half a second.
+    assert!(slots["unassigned"].as_u64() <= Some(25), "{document:#}");
+    assert!(matches!(ran.code, Some(0 | 3)), "{ran:?} {document:#}");
+    assert_eq!(document["devices"]["connected"], 50, "{document:#}");
     assert!(document["agents"].as_array().unwrap().iter().all(|row| row["totals_proved"] == true));
 }
 

@@ -55,10 +55,13 @@ impl AgentService for AgentApi {
         let now_us = SystemClock.unix_us();
         let row = agent_row(&hello, now_us);
         let (session, mut desired) = self.fleet.join(&id, hello, now_us)?;
-        if let Err(error) = self.store.upsert_agent(&row).await {
-            // The registry is for people; the agent can work without its row.
-            tracing::warn!(error = &error as &dyn std::error::Error, agent = %id, "agent row");
-        }
+        let store = self.store.clone();
+        // The registry is for people; an agent works without its row, and does not wait for it.
+        self.lifecycle.spawn("agent row", async move {
+            if let Err(error) = store.upsert_agent(&row).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "agent row");
+            }
+        });
         tracing::info!(agent = %id, "agent connected");
         let (down, out) = mpsc::channel(64);
         let welcome =
@@ -164,7 +167,7 @@ fn take(
     let now_us = SystemClock.unix_us();
     match message.message {
         Some(Up::Heartbeat(beat)) => {
-            let Some(renewed) = fleet.beat(id, session, now_us) else { return false };
+            let Some(renewed) = fleet.beat(id, session, beat.leaving, now_us) else { return false };
             let ack = v1::HeartbeatAck {
                 sent_boot_us: beat.sent_boot_us,
                 received_us: now_us,

@@ -41,7 +41,8 @@ pub(super) async fn compact(
         let region = region_of.get(&delta.assignment_id).map_or("", String::as_str);
         fold::into_summaries(summaries.entry(grant.clone()).or_default(), &body);
         fold::into_windows(&mut windows, region, &body);
-        fold::gauges_into_windows(&mut windows, &mut gauges, &delta.assignment_id, &body);
+        let held = fold::gauges_of(&delta.assignment_id, delta.epoch);
+        fold::gauges_into_windows(&mut windows, &mut gauges, &held, &body);
         trackers.add(&body.receipts);
         through.insert(grant, delta.seq);
     }
@@ -76,6 +77,38 @@ pub(super) async fn compact(
         trackers: trackers.take_touched(),
     };
     Ok(store.fold(&batch).await?)
+}
+
+/// Proves by the closing totals of each grant that what is stored is all that it counted. Where it
+/// is not (acknowledged deltas that a failover of the database forgot), the totals *replace* the
+/// grant's summaries: what is lost is when it happened, never that it did. Says so in the run's
+/// events and marks the windows of those series.
+pub(super) async fn repair(store: &Store, run_id: RunId, owner_epoch: i64) -> Result<(), Refusal> {
+    let mut stored: BTreeMap<Grant, BTreeMap<SummaryKey, Delta>> = BTreeMap::new();
+    for row in store.summaries(run_id).await? {
+        let delta = decode("summaries", &row.assignment_id, &row.body)?;
+        let grant = stored.entry((row.assignment_id, row.epoch)).or_default();
+        grant.insert((row.series, row.stage), delta);
+    }
+    for row in store.assignments(run_id).await? {
+        let grant = (row.grant.assignment_id.clone(), row.grant.epoch);
+        // Totals that were too large to be sent prove nothing.
+        let Some(closing) = row.closing.filter(|closing| !closing.totals.is_empty()) else {
+            continue;
+        };
+        let totals = decode("assignments", &grant.0, &closing.totals)?;
+        let known = stored.remove(&grant).unwrap_or_default();
+        let Some(repair) = fold::repair(&known, &totals) else { continue };
+        let text = format!(
+            "agent {}: {} of its counts were lost in the store and restored from its closing totals",
+            row.grant.agent_id, repair.n_lost
+        );
+        tracing::warn!(run = %run_id, text, "storage gap");
+        let row = |(key, delta): (&SummaryKey, &Delta)| summary_row(&grant, key, delta);
+        let summaries: Vec<SummaryRow> = repair.rows.iter().map(row).collect();
+        store.repair(run_id, owner_epoch, &summaries, &repair.gone, &text).await?;
+    }
+    Ok(())
 }
 
 async fn add_stored_summaries(

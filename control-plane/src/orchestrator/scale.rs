@@ -131,7 +131,7 @@ mod tests {
         Record {
             state,
             load_end_us: 60_000_000,
-            lost: Default::default(),
+            roster: Default::default(),
             scaled: Vec::new(),
             false_since_us: Default::default(),
             agents_wanted: 1,

@@ -14,9 +14,9 @@ use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, StageKind, TargetKind};
 use shoal_proto::v1;
 
-use crate::fold::FACTS;
+use crate::fold::{FACTS, gauges_of};
 use crate::orchestrator::decode;
-use crate::record::{Record, internal, plan_of};
+use crate::record::{Record, grant_of, internal, plan_of};
 use crate::refusal::Refusal;
 use crate::store::{RunRow, Store};
 
@@ -228,7 +228,8 @@ async fn unfolded(store: &Store, row: &RunRow, gauges: &mut Gauges) -> Result<Pa
     let mut parts = Parts::new();
     for stored in store.unfolded(row.run_id, None).await? {
         let delta = read("deltas", row, &stored.body)?;
-        gauges.add(&stored.assignment_id, delta.last_window, &delta);
+        let grant = gauges_of(&stored.assignment_id, stored.epoch);
+        gauges.add(&grant, delta.last_window, &delta);
         parts.entry(delta.last_window).or_default().push(delta);
     }
     Ok(parts)
@@ -282,27 +283,26 @@ fn time_part(samples: &Option<v1::Samples>) -> TimePart<'_> {
     })
 }
 
-/// Connected devices per assignment: the last value holds until the next, and none after its end.
+/// Connected devices per grant: the last value holds until the next, and none after its end.
 #[derive(Debug, Default)]
 struct Gauges(BTreeMap<String, BTreeMap<u64, u64>>);
 
 impl Gauges {
-    fn add(&mut self, assignment: &str, window: u64, delta: &v1::Delta) {
+    fn add(&mut self, grant: &str, window: u64, delta: &v1::Delta) {
         if !delta.devices.is_empty() {
             let connected = delta.devices.iter().map(|gauge| gauge.connected).sum();
-            self.0.entry(assignment.to_owned()).or_default().insert(window, connected);
+            self.0.entry(grant.to_owned()).or_default().insert(window, connected);
         }
     }
 
-    /// Where each assignment ended, by its own word or because its agent was lost.
+    /// Where each grant ended, by its own word or because its agent was lost.
     async fn end(&mut self, store: &Store, row: &RunRow, record: &Record) -> Result<(), Refusal> {
         for assignment in store.assignments(row.run_id).await? {
-            let agent = &assignment.grant.agent_id;
-            let lost = record.lost.iter().find(|(lost, _)| lost.as_str() == agent);
+            let ended = grant_of(&record.roster, &assignment).and_then(|grant| grant.ended.clone());
             let closed = assignment.closing.as_ref().map(|closing| closing.closed_at_us as u64);
-            if let Some(end_us) = closed.or(lost.map(|(_, at_us)| *at_us))
-                && let Some(values) = self.0.get_mut(&assignment.grant.assignment_id)
-            {
+            let end_us = closed.or(ended.map(|ended| ended.at_us));
+            let grant = gauges_of(&assignment.grant.assignment_id, assignment.grant.epoch);
+            if let (Some(end_us), Some(values)) = (end_us, self.0.get_mut(&grant)) {
                 let end = end_us / 1_000_000 + 1;
                 values.retain(|window, _| *window < end);
                 values.insert(end, 0);

@@ -42,7 +42,7 @@ impl Observing {
         let mut gaps: Vec<ReaderGap> =
             shares.iter().flat_map(|share| share.total.gaps.iter().cloned()).collect();
         for observer in (0..plan.observers.len()).map(|n| ObserverId(n as u32)) {
-            let early = shares.iter().filter(|share| share.reads(observer));
+            let early = shares.iter().filter(|share| share.reads(observer) && !share.is_superseded);
             let early = early.filter_map(|share| ended_early(record, share)).min();
             if let (Some(from_us), true) = (early, is_over) {
                 trackers.blind(observer);
@@ -217,7 +217,8 @@ fn drain_us(record: &Record, shares: &[Share], observer: ObserverId) -> Option<u
         return None;
     }
     let mut latest = None;
-    for share in shares.iter().filter(|share| share.reads(observer)) {
+    let last = |share: &&Share| share.reads(observer) && !share.is_superseded;
+    for share in shares.iter().filter(last) {
         let closed_at_us = share.row.closing.as_ref()?.closed_at_us as u64;
         latest = latest.max(Some(closed_at_us.saturating_sub(record.load_end_us)));
     }

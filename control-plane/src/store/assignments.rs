@@ -7,7 +7,7 @@ use sqlx::FromRow;
 
 use super::error::{unavailable, unless_taken};
 use super::run_row::parse_run_id;
-use super::{Store, StoreError, in_tx, on_db};
+use super::{Store, StoreError, Tx, in_tx, on_db};
 
 /// A grant as it is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,44 +92,72 @@ impl TryFrom<RawAssignment> for AssignmentRow {
     }
 }
 
+/// Must be committed before an agent hears of its grant.
+pub(super) async fn insert_assignments(
+    tx: &mut Tx,
+    grants: &[NewAssignment],
+) -> Result<(), StoreError> {
+    const INSERT: &str = "INSERT INTO assignments (assignment_id, epoch, run_id, agent_id, \
+         blocks, n_devices, incarnation, folded_through, max_seq, intake_over) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, -1, -1, 0)";
+    // The registry is overwritten when an agent comes back with another build.
+    const REMEMBER: &str = "INSERT INTO run_agents (run_id, agent_id, build, labels_json, \
+         capacity_json) SELECT $1, agent_id, build, labels_json, capacity_json FROM agents \
+         WHERE agent_id = $2 ON CONFLICT (run_id, agent_id) DO NOTHING";
+    for grant in grants {
+        in_tx!(*tx, |c| sqlx::query(INSERT)
+            .bind(&grant.assignment_id)
+            .bind(grant.epoch)
+            .bind(grant.run_id.to_string())
+            .bind(&grant.agent_id)
+            .bind(&grant.blocks)
+            .bind(grant.n_devices)
+            .bind(grant.incarnation)
+            .execute(c)
+            .await
+            .map(drop))
+        .map_err(unless_taken("keep assignments", || {
+            format!(
+                "epoch {} of assignment {} was already granted",
+                grant.epoch, grant.assignment_id
+            )
+        }))?;
+        in_tx!(*tx, |c| sqlx::query(REMEMBER)
+            .bind(grant.run_id.to_string())
+            .bind(&grant.agent_id)
+            .execute(c)
+            .await
+            .map(drop))
+        .map_err(unavailable("keep assignments"))?;
+    }
+    Ok(())
+}
+
+/// The same devices with other tenures: some are to be let go.
+pub(super) async fn cut_assignments(
+    tx: &mut Tx,
+    grants: &[NewAssignment],
+) -> Result<(), StoreError> {
+    const CUT: &str = "UPDATE assignments SET blocks = $3 WHERE assignment_id = $1 AND epoch = $2";
+    for grant in grants {
+        in_tx!(*tx, |c| sqlx::query(CUT)
+            .bind(&grant.assignment_id)
+            .bind(grant.epoch)
+            .bind(&grant.blocks)
+            .execute(c)
+            .await
+            .map(drop))
+        .map_err(unavailable("cut assignments"))?;
+    }
+    Ok(())
+}
+
 impl Store {
-    /// All or none. Must be committed before an agent hears of its grant.
+    /// All or none, without moving their run.
     pub async fn insert_assignments(&self, grants: &[NewAssignment]) -> Result<(), StoreError> {
-        const INSERT: &str = "INSERT INTO assignments (assignment_id, epoch, run_id, agent_id, \
-             blocks, n_devices, incarnation, folded_through, max_seq, intake_over) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, -1, -1, 0)";
-        // The registry is overwritten when an agent comes back with another build.
-        const REMEMBER: &str = "INSERT INTO run_agents (run_id, agent_id, build, labels_json, \
-             capacity_json) SELECT $1, agent_id, build, labels_json, capacity_json FROM agents \
-             WHERE agent_id = $2 ON CONFLICT (run_id, agent_id) DO NOTHING";
         const DOING: &str = "keep assignments";
         let mut tx = self.begin(DOING).await?;
-        for grant in grants {
-            in_tx!(tx, |c| sqlx::query(INSERT)
-                .bind(&grant.assignment_id)
-                .bind(grant.epoch)
-                .bind(grant.run_id.to_string())
-                .bind(&grant.agent_id)
-                .bind(&grant.blocks)
-                .bind(grant.n_devices)
-                .bind(grant.incarnation)
-                .execute(c)
-                .await
-                .map(drop))
-            .map_err(unless_taken(DOING, || {
-                format!(
-                    "epoch {} of assignment {} was already granted",
-                    grant.epoch, grant.assignment_id
-                )
-            }))?;
-            in_tx!(tx, |c| sqlx::query(REMEMBER)
-                .bind(grant.run_id.to_string())
-                .bind(&grant.agent_id)
-                .execute(c)
-                .await
-                .map(drop))
-            .map_err(unavailable(DOING))?;
-        }
+        insert_assignments(&mut tx, grants).await?;
         tx.commit(DOING).await
     }
 

@@ -9,8 +9,9 @@ use shoal_domain::ids::RunId;
 use shoal_domain::run::{Phase, Validity, Verdict};
 use sqlx::FromRow;
 
+use super::assignments::{cut_assignments, insert_assignments};
 use super::error::unavailable;
-use super::{Store, StoreError, Tx, in_tx, on_db};
+use super::{NewAssignment, Store, StoreError, Tx, in_tx, on_db};
 
 /// The whole of a run's changing part. `version` and `owner_epoch` are those that were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +46,35 @@ pub struct EventRow {
     pub text: String,
 }
 
+/// What changes with a run of what agents are to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrantChanges {
+    pub granted: Vec<NewAssignment>,
+    /// Their blocks are other ones now.
+    pub cut: Vec<NewAssignment>,
+    /// Assignment and epoch of readers whose share somebody else reads on from the last that is
+    /// stored: what they report later would be there twice.
+    pub superseded: Vec<(String, i64)>,
+}
+
 impl Store {
-    /// Returns the new version. A [`StoreError::Conflict`] says that somebody else moved or owns
-    /// the run, or that it is over; nothing was written then.
+    /// [`Store::change_run_and_grants`] of a change that leaves all grants as they are.
     pub async fn change_run(
         &self,
         change: &RunChange,
         events: &[NewEvent],
+    ) -> Result<i64, StoreError> {
+        self.change_run_and_grants(change, events, &GrantChanges::default()).await
+    }
+
+    /// Moves a run, and with it what agents are to hold. Returns the new version. A
+    /// [`StoreError::Conflict`] says that somebody else moved or owns the run, or that it is over;
+    /// nothing was written then.
+    pub async fn change_run_and_grants(
+        &self,
+        change: &RunChange,
+        events: &[NewEvent],
+        grants: &GrantChanges,
     ) -> Result<i64, StoreError> {
         // Only the current owner's newest view may move a run, and only until it is over.
         const CHANGE: &str = "UPDATE runs SET version = version + 1, n_events = n_events + $4, \
@@ -82,6 +105,11 @@ impl Store {
             return Err(self.why_unchanged(&mut tx, change).await?);
         };
         insert_events(&mut tx, change.run_id, n_events - n_new, events).await?;
+        insert_assignments(&mut tx, &grants.granted).await?;
+        cut_assignments(&mut tx, &grants.cut).await?;
+        for (assignment_id, epoch) in &grants.superseded {
+            end_intake_of(&mut tx, assignment_id, *epoch).await?;
+        }
         if change.phase.is_over() {
             end_intake(&mut tx, change.run_id).await?;
         }
@@ -183,21 +211,19 @@ async fn insert_events(
 async fn end_intake(tx: &mut Tx, run_id: RunId) -> Result<(), StoreError> {
     const OPEN: &str =
         "SELECT assignment_id, epoch FROM assignments WHERE run_id = $1 AND intake_over = 0";
-    const END: &str =
-        "UPDATE assignments SET intake_over = 1 WHERE assignment_id = $1 AND epoch = $2";
-    const DOING: &str = "end the intake of a run";
     let mut open: Vec<(String, i64)> =
         in_tx!(*tx, |c| sqlx::query_as(OPEN).bind(run_id.to_string()).fetch_all(c).await)
-            .map_err(unavailable(DOING))?;
+            .map_err(unavailable("end the intake of a run"))?;
     open.sort();
     for (assignment_id, epoch) in open {
-        in_tx!(*tx, |c| sqlx::query(END)
-            .bind(assignment_id)
-            .bind(epoch)
-            .execute(c)
-            .await
-            .map(drop))
-        .map_err(unavailable(DOING))?;
+        end_intake_of(tx, &assignment_id, epoch).await?;
     }
     Ok(())
+}
+
+async fn end_intake_of(tx: &mut Tx, assignment_id: &str, epoch: i64) -> Result<(), StoreError> {
+    const END: &str =
+        "UPDATE assignments SET intake_over = 1 WHERE assignment_id = $1 AND epoch = $2";
+    in_tx!(*tx, |c| sqlx::query(END).bind(assignment_id).bind(epoch).execute(c).await.map(drop))
+        .map_err(unavailable("end the intake of an assignment"))
 }

@@ -7,6 +7,7 @@
 //! A process killed at any statement leaves the state before.
 
 use shoal_domain::ids::RunId;
+use shoal_service_kit::{Clock, SystemClock};
 
 use super::error::unavailable;
 use super::trackers::put_tracker;
@@ -41,7 +42,7 @@ impl Store {
     pub async fn fold(&self, batch: &FoldBatch) -> Result<(), StoreError> {
         const DOING: &str = "fold deltas";
         let mut tx = self.begin(DOING).await?;
-        require_owner(&mut tx, batch).await?;
+        require_owner(&mut tx, batch.run_id, batch.owner_epoch).await?;
         // In order of assignment, like ingest: nobody waits in a circle.
         let mut grants: Vec<&FoldedThrough> = batch.through.iter().collect();
         grants.sort();
@@ -62,13 +63,71 @@ impl Store {
     }
 }
 
-async fn require_owner(tx: &mut Tx, batch: &FoldBatch) -> Result<(), StoreError> {
+impl Store {
+    /// Puts closing totals in the place of summaries that are not what an agent counted, marks the
+    /// windows of those series, and writes it into the run's history: all or nothing.
+    pub async fn repair(
+        &self,
+        run_id: RunId,
+        owner_epoch: i64,
+        summaries: &[SummaryRow],
+        gone: &[(i64, i64)],
+        text: &str,
+    ) -> Result<(), StoreError> {
+        const DOING: &str = "repair a run's sums";
+        const DELETE: &str = "DELETE FROM summaries WHERE run_id = $1 AND assignment_id = $2 \
+             AND epoch = $3 AND series = $4 AND stage = $5";
+        const MARK: &str = "UPDATE windows SET storage_gap = 1 WHERE run_id = $1 AND series = $2";
+        const EVENT: &str = "INSERT INTO events (run_id, n, at_us, kind, text) \
+             SELECT run_id, n_events, $2, 'storage_gap', $3 FROM runs WHERE run_id = $1";
+        const NUMBER: &str = "UPDATE runs SET n_events = n_events + 1 WHERE run_id = $1";
+        let Some(first) = summaries.first() else { return Ok(()) };
+        let mut tx = self.begin(DOING).await?;
+        require_owner(&mut tx, run_id, owner_epoch).await?;
+        for (series, stage) in gone {
+            in_tx!(tx, |c| sqlx::query(DELETE)
+                .bind(run_id.to_string())
+                .bind(&first.assignment_id)
+                .bind(first.epoch)
+                .bind(*series)
+                .bind(*stage)
+                .execute(c)
+                .await
+                .map(drop))
+            .map_err(unavailable(DOING))?;
+        }
+        for summary in summaries {
+            put_summary(&mut tx, run_id, summary).await?;
+            in_tx!(tx, |c| sqlx::query(MARK)
+                .bind(run_id.to_string())
+                .bind(summary.series)
+                .execute(c)
+                .await
+                .map(drop))
+            .map_err(unavailable(DOING))?;
+        }
+        let now_us = SystemClock.unix_us() as i64;
+        in_tx!(tx, |c| sqlx::query(EVENT)
+            .bind(run_id.to_string())
+            .bind(now_us)
+            .bind(text)
+            .execute(c)
+            .await
+            .map(drop))
+        .map_err(unavailable(DOING))?;
+        in_tx!(tx, |c| sqlx::query(NUMBER).bind(run_id.to_string()).execute(c).await.map(drop))
+            .map_err(unavailable(DOING))?;
+        tx.commit(DOING).await
+    }
+}
+
+async fn require_owner(tx: &mut Tx, run_id: RunId, owner_epoch: i64) -> Result<(), StoreError> {
     // Changes nothing but holds the row: a claim waits until this fold is there to be read.
     const REQUIRE: &str = "UPDATE runs SET owner_epoch = owner_epoch \
          WHERE run_id = $1 AND owner_epoch = $2";
     let owned = in_tx!(*tx, |c| sqlx::query(REQUIRE)
-        .bind(batch.run_id.to_string())
-        .bind(batch.owner_epoch)
+        .bind(run_id.to_string())
+        .bind(owner_epoch)
         .execute(c)
         .await
         .map(|done| done.rows_affected() > 0))
@@ -76,10 +135,7 @@ async fn require_owner(tx: &mut Tx, batch: &FoldBatch) -> Result<(), StoreError>
     if owned {
         return Ok(());
     }
-    Err(StoreError::conflict(format!(
-        "run {} is no longer owned under epoch {}",
-        batch.run_id, batch.owner_epoch
-    )))
+    Err(StoreError::conflict(format!("run {run_id} is no longer owned under epoch {owner_epoch}")))
 }
 
 async fn raise(tx: &mut Tx, run_id: RunId, grant: &FoldedThrough) -> Result<(), StoreError> {

@@ -5,14 +5,15 @@
 
 use crate::delta::{Cells, Progress};
 use crate::ids::{SeriesId, StageId};
-use crate::plan::Plan;
+use crate::plan::{Plan, Send};
 use crate::schedule::{Revision, Timetable};
-use crate::shard::Shard;
+use crate::shard::{Block, Shard};
 use crate::verdict::{Facts, GroupDevices, PlannedSlots};
 
-/// What is known of one assignment.
+/// What is known of one grant.
 #[derive(Debug, Clone)]
 pub struct Holding<'a> {
+    /// In run time; tenures of one device do not overlap.
     pub shard: &'a Shard,
     /// With the load's revisions at the run times from which they apply there.
     pub timetable: &'a Timetable,
@@ -44,14 +45,15 @@ pub enum Until {
     Ended(u64),
 }
 
-/// Adds the planned slots of all holdings, and what dead agents left open, to the facts.
+/// Adds the planned slots of all devices that were ever held, and what dead grants left open, to the
+/// facts. A slot that is due while nobody holds its device is *unassigned*: before the begin of a
+/// tenure, and behind the last word of the one before.
 pub fn account(plan: &Plan, cells: Cells, holdings: &[Holding<'_>], until: Until) -> Facts {
     let mut facts = Facts { cells, ..Facts::default() };
-    for holding in holdings {
-        for group in 0..plan.groups.len() {
-            for send in plan.groups[group].sends() {
-                count_series(plan, holding, group, send.series, until, &mut facts);
-            }
+    for group in 0..plan.groups.len() {
+        let stretches = stretches(holdings, group);
+        for send in plan.groups[group].sends() {
+            count_series(plan, holdings, &stretches, group, send, until, &mut facts);
         }
     }
     facts.devices = plan
@@ -62,51 +64,98 @@ pub fn account(plan: &Plan, cells: Cells, holdings: &[Holding<'_>], until: Until
     facts
 }
 
+/// Devices with the same tenures: (holding, block) of each, in order of time.
+type Stretch<'a> = (std::ops::Range<u64>, Vec<(usize, &'a Block)>);
+
+fn stretches<'a>(holdings: &'a [Holding<'_>], group: usize) -> Vec<Stretch<'a>> {
+    let tenures = || {
+        holdings.iter().enumerate().flat_map(|(at, holding)| {
+            let blocks = holding.shard.blocks.iter();
+            blocks.filter(|block| block.group == group).map(move |block| (at, block))
+        })
+    };
+    let mut cuts: Vec<u64> =
+        tenures().flat_map(|(_, block)| [block.devices.start, block.devices.end]).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    let mut stretches: Vec<Stretch<'a>> =
+        cuts.windows(2).map(|pair| (pair[0]..pair[1], Vec::new())).collect();
+    for (at, block) in tenures() {
+        let first = cuts.partition_point(|cut| *cut < block.devices.start);
+        let end = cuts.partition_point(|cut| *cut < block.devices.end);
+        for (_, tenures) in &mut stretches[first..end] {
+            tenures.push((at, block));
+        }
+    }
+    for (_, tenures) in &mut stretches {
+        tenures.sort_by_key(|(_, block)| block.incarnation);
+    }
+    stretches
+}
+
+/// Run time up to which a holding has classed a series, or left it open.
+fn through_us(holding: &Holding<'_>, series: SeriesId) -> u64 {
+    let progress = holding.progress.iter().find(|progress| progress.series == series);
+    holding.closed_at_us.unwrap_or_else(|| progress.map_or(0, |progress| progress.through_us))
+}
+
 fn count_series(
     plan: &Plan,
-    holding: &Holding<'_>,
+    holdings: &[Holding<'_>],
+    stretches: &[Stretch<'_>],
     group: usize,
-    series: SeriesId,
+    send: &Send,
     until: Until,
     facts: &mut Facts,
 ) {
-    let Some(send) = plan.groups[group].sends().iter().find(|send| send.series == series) else {
-        return;
-    };
-    let progress = holding.progress.iter().find(|progress| progress.series == series);
-    let reported = progress.map_or(0, |progress| progress.through_us);
-    let through = holding.closed_at_us.unwrap_or(reported);
-    let end = match until {
-        Until::Now => through,
-        Until::Ended(end) => end.max(through),
-    };
-    let timetable = holding.timetable;
+    let series = send.series;
     let mut planned = vec![0; plan.stages.len()];
-    let mut unassigned = vec![0; plan.stages.len()];
-    for block in holding.shard.blocks.iter().filter(|block| block.group == group) {
-        for index in block.devices.clone() {
-            if let Some(slots) = timetable.slots(group, index, send) {
-                timetable.count_slots(group, &slots, 0, end, &mut planned);
-                timetable.count_slots(group, &slots, through, end, &mut unassigned);
+    let mut held = vec![0; plan.stages.len()];
+    for (devices, tenures) in stretches {
+        // Half-open spans that somebody answers for.
+        let spans: Vec<(usize, u64, u64)> = tenures
+            .iter()
+            .map(|(at, block)| {
+                let through_us = through_us(&holdings[*at], series).min(block.until_us);
+                (*at, block.from_us, through_us.max(block.from_us))
+            })
+            .collect();
+        let begun = |(_, from_us, to_us): &&(usize, u64, u64)| to_us > from_us;
+        let reached_us = spans.iter().filter(begun).map(|(_, _, to_us)| *to_us).max().unwrap_or(0);
+        let end_us = match until {
+            Until::Now => reached_us,
+            Until::Ended(end_us) => end_us.max(reached_us),
+        };
+        let Some((newest, ..)) = spans.last() else { continue };
+        for index in devices.clone() {
+            let count = |at: usize, from_us: u64, to_us: u64, into: &mut [u64]| {
+                let timetable = holdings[at].timetable;
+                if let Some(slots) = timetable.slots(group, index, send) {
+                    timetable.count_slots(group, &slots, from_us, to_us, into);
+                }
+            };
+            count(*newest, 0, end_us, &mut planned);
+            for (at, from_us, to_us) in &spans {
+                count(*at, *from_us, *to_us, &mut held);
             }
         }
     }
-    for (stage, (planned, unassigned)) in planned.into_iter().zip(unassigned).enumerate() {
+    for (stage, (planned, held)) in planned.into_iter().zip(held).enumerate() {
         if planned > 0 {
             let key = (series, StageId(stage as u32));
             let slots: &mut PlannedSlots = facts.slots.entry(key).or_default();
             slots.planned += planned;
-            slots.unassigned += unassigned;
+            slots.unassigned += planned.saturating_sub(held);
         }
     }
-    // What a dead epoch left waiting can never be sent.
-    let is_over = matches!(until, Until::Ended(_)) && holding.closed_at_us.is_none();
-    for (stage, open) in progress.iter().flat_map(|progress| &progress.open) {
-        if is_over {
-            facts.cells.entry((series, *stage)).or_default().unsent += open;
-        } else if holding.closed_at_us.is_none() {
-            // Still waiting: not planned *so far*, so that the account holds at any moment.
-            if let Some(slots) = facts.slots.get_mut(&(series, *stage)) {
+    for holding in holdings.iter().filter(|holding| holding.closed_at_us.is_none()) {
+        let progress = holding.progress.iter().find(|progress| progress.series == series);
+        for (stage, open) in progress.iter().flat_map(|progress| &progress.open) {
+            if matches!(until, Until::Ended(_)) {
+                // What a dead epoch left waiting can never be sent.
+                facts.cells.entry((series, *stage)).or_default().unsent += open;
+            } else if let Some(slots) = facts.slots.get_mut(&(series, *stage)) {
+                // Still waiting: not planned *so far*, so that the account holds at any moment.
                 slots.planned = slots.planned.saturating_sub(*open);
             }
         }
@@ -138,7 +187,7 @@ mod tests {
         ) {
             let plan = plan(&[devices], 700_000, ramp_and_hold(devices, 2_000_000, 10_000_000));
             let share = Share { weight: 1.0, cap: 1_000 };
-            let shards = deal(&plan, &[share, share]).unwrap();
+            let shards = deal(&plan, &[share, share], |_, _| true).unwrap();
             let timetable = timetable(&plan);
             let send = &plan.groups[0].sends()[0];
             let closed_at = stop_at + 1_234;
@@ -175,7 +224,7 @@ mod tests {
         ) {
             let plan = std::sync::Arc::new(plan(&[devices], 300_000, ramp_and_hold(devices, 2_000_000, 10_000_000)));
             let share = Share { weight: 1.0, cap: 1_000 };
-            let shards = deal(&plan, &[share, share]).unwrap();
+            let shards = deal(&plan, &[share, share], |_, _| true).unwrap();
             let send = &plan.groups[0].sends()[0];
             let revision = |at_us| Revision { at_us, group: 0, devices: to % (devices + 1), over_us: 700_000 };
             let true_one = |at_us: Option<u64>| {
@@ -214,6 +263,59 @@ mod tests {
             for until in [Until::Ended(closed_at), Until::Now] {
                 let facts = account(&plan, cells.clone(), &holdings, until);
                 prop_assert_eq!(residual(&facts), 0);
+            }
+        }
+
+        #[test]
+        fn a_device_that_changes_hands_is_unassigned_between_two_tenures_and_nowhere_else(
+            devices in 1u64..40, lost_at in 0u64..6_000_000, gap in 0u64..3_000_000,
+            from_batch in 0u64..1_500_000, again in any::<bool>(),
+        ) {
+            let plan = plan(&[devices], 700_000, ramp_and_hold(devices, 2_000_000, 10_000_000));
+            let (timetable, send) = (timetable(&plan), &plan.groups[0].sends()[0]);
+            let end = 12_000_000;
+            let half = devices / 2;
+            let tenure = |from_us, until_us, incarnation, range| Block {
+                from_us, until_us, incarnation, ..Block::new(0, range)
+            };
+            // All on one agent, which dies; then each half on its own; the second may hand on.
+            let second = lost_at + gap;
+            let third = second + from_batch + 2_000_000;
+            let until = if again { third } else { u64::MAX };
+            let shards = [
+                vec![tenure(0, u64::MAX, 0, 0..devices)],
+                vec![tenure(second, u64::MAX, 1, 0..half)],
+                vec![tenure(second + from_batch, until, 1, half..devices)],
+                if again { vec![tenure(third + 500_000, u64::MAX, 2, half..devices)] } else { vec![] },
+            ].map(|blocks| Shard { blocks: blocks.into_iter().filter(|b| !b.is_empty()).collect() });
+            let through = [lost_at, end, end, end];
+            let mut cells = Cells::new();
+            let mut expected = 0;
+            for (shard, through) in shards.iter().zip(through) {
+                for block in &shard.blocks {
+                    for index in block.devices.clone() {
+                        let slots = timetable.slots(0, index, send).unwrap();
+                        let mut due = vec![0; 2];
+                        timetable.count_slots(0, &slots, block.from_us, through.min(block.until_us), &mut due);
+                        for (stage, due) in due.into_iter().enumerate() {
+                            cells.entry((send.series, StageId(stage as u32))).or_default().sent += due;
+                            expected += due;
+                        }
+                    }
+                }
+            }
+            let progress = [Progress { series: send.series, through_us: lost_at, open: Default::default() }];
+            let holdings: Vec<Holding<'_>> = shards.iter().enumerate().map(|(n, shard)| Holding {
+                shard,
+                timetable: &timetable,
+                progress: if n == 0 { &progress } else { &[] },
+                closed_at_us: (n > 0).then_some(end),
+            }).collect();
+            for until in [Until::Now, Until::Ended(end)] {
+                let facts = account(&plan, cells.clone(), &holdings, until);
+                prop_assert_eq!(residual(&facts), 0);
+                let (tally, slots) = facts.total(|_, _| true);
+                prop_assert_eq!((tally.sent, slots.planned), (expected, expected + slots.unassigned));
             }
         }
     }

@@ -319,6 +319,8 @@ pub struct Delta {
     /// Run times from which the load's revisions apply on this agent, in their order; absolute,
     /// and only ever longer.
     pub revised_us: Vec<u64>,
+    /// The newest schedule by which this agent lets devices go; absolute.
+    pub handover: u32,
 }
 
 impl Delta {
@@ -354,6 +356,7 @@ impl Delta {
         self.positions.merge(&later.positions);
         merge_clocks(&mut self.clocks, &later.clocks);
         self.clock_error_us = self.clock_error_us.max(later.clock_error_us);
+        self.handover = self.handover.max(later.handover);
     }
 }
 

@@ -101,6 +101,51 @@ impl fmt::Display for AgentId {
     }
 }
 
+/// What one agent holds of a run: epochs count the grants of a run, and those dealt at its start
+/// have the first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GrantId {
+    pub agent: AgentId,
+    pub epoch: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no grant, which looks like agent-1@1")]
+pub struct NotAGrantId(String);
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.agent, self.epoch)
+    }
+}
+
+impl FromStr for GrantId {
+    type Err = NotAGrantId;
+
+    fn from_str(text: &str) -> Result<Self, NotAGrantId> {
+        let parse = || {
+            let (agent, epoch) = text.rsplit_once('@')?;
+            Some(Self { agent: agent.parse().ok()?, epoch: epoch.parse().ok()? })
+        };
+        parse().ok_or_else(|| NotAGrantId(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for GrantId {
+    type Error = NotAGrantId;
+
+    fn try_from(text: String) -> Result<Self, NotAGrantId> {
+        text.parse()
+    }
+}
+
+impl From<GrantId> for String {
+    fn from(id: GrantId) -> Self {
+        id.to_string()
+    }
+}
+
 /// Index of a series in [`crate::plan::Plan::series`]; the same on every machine of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SeriesId(pub u32);

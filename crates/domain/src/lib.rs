@@ -41,6 +41,7 @@ pub mod redirect;
 pub mod reply;
 pub mod report;
 pub mod request;
+pub mod roster;
 pub mod run;
 pub mod sas;
 mod scenario;

@@ -137,6 +137,8 @@ pub struct Group {
     pub reconnect: Reconnect,
     pub max_in_flight: u32,
     pub connect_within_us: u64,
+    /// Labels that an agent must have to hold these devices.
+    pub place: BTreeMap<String, String>,
     pub churn: Option<Churn>,
     /// What an MQTT broker publishes when a connection ends without a goodbye.
     pub will: Option<Will>,
@@ -664,11 +666,17 @@ pub struct Fleet {
     pub accept_degraded: bool,
     pub lease_us: u64,
     pub on_agent_loss: OnAgentLoss,
+    /// Agents that join while the run goes on get devices of the others.
+    pub rebalance: bool,
+    /// Each value of this label gets the same share, whatever its agents can carry.
+    pub spread_over: Option<String>,
 }
 
-/// In this release a lost agent's devices are not moved: `reassign` is refused by `check`.
+/// What becomes of the devices of an agent that is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAgentLoss {
+    /// The others take them over.
+    Reassign,
     Continue,
     Abort,
 }

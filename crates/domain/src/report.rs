@@ -417,6 +417,9 @@ pub struct AgentReport {
     pub devices: u64,
     /// `running`, `closed`, `lost`, …
     pub state: String,
+    /// How often its process was replaced while it held devices.
+    #[serde(default)]
+    pub restarts: u64,
     pub stall_max_us: u64,
     pub stalled_us: u64,
     pub descriptor_errors: u64,

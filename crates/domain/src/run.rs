@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::AgentId;
+use crate::ids::{AgentId, GrantId};
 
 /// The phase's name, as stored and shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -171,27 +171,27 @@ pub enum RunState {
     },
     /// Agents resolve, probe and check resources; nobody sends.
     Preparing {
-        agents: BTreeSet<AgentId>,
-        prepared: BTreeSet<AgentId>,
+        agents: BTreeSet<GrantId>,
+        prepared: BTreeSet<GrantId>,
         deadline_us: u64,
     },
     /// All know the common start `t0`.
     Armed {
-        agents: BTreeSet<AgentId>,
+        agents: BTreeSet<GrantId>,
         t0_us: u64,
         end_us: u64,
     },
     /// `end_us`: when the load ends if nobody interferes.
     Running {
-        agents: BTreeSet<AgentId>,
-        closed: BTreeSet<AgentId>,
+        agents: BTreeSet<GrantId>,
+        closed: BTreeSet<GrantId>,
         t0_us: u64,
         end_us: u64,
     },
     /// The gate closes; open acknowledgements are waited for.
     Stopping {
-        agents: BTreeSet<AgentId>,
-        closed: BTreeSet<AgentId>,
+        agents: BTreeSet<GrantId>,
+        closed: BTreeSet<GrantId>,
         t0_us: u64,
         cause: Cause,
         deadline_us: u64,
@@ -200,7 +200,7 @@ pub enum RunState {
     Collecting {
         t0_us: u64,
         cause: Cause,
-        waiting: BTreeSet<AgentId>,
+        waiting: BTreeSet<GrantId>,
         deadline_us: u64,
     },
     Over {
@@ -214,7 +214,7 @@ pub enum RunState {
 pub enum RunEvent {
     /// Enough agents: the plan was dealt to these.
     Assigned {
-        agents: BTreeSet<AgentId>,
+        agents: BTreeSet<GrantId>,
     },
     /// The waiting is over and no placement was possible.
     Unplaceable {
@@ -222,25 +222,29 @@ pub enum RunEvent {
         why: String,
     },
     Prepared {
-        agent: AgentId,
+        grant: GrantId,
     },
     /// An agent cannot take its part (target unreachable, secret missing, plan differs).
     Refused {
-        agent: AgentId,
+        grant: GrantId,
         code: String,
         why: String,
     },
     /// An agent has closed its gate and sockets.
     Closed {
-        agent: AgentId,
+        grant: GrantId,
+    },
+    /// Devices of a grant that goes were given to this one.
+    Taken {
+        grant: GrantId,
     },
     /// All deltas of an agent up to its closing one are stored, or it can have no more.
     Delivered {
-        agent: AgentId,
+        grant: GrantId,
     },
-    /// Lease and grace are over.
+    /// Lease and grace are over, or the grant can have no more to say for another reason.
     Lost {
-        agent: AgentId,
+        grant: GrantId,
         abort: bool,
     },
     Stop {
@@ -248,6 +252,8 @@ pub enum RunEvent {
     },
     Threshold,
     OwnerSilent,
+    /// The store cannot be reached, so nothing that happens from here on could be kept.
+    StoreAway,
     /// Time passes: deadlines are looked at.
     Tick,
 }
@@ -319,6 +325,11 @@ impl RunState {
         }
     }
 
+    /// Whether its sockets are to close without waiting for acks.
+    pub fn is_abort(&self) -> bool {
+        self.cause().is_some_and(|cause| cause.end() == Phase::Aborted)
+    }
+
     pub fn cause(&self) -> Option<&Cause> {
         match self {
             Self::Stopping { cause, .. }
@@ -359,27 +370,35 @@ pub fn apply(
             start_failed("SH0203", "not enough agents came in time".into())
         }
         (S::Preparing { agents, prepared, deadline_us }, E::Tick) if now_us >= deadline_us => {
-            let late: Vec<String> = agents.difference(&prepared).map(AgentId::to_string).collect();
+            let late: Vec<String> =
+                agents.difference(&prepared).map(|grant| grant.agent.to_string()).collect();
             start_failed("SH0204", format!("not prepared within 60 s: {}", late.join(", ")))
         }
         (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }, E::Stop { .. }) => {
             start_failed("SH0207", "stopped before the load began".into())
+        }
+        (S::Preparing { .. } | S::Armed { .. }, E::StoreAway) => {
+            start_failed("SH0501", "the store could not be reached before the load began".into())
         }
         (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }, E::OwnerSilent) => {
             start_failed("SH0208", "its owner was silent for 60 s before the load began".into())
         }
         (
             S::Preparing { agents, .. } | S::Armed { agents, .. },
-            E::Refused { agent, code, why },
-        ) if agents.contains(&agent) => start_failed(&code, format!("agent {agent}: {why}")),
-        (S::Preparing { agents, .. } | S::Armed { agents, .. }, E::Lost { agent, .. })
-            if agents.contains(&agent) =>
-        {
-            start_failed("SH0205", format!("agent {agent} was lost before the start"))
+            E::Refused { grant, code, why },
+        ) if agents.contains(&grant) => {
+            start_failed(&code, format!("agent {}: {why}", grant.agent))
         }
-        (S::Preparing { agents, mut prepared, deadline_us }, E::Prepared { agent }) => {
-            if agents.contains(&agent) {
-                prepared.insert(agent);
+        (S::Preparing { agents, .. } | S::Armed { agents, .. }, E::Lost { grant, .. })
+            if agents.contains(&grant) =>
+        {
+            start_failed("SH0205", format!("agent {} was lost before the start", grant.agent))
+        }
+        (S::Preparing { agents, mut prepared, deadline_us }, E::Prepared { grant })
+            if now_us < deadline_us =>
+        {
+            if agents.contains(&grant) {
+                prepared.insert(grant);
             }
             if prepared != agents {
                 return stay(S::Preparing { agents, prepared, deadline_us });
@@ -409,11 +428,12 @@ pub fn apply(
         (S::Running { agents, closed, t0_us, .. }, E::OwnerSilent) => {
             Ok(halt(agents, closed, t0_us, Cause::OwnerLost, now_us, limits))
         }
-        (S::Running { agents, mut closed, t0_us, end_us }, E::Lost { agent, abort }) => {
-            if !agents.contains(&agent) {
+        (S::Running { agents, mut closed, t0_us, end_us }, E::Lost { grant, abort }) => {
+            if !agents.contains(&grant) {
                 return stay(S::Running { agents, closed, t0_us, end_us });
             }
-            closed.insert(agent.clone());
+            let agent = grant.agent.clone();
+            closed.insert(grant);
             if closed == agents {
                 let deadline_us = now_us + limits.drain_us + COLLECT_LIMIT_US;
                 let cause = Cause::AllAgentsLost;
@@ -424,10 +444,14 @@ pub fn apply(
                 stay(S::Running { agents, closed, t0_us, end_us })
             }
         }
+        (S::Running { mut agents, closed, t0_us, end_us }, E::Taken { grant }) => {
+            agents.insert(grant);
+            stay(S::Running { agents, closed, t0_us, end_us })
+        }
         // An agent closes a moment before our own clock says so, or because it was fenced.
-        (S::Running { agents, mut closed, t0_us, end_us }, E::Closed { agent }) => {
-            if agents.contains(&agent) {
-                closed.insert(agent);
+        (S::Running { agents, mut closed, t0_us, end_us }, E::Closed { grant }) => {
+            if agents.contains(&grant) {
+                closed.insert(grant);
             }
             if closed != agents {
                 return stay(S::Running { agents, closed, t0_us, end_us });
@@ -444,8 +468,8 @@ pub fn apply(
         (S::Stopping { agents, mut closed, t0_us, cause, deadline_us }, event) => {
             let (mut cause, mut deadline_us, mut commands) = (cause, deadline_us, vec![]);
             match event {
-                E::Closed { agent } | E::Lost { agent, .. } if agents.contains(&agent) => {
-                    closed.insert(agent);
+                E::Closed { grant } | E::Lost { grant, .. } if agents.contains(&grant) => {
+                    closed.insert(grant);
                 }
                 E::Stop { abort: true } if cause.end() == Phase::Finished => {
                     cause = Cause::Aborted;
@@ -460,8 +484,8 @@ pub fn apply(
 
         (S::Collecting { t0_us, cause, mut waiting, deadline_us }, event) => {
             match event {
-                E::Delivered { agent } | E::Lost { agent, .. } => {
-                    waiting.remove(&agent);
+                E::Delivered { grant } | E::Lost { grant, .. } => {
+                    waiting.remove(&grant);
                 }
                 _ => {}
             }
@@ -476,7 +500,12 @@ pub fn apply(
         // Ticks before a deadline, repeated and late observations.
         (
             state @ (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. } | S::Running { .. }),
-            E::Tick | E::Prepared { .. } | E::Refused { .. } | E::Delivered { .. } | E::Lost { .. },
+            E::Tick
+            | E::Prepared { .. }
+            | E::Refused { .. }
+            | E::Delivered { .. }
+            | E::StoreAway
+            | E::Lost { .. },
         ) => stay(state),
         (state @ (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }), E::Closed { .. }) => {
             stay(state)
@@ -488,8 +517,8 @@ pub fn apply(
 }
 
 fn stopping(
-    agents: BTreeSet<AgentId>,
-    closed: BTreeSet<AgentId>,
+    agents: BTreeSet<GrantId>,
+    closed: BTreeSet<GrantId>,
     t0_us: u64,
     cause: Cause,
     end_us: u64,
@@ -501,8 +530,8 @@ fn stopping(
 }
 
 fn halt(
-    agents: BTreeSet<AgentId>,
-    closed: BTreeSet<AgentId>,
+    agents: BTreeSet<GrantId>,
+    closed: BTreeSet<GrantId>,
     t0_us: u64,
     cause: Cause,
     now_us: u64,

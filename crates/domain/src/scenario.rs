@@ -101,6 +101,8 @@ pub(crate) struct Group {
     pub(crate) sparkplug: Option<Sparkplug>,
     pub(crate) certificate: Option<Certificate>,
     pub(crate) listeners: Vec<Listener>,
+    /// Labels of agents; the last part of the path is the name.
+    pub(crate) labels: Vec<Written>,
     pub(crate) sends: Vec<Send>,
     pub(crate) on_start: Vec<http::Step>,
     pub(crate) on_stop: Vec<http::Step>,

@@ -109,17 +109,57 @@ pub struct TooFewAgents {
     pub capacity: u64,
 }
 
-/// Deals the plan's devices; the result has one shard per share, in that order.
-pub fn deal(plan: &Plan, shares: &[Share]) -> Result<Vec<Shard>, TooFewAgents> {
+/// Deals the plan's devices; the result has one shard per share, in that order. `may` says whether
+/// an agent (by place in `shares`) may hold a group.
+pub fn deal(
+    plan: &Plan,
+    shares: &[Share],
+    may: impl Fn(usize, usize) -> bool,
+) -> Result<Vec<Shard>, TooFewAgents> {
     let capacity = shares.iter().map(|share| share.cap).fold(0u64, u64::saturating_add);
+    let too_few = TooFewAgents { devices: plan.devices(), capacity };
     if capacity < plan.devices() {
-        return Err(TooFewAgents { devices: plan.devices(), capacity });
+        return Err(too_few);
     }
+    let (shards, left) = deal_blocks(blocks(plan), shares, may);
+    if left.is_empty() { Ok(shards) } else { Err(too_few) }
+}
+
+/// Deals these blocks in their order; also returns those that found no room.
+pub fn deal_blocks(
+    blocks: impl IntoIterator<Item = Block>,
+    shares: &[Share],
+    may: impl Fn(usize, usize) -> bool,
+) -> (Vec<Shard>, Vec<Block>) {
     let mut dealer = Dealer::new(shares);
-    for block in blocks(plan) {
-        dealer.give(block);
+    let left = blocks.into_iter().filter_map(|block| dealer.give(block, &may)).collect();
+    (dealer.shards, left)
+}
+
+/// What of `blocks` is in none of `others`, whatever their tenure. `others` are apart.
+pub fn without(blocks: &[Block], others: &[Block]) -> Vec<Block> {
+    let mut taken: Vec<&Block> = others.iter().collect();
+    taken.sort_unstable_by_key(|block| (block.group, block.devices.start));
+    let mut left = Vec::new();
+    for block in blocks {
+        let mut start = block.devices.start;
+        let first = taken.partition_point(|other| {
+            (other.group, other.devices.end) <= (block.group, block.devices.start)
+        });
+        for other in &taken[first..] {
+            if other.group != block.group || other.devices.start >= block.devices.end {
+                break;
+            }
+            if other.devices.start > start {
+                left.push(block.with_devices(start..other.devices.start));
+            }
+            start = start.max(other.devices.end);
+        }
+        if start < block.devices.end {
+            left.push(block.with_devices(start..block.devices.end));
+        }
     }
-    Ok(dealer.shards)
+    left
 }
 
 /// All devices load after load in start order, cut where the group changes or a block is full.
@@ -160,17 +200,20 @@ impl<'a> Dealer<'a> {
     }
 
     /// Smooth weighted round robin: everyone with room earns its weight per device, the richest
-    /// takes the block and pays for it. A block larger than the taker's room is split.
-    fn give(&mut self, mut block: Block) {
+    /// takes the block and pays for it. A block larger than the taker's room is split; what nobody
+    /// has room for comes back.
+    fn give(&mut self, mut block: Block, may: impl Fn(usize, usize) -> bool) -> Option<Block> {
         while !block.is_empty() {
-            let open: Vec<usize> = (0..self.shares.len()).filter(|a| self.has_room(*a)).collect();
+            let open: Vec<usize> = (0..self.shares.len())
+                .filter(|a| self.has_room(*a) && may(*a, block.group))
+                .collect();
             let total: f64 = open.iter().map(|a| self.shares[*a].weight).sum();
             let richest = |a: &usize, b: &usize| {
                 let worth = |agent: usize| self.credit[agent] + self.shares[agent].weight;
                 worth(*a).total_cmp(&worth(*b)).then(b.cmp(a))
             };
             let Some(taker) = open.iter().copied().max_by(|a, b| richest(a, b)) else {
-                unreachable!("deal() has checked that the caps suffice")
+                return Some(block);
             };
             let taken = block.len().min(self.shares[taker].cap - self.held[taker]);
             for agent in open {
@@ -182,6 +225,7 @@ impl<'a> Dealer<'a> {
             self.take(taker, block.with_devices(block.devices.start..end));
             block.devices.start = end;
         }
+        None
     }
 
     fn take(&mut self, agent: usize, block: Block) {
@@ -195,6 +239,8 @@ mod tests {
     use crate::schedule::tests::{plan, ramp_and_hold};
     use proptest::prelude::*;
 
+    const ANY: fn(usize, usize) -> bool = |_, _| true;
+
     fn fleet_plan(devices: &[u64]) -> Plan {
         let total = devices.iter().sum();
         plan(devices, 1_000_000, ramp_and_hold(total, 10_000_000, 10_000_000))
@@ -206,7 +252,7 @@ mod tests {
 
     #[test]
     fn four_to_two_to_one_gets_3429_1714_857() {
-        let shards = deal(&fleet_plan(&[6_000]), &shares(&[4.0, 2.0, 1.0])).unwrap();
+        let shards = deal(&fleet_plan(&[6_000]), &shares(&[4.0, 2.0, 1.0]), ANY).unwrap();
         for (shard, expected) in shards.iter().zip([3429u64, 1714, 857]) {
             assert!(shard.devices().abs_diff(expected) <= 1, "{}", shard.devices());
         }
@@ -216,13 +262,13 @@ mod tests {
     fn what_does_not_fit_one_agent_goes_to_the_others() {
         let mut shares = shares(&[4.0, 1.0]);
         shares[0].cap = 100;
-        let shards = deal(&fleet_plan(&[6_000]), &shares).unwrap();
+        let shards = deal(&fleet_plan(&[6_000]), &shares, ANY).unwrap();
         assert_eq!(shards.iter().map(Shard::devices).collect::<Vec<_>>(), [100, 5_900]);
     }
 
     #[test]
     fn too_small_a_fleet_is_refused_with_the_numbers() {
-        let error = deal(&fleet_plan(&[50]), &[Share { weight: 1.0, cap: 49 }]).unwrap_err();
+        let error = deal(&fleet_plan(&[50]), &[Share { weight: 1.0, cap: 49 }], ANY).unwrap_err();
         assert_eq!(error, TooFewAgents { devices: 50, capacity: 49 });
     }
 
@@ -234,7 +280,7 @@ mod tests {
         ) {
             let plan = fleet_plan(&devices);
             let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
-            let shards = deal(&plan, &shares(&weights)).unwrap();
+            let shards = deal(&plan, &shares(&weights), ANY).unwrap();
             let mut all: Vec<(usize, u64)> = shards.iter().flat_map(Shard::each).collect();
             all.sort_unstable();
             let expected: Vec<(usize, u64)> = devices.iter().enumerate()
@@ -249,7 +295,7 @@ mod tests {
             let plan = fleet_plan(&[n]);
             let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
             let total: f64 = weights.iter().sum();
-            let shards = deal(&plan, &shares(&weights)).unwrap();
+            let shards = deal(&plan, &shares(&weights), ANY).unwrap();
             for cut in [n / 3, n / 2, n] {
                 for (shard, weight) in shards.iter().zip(&weights) {
                     let held = shard.each().filter(|(_, index)| *index < cut).count() as f64;

@@ -5,6 +5,7 @@
 
 use crate::delta::Health;
 use crate::report::ValidityReason;
+use crate::roster::{Move, Why};
 use crate::run::Validity;
 
 /// Missed slots above this share of the planned ones make a run INVALID; any make it DEGRADED.
@@ -19,8 +20,6 @@ const EXHAUSTION_LIMIT: f64 = 0.0001;
 pub struct AgentHealth {
     pub agent: String,
     pub health: Health,
-    /// `Some(run time)`: it was lost then.
-    pub lost_at_us: Option<u64>,
     /// `Some(false)`: its closing totals differ from what was stored.
     pub totals_proved: Option<bool>,
 }
@@ -51,6 +50,8 @@ pub struct Blindness {
 pub fn assess(
     fleet: &FleetHealth,
     agents: &[AgentHealth],
+    moves: &[Move],
+    storage_gaps: &[String],
     blind: &[Blindness],
 ) -> (Validity, Vec<ValidityReason>) {
     let mut findings: Vec<(Validity, ValidityReason)> = Vec::new();
@@ -91,13 +92,19 @@ pub fn assess(
         let text = format!("the generator sent late: p99 of send lag is {} ms", lag / 1_000);
         find(validity, "send_lag", None, None, text);
     }
+    for moved in moves {
+        let code = match moved.why {
+            Why::HandedOver => "devices_handed_over",
+            _ => "agent_lost",
+        };
+        let name = moved.giver.agent.as_str();
+        find(Validity::Degraded, code, Some(name), Some(moved.from_us), moved.sentence());
+    }
+    for gap in storage_gaps {
+        find(Validity::Degraded, "storage_gap", None, None, gap.clone());
+    }
     for agent in agents {
         let name = Some(agent.agent.as_str());
-        if let Some(at) = agent.lost_at_us {
-            let text =
-                format!("agent {} was lost; its slots are unassigned from then on", agent.agent);
-            find(Validity::Degraded, "agent_lost", name, Some(at), text);
-        }
         if agent.totals_proved == Some(false) {
             let text =
                 format!("agent {}: stored deltas differ from its closing totals", agent.agent);
@@ -134,7 +141,7 @@ mod tests {
     use super::*;
 
     fn agent(health: Health) -> AgentHealth {
-        AgentHealth { agent: "a".into(), health, lost_at_us: None, totals_proved: Some(true) }
+        AgentHealth { agent: "a".into(), health, totals_proved: Some(true) }
     }
 
     fn fleet(missed: u64) -> FleetHealth {
@@ -150,18 +157,22 @@ mod tests {
 
     #[test]
     fn a_healthy_generator_leaves_the_run_valid() {
-        assert_eq!(assess(&fleet(0), &[agent(Health::default())], &[]), (Validity::Valid, vec![]));
+        assert_eq!(
+            assess(&fleet(0), &[agent(Health::default())], &[], &[], &[]),
+            (Validity::Valid, vec![])
+        );
     }
 
     #[test]
     fn few_missed_slots_degrade_and_many_invalidate() {
-        assert_eq!(assess(&fleet(10), &[], &[]).0, Validity::Degraded);
-        assert_eq!(assess(&fleet(11), &[], &[]).0, Validity::Invalid);
+        assert_eq!(assess(&fleet(10), &[], &[], &[], &[]).0, Validity::Degraded);
+        assert_eq!(assess(&fleet(11), &[], &[], &[], &[]).0, Validity::Invalid);
     }
 
     #[test]
     fn slots_that_do_not_add_up_invalidate() {
-        let (validity, reasons) = assess(&FleetHealth { residual: -1, ..fleet(0) }, &[], &[]);
+        let (validity, reasons) =
+            assess(&FleetHealth { residual: -1, ..fleet(0) }, &[], &[], &[], &[]);
         assert_eq!(
             (validity, reasons[0].code.as_str()),
             (Validity::Invalid, "slots_do_not_add_up")
@@ -170,15 +181,24 @@ mod tests {
 
     #[test]
     fn devices_that_nobody_held_degrade_even_when_no_agent_was_lost() {
-        let (validity, reasons) = assess(&FleetHealth { unassigned: 7, ..fleet(0) }, &[], &[]);
+        let (validity, reasons) =
+            assess(&FleetHealth { unassigned: 7, ..fleet(0) }, &[], &[], &[], &[]);
         assert_eq!((validity, reasons[0].code.as_str()), (Validity::Degraded, "unassigned_slots"));
     }
 
     #[test]
-    fn a_lost_agent_degrades_and_is_named() {
-        let lost = AgentHealth { lost_at_us: Some(7_000_000), ..agent(Health::default()) };
-        let (validity, reasons) = assess(&fleet(0), &[lost], &[]);
+    fn a_lost_agent_degrades_and_says_how_many_devices_were_without_agent_for_how_long() {
+        let lost = Move {
+            giver: "a@1".parse().unwrap(),
+            why: Why::Lost,
+            devices: 3_000,
+            from_us: 7_000_000,
+            until_us: Some(34_200_000),
+            takers: ["b".parse().unwrap()].into(),
+        };
+        let (validity, reasons) = assess(&fleet(0), &[], &[lost], &[], &[]);
         assert_eq!(validity, Validity::Degraded);
         assert_eq!((reasons[0].agent.as_deref(), reasons[0].from_s), (Some("a"), Some(7)));
+        assert_eq!(reasons[0].text, "agent a was lost: 3,000 devices without agent, moved in 28 s");
     }
 }

@@ -89,8 +89,9 @@ impl Lifecycle {
     }
 
     pub fn stop_hard(&self) {
-        self.soft.cancel();
+        // In this order: nobody who is dropped begins to say goodbye.
         self.hard.cancel();
+        self.soft.cancel();
     }
 
     /// First SIGINT or SIGTERM: soft stop. Second: hard stop.

@@ -112,6 +112,13 @@ impl Cluster {
         self.file(&format!("secrets/{name}"), value);
     }
 
+    /// What SIGTERM does: returns when the agent has gone.
+    pub async fn dismiss_agent(&mut self, number: usize) {
+        let agent = self.agents.remove(&number).expect("this agent was started");
+        agent.stop_softly();
+        agent.wait(PATIENCE).await;
+    }
+
     /// What the broker is told to do, and what it counted.
     pub fn broker(&self) -> &Script {
         self.broker.script()
@@ -208,6 +215,16 @@ impl Run {
     pub async fn has_sent(&self, n: u64) {
         eventually(PATIENCE, "the broker sees publishes", || {
             std::future::ready(self.broker.publishes_seen() >= n)
+        })
+        .await;
+    }
+
+    /// Returns when its document says that `n` of a series were sent.
+    pub async fn has_reported(&self, name: &str, n: u64) {
+        eventually(PATIENCE, "the document counts sends", || async {
+            let report = self.report().await;
+            let slots = report.series.iter().find(|row| row.name == name && row.stage == "all");
+            slots.and_then(|row| row.slots.as_ref()).is_some_and(|slots| slots.sent >= n)
         })
         .await;
     }

@@ -121,6 +121,7 @@ pub(crate) fn passed() -> RunReport {
             build: "0.1.0".into(),
             devices: 100,
             state: "closed".into(),
+            restarts: 0,
             stall_max_us: 1_200,
             stalled_us: 0,
             descriptor_errors: 0,

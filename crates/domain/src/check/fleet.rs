@@ -23,8 +23,11 @@ impl Check<'_> {
             lease_us: lease_us.unwrap_or(30_000_000),
             on_agent_loss: match &fleet.on_agent_loss {
                 Some(written) if written.text == "abort" => OnAgentLoss::Abort,
-                _ => OnAgentLoss::Continue,
+                Some(written) if written.text == "continue" => OnAgentLoss::Continue,
+                _ => OnAgentLoss::Reassign,
             },
+            rebalance: fleet.rebalance.as_ref().is_some_and(|rebalance| rebalance.text == "on"),
+            spread_over: fleet.spread_over.as_ref().map(|label| label.text.clone()),
         }
     }
 }

@@ -206,6 +206,13 @@ impl Check<'_> {
             reconnect: reconnect?,
             max_in_flight: max_in_flight? as u32,
             connect_within_us: connect_within_us?,
+            place: written
+                .labels
+                .iter()
+                .filter_map(|label| {
+                    Some((label.key().to_owned(), self.resolve(label)?.text.clone()))
+                })
+                .collect(),
             churn: churn?,
             will: will?,
             sparkplug: match edge_node? {

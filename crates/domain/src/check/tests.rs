@@ -33,7 +33,7 @@ fn the_quickstart_is_a_plan() {
     assert_eq!(plan.groups[0].sends()[0].series.0, 1);
     assert_eq!(plan.stages[0].kind, StageKind::Ramp { from: 0, to: 100 });
     assert_eq!((plan.stages[1].start_us, plan.end_us()), (2_000_000, 12_000_000));
-    assert_eq!(plan.fleet.on_agent_loss, OnAgentLoss::Continue);
+    assert_eq!(plan.fleet.on_agent_loss, OnAgentLoss::Reassign);
     assert_eq!(plan.stop_timeout_us, 5_000_000);
     let texts: Vec<&str> = plan.thresholds.iter().map(|t| t.text.as_str()).collect();
     assert_eq!(

@@ -8,11 +8,11 @@ const LIMITS: Limits = Limits {
     drain_us: 0,
 };
 
-fn agent(n: u8) -> AgentId {
-    format!("agent-{n}").parse().unwrap()
+fn agent(n: u8) -> GrantId {
+    GrantId { agent: format!("agent-{n}").parse().unwrap(), epoch: 1 }
 }
 
-fn agents(n: u8) -> BTreeSet<AgentId> {
+fn agents(n: u8) -> BTreeSet<GrantId> {
     (0..n).map(agent).collect()
 }
 
@@ -27,8 +27,8 @@ fn drive(events: impl IntoIterator<Item = (u64, RunEvent)>) -> RunState {
 fn until_running() -> Vec<(u64, RunEvent)> {
     vec![
         (0, RunEvent::Assigned { agents: agents(2) }),
-        (10, RunEvent::Prepared { agent: agent(0) }),
-        (20, RunEvent::Prepared { agent: agent(1) }),
+        (10, RunEvent::Prepared { grant: agent(0) }),
+        (20, RunEvent::Prepared { grant: agent(1) }),
         (20 + ARM_LEAD_US, RunEvent::Tick),
     ]
 }
@@ -38,8 +38,8 @@ fn a_run_that_nobody_disturbs_finishes() {
     let mut events = until_running();
     let end = 20 + ARM_LEAD_US + LIMITS.duration_us;
     events.push((end, RunEvent::Tick));
-    events.extend([0, 1].map(|n| (end + 10, RunEvent::Closed { agent: agent(n) })));
-    events.extend([0, 1].map(|n| (end + 20, RunEvent::Delivered { agent: agent(n) })));
+    events.extend([0, 1].map(|n| (end + 10, RunEvent::Closed { grant: agent(n) })));
+    events.extend([0, 1].map(|n| (end + 20, RunEvent::Delivered { grant: agent(n) })));
     let t0_us = Some(20 + ARM_LEAD_US);
     let over = RunState::Over { phase: Phase::Finished, t0_us, cause: Cause::Completed };
     assert_eq!(drive(events), over);
@@ -47,7 +47,7 @@ fn a_run_that_nobody_disturbs_finishes() {
 
 #[test]
 fn a_refusal_before_the_start_means_that_nobody_sends() {
-    let refused = RunEvent::Refused { agent: agent(1), code: "SH0301".into(), why: "no".into() };
+    let refused = RunEvent::Refused { grant: agent(1), code: "SH0301".into(), why: "no".into() };
     let (state, commands) =
         apply(drive([(0, RunEvent::Assigned { agents: agents(2) })]), refused, 5, &LIMITS).unwrap();
     assert_eq!(state.phase(), Phase::FailedToStart);
@@ -67,9 +67,9 @@ fn the_first_stop_is_judged_the_second_aborts() {
 #[test]
 fn losing_one_of_two_agents_goes_on_and_losing_both_interrupts() {
     let mut events = until_running();
-    events.push((5_000_000, RunEvent::Lost { agent: agent(0), abort: false }));
+    events.push((5_000_000, RunEvent::Lost { grant: agent(0), abort: false }));
     assert_eq!(drive(events.clone()).phase(), Phase::Running);
-    events.push((6_000_000, RunEvent::Lost { agent: agent(1), abort: false }));
+    events.push((6_000_000, RunEvent::Lost { grant: agent(1), abort: false }));
     events.push((6_000_001, RunEvent::Tick));
     assert_eq!(drive(events).phase(), Phase::Interrupted);
 }
@@ -78,18 +78,20 @@ fn any_event() -> impl Strategy<Value = RunEvent> {
     let one = (0u8..3).prop_map(agent);
     prop_oneof![
         Just(RunEvent::Assigned { agents: agents(2) }),
-        one.clone().prop_map(|agent| RunEvent::Prepared { agent }),
-        one.clone().prop_map(|agent| RunEvent::Refused {
-            agent,
+        one.clone().prop_map(|grant| RunEvent::Prepared { grant }),
+        one.clone().prop_map(|grant| RunEvent::Taken { grant }),
+        one.clone().prop_map(|grant| RunEvent::Refused {
+            grant,
             code: "SH0301".into(),
             why: "no".into()
         }),
-        one.clone().prop_map(|agent| RunEvent::Closed { agent }),
-        one.clone().prop_map(|agent| RunEvent::Delivered { agent }),
-        (one, any::<bool>()).prop_map(|(agent, abort)| RunEvent::Lost { agent, abort }),
+        one.clone().prop_map(|grant| RunEvent::Closed { grant }),
+        one.clone().prop_map(|grant| RunEvent::Delivered { grant }),
+        (one, any::<bool>()).prop_map(|(grant, abort)| RunEvent::Lost { grant, abort }),
         any::<bool>().prop_map(|abort| RunEvent::Stop { abort }),
         Just(RunEvent::Threshold),
         Just(RunEvent::OwnerSilent),
+        Just(RunEvent::StoreAway),
         Just(RunEvent::Tick),
     ]
 }

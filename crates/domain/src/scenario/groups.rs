@@ -2,8 +2,8 @@
 
 use super::fields::{Field, Fields, named, written};
 use super::{
-    Certificate, CertificateKind, Churn, Command, Group, Level, Listener, Message, Metrics, Pace,
-    Payload, Publish, Replay, Reply, Sas, Send, Sparkplug, keep_all, plain_name,
+    Certificate, CertificateKind, Churn, Command, Group, Listener, Message, Metrics, Pace, Payload,
+    Publish, Replay, Reply, Sas, Send, Sparkplug, plain_name,
 };
 use super::{http, payload};
 use crate::diagnostics::Collector;
@@ -11,7 +11,7 @@ use crate::outcome::Operation;
 
 pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<Group> {
     let mut fields = Fields::open(field.node, &field.path, out)?;
-    let mut later = Vec::new();
+    let later = Vec::new();
     let mut group = Group {
         name,
         path: field.path.clone(),
@@ -32,6 +32,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         reconnect_first: None,
         reconnect_max: None,
         max_in_flight: fields.text("max_in_flight"),
+        labels: Vec::new(),
         connect_within: fields.text("connect_within"),
         will: None,
         sparkplug: None,
@@ -79,8 +80,13 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
             group.sends.extend(read_send(name, &field, &mut group.peers, out));
         }
     }
-    let place = fields.later("place");
-    keep_all(place, Level::Plan, false, &mut later);
+    if let Some(place) = fields.find("place") {
+        let labels = named(place.node, &place.path, out);
+        group.labels = labels
+            .into_iter()
+            .filter_map(|(_, field)| written(field.node, &field.path, out))
+            .collect();
+    }
     if let Some(mut will) = fields.map("will") {
         group.will = Some(read_message(&mut will, out));
         will.close();

@@ -87,6 +87,8 @@ pub(crate) struct Fleet {
     pub(crate) accept: Option<Written>,
     pub(crate) lease: Option<Written>,
     pub(crate) on_agent_loss: Option<Written>,
+    pub(crate) rebalance: Option<Written>,
+    pub(crate) spread_over: Option<Written>,
 }
 
 /// The stages of one load, with the place of their key.
@@ -207,29 +209,22 @@ pub(crate) fn thresholds(node: &Node, path: &str, out: &Collector) -> Vec<Thresh
 }
 
 pub(crate) fn fleet(mut fields: Fields<'_>, out: &Collector) -> Fleet {
-    let mut fleet = Fleet {
+    let fleet = Fleet {
         min_agents: fields.text("min_agents"),
         accept: fields.text("accept"),
         lease: fields.text("lease"),
-        on_agent_loss: None,
+        on_agent_loss: fields.text("on_agent_loss"),
+        rebalance: fields.text("rebalance"),
+        spread_over: fields.text("spread_over"),
     };
     if let Some(accept) = &fleet.accept {
         word(accept, &["degraded", "valid"], out);
     }
-    if let Some(field) = fields.find("on_agent_loss")
-        && let Some(text) = written(field.node, &field.path, out)
-        && word(&text, &["abort", "continue", "reassign"], out)
-    {
-        if text.text == "reassign" {
-            out.later(text.place, &text.path, "`reassign`");
-        } else {
-            fleet.on_agent_loss = Some(text);
-        }
+    if let Some(on_loss) = &fleet.on_agent_loss {
+        word(on_loss, &["abort", "continue", "reassign"], out);
     }
-    for key in ["rebalance", "spread_over"] {
-        if let Some(field) = fields.later(key) {
-            written(field.node, &field.path, out);
-        }
+    if let Some(rebalance) = &fleet.rebalance {
+        word(rebalance, &["off", "on"], out);
     }
     fields.close();
     fleet

@@ -1,14 +1,30 @@
-//! Agents that go: the run goes on without them and says what is missing.
+//! Agents that go: the others take over their devices, nobody else notices, and the sum holds.
 
+use shoal_domain::report::{RunReport, SlotReport};
 use shoal_domain::run::{Phase, Validity};
 use shoal_testkit::cluster::{Cluster, agent_name, series};
 
 use crate::STEADY;
 
+/// The equation holds, and nothing is reported that did not happen.
+#[track_caller]
+fn accounted(report: &RunReport, seen: u64) -> SlotReport {
+    let slots = series(report, "telemetry", "all").slots.expect("a series that sends has slots");
+    assert_eq!(slots.planned, slots.n_classed(), "{report:#?}");
+    assert!(slots.sent <= seen, "{seen} {report:#?}");
+    slots
+}
+
+#[track_caller]
+fn reason<'r>(report: &'r RunReport, code: &str) -> &'r str {
+    let found = report.validity_reasons.iter().find(|reason| reason.code == code);
+    &found.unwrap_or_else(|| panic!("no {code} in {report:#?}")).text
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_agent_makes_the_run_degraded_and_the_equation_holds() {
+async fn an_agent_that_is_restarted_takes_up_its_own_devices_again() {
     let mut cluster = Cluster::start(2).await;
-    let run = cluster.run(STEADY, &[("hold", "6s")]).await;
+    let run = cluster.run(STEADY, &[("hold", "10s")]).await;
     run.has_sent(100).await;
 
     cluster.kill_agent(1).await;
@@ -17,11 +33,89 @@ async fn a_dead_agent_makes_the_run_degraded_and_the_equation_holds() {
 
     let report = run.over().await;
     assert_eq!((report.phase, report.validity), (Phase::Finished, Some(Validity::Degraded)));
-    let lost = report.validity_reasons.iter().find(|reason| reason.code == "agent_lost");
-    assert_eq!(lost.and_then(|reason| reason.agent.clone()), Some(agent_name(1)), "{report:#?}");
-    let slots = series(&report, "telemetry", "all").slots.unwrap();
-    assert_eq!(slots.planned, slots.n_classed(), "{report:#?}");
+    let slots = accounted(&report, cluster.broker().publishes_seen());
     assert!(slots.unassigned > 0, "{slots:?}");
-    // Nothing is reported that did not happen.
-    assert!(slots.sent <= cluster.broker().publishes_seen(), "{slots:?}");
+    assert_eq!(slots.planned, slots.sent + slots.unassigned, "{report:#?}");
+    let text = reason(&report, "agent_lost");
+    assert!(text.contains("restarted: 10 devices without agent, moved in"), "{text}");
+    let row = report.agents.iter().find(|row| row.agent == agent_name(1)).unwrap();
+    assert_eq!((row.devices, row.restarts), (10, 1), "{report:#?}");
+    assert_eq!(report.devices.connected, 20, "{report:#?}");
+    // 10 devices, 10/s: without them for less than six seconds of ten.
+    assert!(slots.unassigned < 600, "{slots:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_asked_to_go_hands_its_devices_over() {
+    let mut cluster = Cluster::start(2).await;
+    let run = cluster.run(STEADY, &[("hold", "12s")]).await;
+    run.has_sent(100).await;
+
+    cluster.dismiss_agent(1).await;
+
+    let report = run.over().await;
+    assert_eq!(report.phase, Phase::Finished, "{report:#?}");
+    let slots = accounted(&report, cluster.broker().publishes_seen());
+    assert_eq!(slots.sent, cluster.broker().publishes_seen(), "{report:#?}");
+    assert_eq!(slots.planned, slots.sent + slots.unassigned, "{report:#?}");
+    // One batch holds all ten: half a second of 10/s, and what falls on its edges.
+    assert!(slots.unassigned <= 10 * 7, "{slots:?}");
+    let text = reason(&report, "devices_handed_over");
+    assert!(text.contains("handed over 10 devices"), "{text}");
+    assert_eq!(report.devices.connected, 20, "{report:#?}");
+    assert!(report.agents.iter().all(|row| row.totals_proved == Some(true)), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_of_an_agent_that_never_comes_back_go_to_the_others_when_its_lease_is_over() {
+    let mut cluster = Cluster::start(2).await;
+    let scenario = format!("{STEADY}fleet: {{ lease: 20s, accept: degraded }}\n");
+    let run = cluster.run(&scenario, &[("hold", "40s")]).await;
+    run.has_sent(100).await;
+
+    cluster.kill_agent(1).await;
+
+    let report = run.over().await;
+    assert_eq!((report.phase, report.validity), (Phase::Finished, Some(Validity::Degraded)));
+    let slots = accounted(&report, cluster.broker().publishes_seen());
+    assert_eq!(slots.planned, slots.sent + slots.unassigned, "{report:#?}");
+    // LOST after lease and grace, 30 s, and then back within seconds; never below the survivor's.
+    assert!((10 * 280..10 * 380).contains(&slots.unassigned), "{slots:?}");
+    let text = reason(&report, "agent_lost");
+    assert!(text.contains("was lost: 10 devices without agent, moved in 3"), "{text}");
+    assert_eq!(report.agents[0].devices, 20, "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_may_go_on_without_the_devices_of_a_lost_agent() {
+    let mut cluster = Cluster::start(2).await;
+    let scenario = format!("{STEADY}fleet: {{ on_agent_loss: continue }}\n");
+    let run = cluster.run(&scenario, &[("hold", "6s")]).await;
+    run.has_sent(100).await;
+
+    cluster.kill_agent(1).await;
+    cluster.start_agent(1).await;
+
+    let report = run.over().await;
+    assert_eq!((report.phase, report.validity), (Phase::Finished, Some(Validity::Degraded)));
+    let slots = accounted(&report, cluster.broker().publishes_seen());
+    assert!(slots.unassigned > 300, "{slots:?}");
+    assert!(reason(&report, "agent_lost").ends_with("10 devices without agent"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_joins_gets_its_share_where_that_is_asked_for() {
+    let mut cluster = Cluster::start(1).await;
+    let scenario = format!("{STEADY}fleet: {{ rebalance: on, accept: degraded }}\n");
+    let run = cluster.run(&scenario, &[("hold", "12s")]).await;
+    run.has_sent(100).await;
+
+    cluster.start_agent(1).await;
+
+    let report = run.over().await;
+    assert_eq!(report.phase, Phase::Finished, "{report:#?}");
+    let slots = accounted(&report, cluster.broker().publishes_seen());
+    assert_eq!(slots.sent, cluster.broker().publishes_seen(), "{report:#?}");
+    let devices: Vec<u64> = report.agents.iter().map(|row| row.devices).collect();
+    assert_eq!(devices, [10, 10], "{report:#?}");
 }

@@ -123,3 +123,28 @@ async fn an_observer_that_is_refused_fails_the_start_with_a_sentence() {
     let cause = report.cause.unwrap();
     assert!(cause.contains("SH0310") && cause.contains("ingestion"), "{cause}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_whose_agent_dies_is_read_on_and_what_passed_meanwhile_is_no_loss() {
+    let broker = Mosquitto::start();
+    let mut cluster = Cluster::start(2).await;
+    let url = url(&broker);
+    let overrides = overrides(&url, "devices/+/telemetry", "12s");
+    let run = cluster.run(INGESTION, &overrides).await;
+    run.has_reported("telemetry", 1_000).await;
+
+    // The first agent reads for the only observer; its next process proves that it is dead.
+    cluster.kill_agent(0).await;
+    cluster.start_agent(0).await;
+
+    let report = run.over().await;
+    assert_eq!(report.phase, Phase::Finished, "{report:#?}");
+    let seen = observed(&report);
+    assert_eq!((seen.lost, seen.duplicated), (Some(0), Some(0)), "{seen:#?}");
+    let [gap] = seen.reader_gaps.as_slice() else { panic!("one gap: {seen:#?}") };
+    assert!(gap.from_s < gap.to_s && gap.to_s < 12.0, "{gap:?}");
+    assert!(seen.lost_possible > Some(0), "the other agent's devices went on: {seen:#?}");
+    let code = |code: &str| report.validity_reasons.iter().any(|reason| reason.code == code);
+    assert!(code("reader_gap") && code("agent_lost"), "{report:#?}");
+    assert!(seen.unique > Some(8_000), "{seen:#?}");
+}
