@@ -19,7 +19,8 @@ use crate::app::Config;
 #[derive(Debug, Default, Parser)]
 #[command(name = "shoal-agent", version)]
 pub struct Flags {
-    /// Address of the control plane, http://host:port [env: SHOAL_SERVER]
+    /// Address of the control plane, http://host:port; of one with standbys all of them, with commas
+    /// between them [env: SHOAL_SERVER]
     #[arg(long)]
     pub server: Option<String>,
     /// Token of the control plane; better given in the environment or the file [env: SHOAL_TOKEN]

@@ -2,6 +2,8 @@
 //!
 //! Session and uplink each hold a connection of their own, so that bulk never delays a beat.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shoal_proto::v1::agent_service_client::AgentServiceClient;
@@ -21,7 +23,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Where the control plane is and how it knows this agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Dialer {
-    endpoint: Endpoint,
+    /// At least one; all that serve are the same control plane, or one that took over from it.
+    endpoints: Arc<[Endpoint]>,
+    /// Which of them is tried; all clones go on together.
+    current: Arc<AtomicUsize>,
     bearer: Bearer,
 }
 
@@ -34,28 +39,46 @@ pub enum BadServer {
 }
 
 impl Dialer {
-    pub(crate) fn new(server: &str, token: Option<&str>) -> Result<Self, BadServer> {
-        let refuse = |why: String| BadServer::Address { server: server.to_owned(), why };
-        let uri: tonic::codegen::http::Uri =
-            server.parse().map_err(|error| refuse(format!("{error}")))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-            return Err(refuse("a scheme (http or https) and a host are expected".into()));
-        }
-        let endpoint = Endpoint::from(uri)
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
+    /// `servers`: addresses with commas between them.
+    pub(crate) fn new(servers: &str, token: Option<&str>) -> Result<Self, BadServer> {
+        let endpoints: Result<Vec<Endpoint>, BadServer> =
+            servers.split(',').map(|server| endpoint(server.trim())).collect();
         let header = token.map(|token| format!("Bearer {token}").parse()).transpose();
-        Ok(Self { endpoint, bearer: Bearer(header.map_err(|_| BadServer::Token)?) })
+        Ok(Self {
+            endpoints: endpoints?.into(),
+            current: Arc::default(),
+            bearer: Bearer(header.map_err(|_| BadServer::Token)?),
+        })
     }
 
     pub(crate) async fn dial(&self) -> Result<Client, tonic::transport::Error> {
-        let channel = self.endpoint.connect().await?;
+        let at = self.current.load(Ordering::Relaxed) % self.endpoints.len();
+        let channel = match self.endpoints[at].connect().await {
+            Ok(channel) => channel,
+            Err(error) => {
+                // A standby does not listen: the next call tries the next address.
+                self.current.store((at + 1) % self.endpoints.len(), Ordering::Relaxed);
+                return Err(error);
+            }
+        };
         let client = AgentServiceClient::with_interceptor(channel, self.bearer.clone());
         Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
+}
+
+fn endpoint(server: &str) -> Result<Endpoint, BadServer> {
+    let refuse = |why: String| BadServer::Address { server: server.to_owned(), why };
+    let uri: tonic::codegen::http::Uri =
+        server.parse().map_err(|error| refuse(format!("{error}")))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+        return Err(refuse("a scheme (http or https) and a host are expected".into()));
+    }
+    Ok(Endpoint::from(uri)
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
 }
 
 /// Puts the token on every call.

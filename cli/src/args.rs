@@ -42,7 +42,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Global {
-    /// Control plane to talk to, like http://10.0.0.5:7100 (or SHOAL_SERVER)
+    /// Control plane to talk to, like http://10.0.0.5:7100; several with commas between them (or SHOAL_SERVER)
     #[arg(long, global = true, help_heading = "Everywhere", value_name = "URL")]
     pub(crate) server: Option<String>,
     /// What the control plane asks for (better: SHOAL_TOKEN, which other users cannot see)

@@ -31,8 +31,21 @@ impl Interceptor for Token {
     }
 }
 
-/// Connects now, so that "cannot reach" is said before anything else is.
-pub(crate) async fn connect(server: &str, token: Option<&str>) -> Result<Client, Error> {
+/// Connects now, so that "cannot reach" is said before anything else is. Of several addresses with
+/// commas between them the first that answers is taken: a control plane that stands by does not.
+pub(crate) async fn connect(servers: &str, token: Option<&str>) -> Result<Client, Error> {
+    let mut failed = None;
+    for server in servers.split(',') {
+        match connect_one(server.trim(), token).await {
+            Err(error @ Error::Unreachable { .. }) => failed = Some(error),
+            other => return other,
+        }
+    }
+    let nobody = || Error::Unreachable { server: servers.to_owned(), why: "no address".into() };
+    Err(failed.unwrap_or_else(nobody))
+}
+
+async fn connect_one(server: &str, token: Option<&str>) -> Result<Client, Error> {
     let unreachable = |error: tonic::transport::Error| unreachable(server, &chain(&error));
     let channel = Endpoint::from_shared(server.to_owned())
         .map_err(unreachable)?

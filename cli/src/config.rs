@@ -106,9 +106,14 @@ fn parse(path: &Path, text: &str) -> Result<File, Error> {
     Ok(file)
 }
 
-/// `host:port` is short for `http://host:port`.
-fn normalize(url: &str) -> Result<String, Error> {
-    let url = url.trim_end_matches('/');
+/// `host:port` is short for `http://host:port`; of a control plane with standbys all, with commas.
+fn normalize(urls: &str) -> Result<String, Error> {
+    let urls: Result<Vec<String>, Error> = urls.split(',').map(normalize_one).collect();
+    Ok(urls?.join(","))
+}
+
+fn normalize_one(url: &str) -> Result<String, Error> {
+    let url = url.trim().trim_end_matches('/');
     if url.starts_with("https://") {
         return Err(Error::NotInRelease {
             what: format!("TLS to the control plane ({url})"),

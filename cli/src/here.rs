@@ -132,7 +132,12 @@ async fn start_control_plane(
         local: true,
     };
     match shoal_control_plane::app::start(config, lifecycle).await {
-        Ok(serving) => Ok(serving.addr),
+        Ok(Some(serving)) => Ok(serving.addr),
+        Ok(None) => Err(Error::Refused {
+            code: None,
+            message: "the control plane in this process was asked to end before it served".into(),
+            help: None,
+        }),
         Err(error) => Err(Error::Refused {
             code: Some(error.code().to_owned()),
             message: format!("cannot start the control plane in this process: {}", chain(&error)),

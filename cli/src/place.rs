@@ -15,6 +15,7 @@ pub(crate) struct Place {
     pub(crate) client: Client,
     /// For messages: the URL, or `this process`.
     pub(crate) name: String,
+    token: Option<String>,
     pub(crate) here: Option<Here>,
 }
 
@@ -26,13 +27,24 @@ impl Place {
         match &settings.server {
             Some(server) => {
                 let client = client::connect(server, settings.token.as_deref()).await?;
-                Ok(Self { client, name: server.clone(), here: None })
+                let token = settings.token.clone();
+                Ok(Self { client, name: server.clone(), token, here: None })
             }
             None => {
                 let here = Here::start(&settings.data_dir, wish).await?;
                 let client = client::connect(&here.server, here.token.as_deref()).await?;
-                Ok(Self { client, name: "this process".into(), here: Some(here) })
+                let (name, token) = ("this process".into(), here.token.clone());
+                Ok(Self { client, name, token, here: Some(here) })
             }
+        }
+    }
+
+    /// After a break: of several addresses the one that answers now; nothing changes where none does.
+    pub(crate) async fn dial_again(&mut self) {
+        if self.here.is_none()
+            && let Ok(client) = client::connect(&self.name, self.token.as_deref()).await
+        {
+            self.client = client;
         }
     }
 

@@ -16,6 +16,7 @@ use crate::coarsen;
 use crate::fleet::Fleet;
 use crate::grpc::{AgentApi, ControlApi, TokenCheck};
 use crate::ingest;
+use crate::leadership::{AUTHORITY, keep_lead, wait_for_lead};
 use crate::metrics;
 use crate::orchestrator::Runs;
 use crate::refusal::Refusal;
@@ -23,6 +24,9 @@ use crate::store::{Store, StoreError};
 
 /// Streams of one connection; an agent needs two, a CLI one.
 const MAX_STREAMS: u32 = 64;
+
+/// In `runs.owner` of all runs that the leader of a database drives.
+const LEADER: &str = "leader";
 
 /// Everything a control plane is told at start.
 #[derive(Debug, Clone)]
@@ -89,19 +93,32 @@ impl StartError {
     }
 }
 
-/// Starts a control plane; returns when it serves.
-pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, StartError> {
+/// Starts a control plane; returns when it serves. `None`: it was asked to end while it stood by.
+pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Serving>, StartError> {
     if !config.listen.ip().is_loopback() && config.token.is_none() {
         return Err(StartError::TokenNeeded { listen: config.listen });
     }
     let listen = config.listen;
-    let listener =
-        TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
+    let mut listener = bind(listen).await?;
     let addr = listener.local_addr().map_err(|source| StartError::Listen { listen, source })?;
     let store = Store::open(&config.database).await?;
     let fleet = Fleet::default();
-    // A process of the CLI dies with its agents; a deployed one comes back as itself.
-    let owner = if config.local { random::token() } else { owner_name(addr) };
+    if !config.local {
+        // Who stands by must not look as if it served.
+        drop(listener);
+        let Some(lead) = wait_for_lead(&store, &process_name(addr), lifecycle).await? else {
+            return Ok(None);
+        };
+        if lead.is_seized {
+            fleet.respect(SystemClock.unix_us() + AUTHORITY.as_micros() as u64);
+        }
+        let kept = keep_lead(store.clone(), lead, fleet.clone(), lifecycle.clone());
+        lifecycle.spawn("lead", kept);
+        listener = bind(addr).await?;
+    }
+    // A process of the CLI dies with its agents. Of the deployed ones on a database one leads, and
+    // all runs are the leader's.
+    let owner = if config.local { random::token() } else { LEADER.to_owned() };
     let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), owner, config.local);
     let deltas = ingest::start(store.clone(), runs.clone(), lifecycle);
     runs.resume().await?;
@@ -142,7 +159,11 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Serving, Sta
             .await
     });
     tracing::info!(%addr, "control plane serves");
-    Ok(Serving { addr })
+    Ok(Some(Serving { addr }))
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })
 }
 
 /// Numbers and names of runs, no more; whoever may see them is the network's to decide.
@@ -152,8 +173,7 @@ async fn serve_metrics(
     fleet: &Fleet,
     lifecycle: &Lifecycle,
 ) -> Result<(), StartError> {
-    let listener =
-        TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
+    let listener = bind(listen).await?;
     if let Ok(at) = listener.local_addr() {
         tracing::info!(%at, "metrics are served");
     }
@@ -168,7 +188,8 @@ async fn serve_metrics(
     Ok(())
 }
 
-fn owner_name(addr: SocketAddr) -> String {
+/// The same after a restart, so that it takes its own lead up at once.
+fn process_name(addr: SocketAddr) -> String {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     format!("{}:{}", host.unwrap_or_default(), addr.port())
 }

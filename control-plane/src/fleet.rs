@@ -43,6 +43,9 @@ struct State {
     renews: bool,
     /// When somebody last looked at the time here: a gap is an absence of our own.
     looked_us: u64,
+    /// Agents that were never heard here count as heard then: another control plane may have been
+    /// renewing their leases.
+    heard_floor_us: u64,
 }
 
 /// A process that did not run for so long has heard nobody: that is no silence of the agents.
@@ -86,8 +89,13 @@ pub struct Member {
 
 impl Default for Fleet {
     fn default() -> Self {
-        let state =
-            State { agents: BTreeMap::new(), sessions: 0, renews: true, looked_us: u64::MAX };
+        let state = State {
+            agents: BTreeMap::new(),
+            sessions: 0,
+            renews: true,
+            looked_us: u64::MAX,
+            heard_floor_us: 0,
+        };
         Self { state: Arc::new(Mutex::new(state)), changes: watch::Sender::new(0) }
     }
 }
@@ -121,6 +129,11 @@ impl Fleet {
             agent.liveness = Liveness::heard_at(now_us);
         }
         Some(absent_us)
+    }
+
+    /// Nobody counts as silent before `until_us`: another control plane may still be renewing leases.
+    pub fn respect(&self, until_us: u64) {
+        self.lock().heard_floor_us = until_us;
     }
 
     /// Whether leases are renewed: not once this process can no longer know that it is in charge.
@@ -242,7 +255,8 @@ impl Fleet {
     /// plane was restarted) is awaited from `now_us` on.
     pub fn assign(&self, id: &AgentId, assignment: v1::Assignment, now_us: u64) {
         let mut state = self.lock();
-        let agent = state.agents.entry(id.clone()).or_insert_with(|| Agent::awaited(now_us));
+        let from_us = now_us.max(state.heard_floor_us);
+        let agent = state.agents.entry(id.clone()).or_insert_with(|| Agent::awaited(from_us));
         let key = (assignment.assignment_id.clone(), assignment.epoch);
         if agent.desired.get(&key) != Some(&assignment) {
             agent.desired.insert(key, assignment);

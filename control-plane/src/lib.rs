@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod fold;
 pub mod grpc;
 pub mod ingest;
+mod leadership;
 pub mod live;
 pub mod metrics;
 pub mod orchestrator;

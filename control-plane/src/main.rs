@@ -25,9 +25,13 @@ fn main() -> ExitCode {
         if let Err(error) = lifecycle.listen_for_signals() {
             return fail("SH0304", &format!("no signals: {error}"), "check the limits");
         }
-        if let Err(error) = app::start(args.into(), &lifecycle).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "start");
-            return fail(error.code(), &error.to_string(), error.help());
+        match app::start(args.into(), &lifecycle).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "start");
+                return fail(error.code(), &error.to_string(), error.help());
+            }
         }
         lifecycle.soft().cancelled().await;
         lifecycle.wait(DRAIN).await;

@@ -112,6 +112,7 @@ impl<'a> Watching<'a> {
                     if let Err(error) = self.pause(backoff.next()).await {
                         break Err(error);
                     }
+                    self.place.dial_again().await;
                 }
                 Err(error) => break Err(error),
             }

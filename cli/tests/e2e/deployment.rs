@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use shoal_testkit::daemon::Daemon;
+use shoal_testkit::daemon::{Daemon, Signal};
 use shoal_testkit::expect::eventually;
 use shoal_testkit::postgres::Database;
 
@@ -42,6 +42,7 @@ pub(crate) struct Deployment {
     // In the order in which they end: agents say goodbye to nobody if their server goes first.
     agents: BTreeMap<String, Daemon>,
     control_plane: Daemon,
+    standby: Option<Daemon>,
     pub(crate) server: String,
     /// Where `GET /metrics` is answered.
     pub(crate) metrics: String,
@@ -58,7 +59,40 @@ impl Deployment {
         let server = format!("http://{}", after(control_plane.says("addr=").await, "addr="));
         let line = control_plane.says("metrics are served").await;
         let metrics = after(line, "at=");
-        Self { agents: BTreeMap::new(), control_plane, server, metrics, database, dir }
+        let (agents, standby) = (BTreeMap::new(), None);
+        Self { agents, control_plane, standby, server, metrics, database, dir }
+    }
+
+    /// A second control plane on the same database; whoever is started from now on knows both.
+    pub(crate) async fn stand_by(&mut self) {
+        let command = control_plane(&self.database, "127.0.0.1:0");
+        let standby = Daemon::start(command, self.dir.path().join("standby.log"));
+        let line = standby.says("standing by").await;
+        let process = line.split("process=").nth(1).unwrap().split(' ').next().unwrap();
+        let port = process.trim_matches('"').rsplit(':').next().unwrap();
+        self.server = format!("{},http://127.0.0.1:{port}", self.server);
+        self.standby = Some(standby);
+    }
+
+    pub(crate) fn kill_leader(&mut self) {
+        self.control_plane.kill();
+    }
+
+    /// SIGSTOP: it knows nothing of the time that passes, and is in charge when it wakes.
+    pub(crate) fn freeze_leader(&self) {
+        self.control_plane.signal(Signal::SIGSTOP);
+    }
+
+    pub(crate) fn thaw_leader(&self) {
+        self.control_plane.signal(Signal::SIGCONT);
+    }
+
+    pub(crate) async fn leader_ended(&mut self) -> ExitStatus {
+        self.control_plane.ended().await
+    }
+
+    pub(crate) async fn standby_serves(&self) {
+        self.standby.as_ref().expect("there is one").says("control plane serves").await;
     }
 
     /// kill -9, then a new process on the same port and database.

@@ -10,3 +10,4 @@ mod faces;
 mod load;
 mod refusals;
 mod runs;
+mod standby;

@@ -11,7 +11,7 @@ use crate::deployment::{Deployment, series, shipped};
 const TOPICS: &str = "devices/+/telemetry";
 
 /// Every message carries its own mark, so equal counts cannot hide a loss behind a duplicate.
-fn marks(messages: &[Message]) -> BTreeSet<String> {
+pub(crate) fn marks(messages: &[Message]) -> BTreeSet<String> {
     let mark = |message: &Message| {
         let payload: Value = serde_json::from_slice(&message.payload).unwrap();
         payload["trace"].as_str().unwrap().to_owned()

@@ -13,7 +13,28 @@ crate::on_both_databases!(
     an_owner_may_take_its_own_run_again_at_once,
     a_replaced_owner_can_neither_move_nor_fold,
     a_run_that_is_over_is_not_claimed,
+    of_two_that_want_the_lead_one_gets_it_and_a_replaced_leader_is_told,
 );
+
+async fn of_two_that_want_the_lead_one_gets_it_and_a_replaced_leader_is_told(store: &Store) {
+    assert_eq!(store.leader().await.unwrap(), None);
+    let (one, two) = tokio::join!(store.take_lead("one", None), store.take_lead("two", None));
+    let led: Vec<i64> = [one.unwrap(), two.unwrap()].into_iter().flatten().collect();
+    assert_eq!(led, [1], "exactly one");
+
+    // Whoever beats is not replaced by somebody who read the row before.
+    let seen = store.leader().await.unwrap().unwrap();
+    assert!(store.keep_lead(1).await.unwrap());
+    assert_eq!(store.take_lead("three", Some(&seen)).await.unwrap(), None);
+
+    let silent = store.leader().await.unwrap().unwrap();
+    assert_eq!(store.take_lead("three", Some(&silent)).await.unwrap(), Some(2));
+    assert!(!store.keep_lead(1).await.unwrap());
+    store.give_up_lead(1).await.unwrap();
+    assert_eq!(store.leader().await.unwrap().unwrap().owner, "three");
+    store.give_up_lead(2).await.unwrap();
+    assert_eq!(store.leader().await.unwrap().unwrap().owner, "");
+}
 
 async fn a_live_run_of_another_owner_is_left_alone(store: &Store) {
     let run = run_id(1);

@@ -55,7 +55,8 @@ impl Cluster {
             local: true,
         };
         let serving = control_plane::start(config, &control_plane).await;
-        let server = format!("http://{}", serving.expect("a control plane serves").addr);
+        let serving = serving.expect("a control plane serves").expect("nobody else leads");
+        let server = format!("http://{}", serving.addr);
         let client = ControlServiceClient::connect(server.clone()).await.expect("it answers");
         let agents = BTreeMap::new();
         let mut cluster = Self { agents, control_plane, server, client, broker, dir };

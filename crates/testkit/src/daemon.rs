@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+pub use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use crate::expect::eventually;
@@ -64,10 +65,15 @@ impl Daemon {
         let _ = self.process.wait();
     }
 
+    /// Sends it a signal while it runs.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id()).expect("process ids fit an i32");
+        kill(Pid::from_raw(pid), signal).expect("it is our child and not yet waited for");
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub async fn terminate(&mut self) -> ExitStatus {
-        let pid = i32::try_from(self.process.id()).expect("process ids fit an i32");
-        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it is our child and not yet waited for");
+        self.signal(Signal::SIGTERM);
         self.ended().await
     }
 
