@@ -110,6 +110,23 @@ impl Runs {
         self.lock().get(&run).cloned()
     }
 
+    /// One that this process drives, by id, name, unique prefix or `last`: for when the store, which
+    /// knows all runs, does not answer.
+    pub fn active_called(&self, reference: &str) -> Option<(RunId, ActiveRun)> {
+        let active = self.lock();
+        let newest = active.keys().max().copied();
+        let exact = active.iter().find(|(id, run)| {
+            run.name == reference
+                || id.to_string() == reference
+                || (reference == "last" && Some(**id) == newest)
+        });
+        let mut begun = active.iter().filter(|(id, run)| {
+            id.to_string().starts_with(reference) || run.name.starts_with(reference)
+        });
+        let unique = begun.next().filter(|_| begun.next().is_none());
+        exact.or(unique).map(|(id, run)| (*id, run.clone()))
+    }
+
     pub fn live(&self) -> &LiveRuns {
         &self.live
     }

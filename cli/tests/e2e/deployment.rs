@@ -1,6 +1,7 @@
 //! A control plane and agents as processes, and the command line that talks to them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shoal_testkit::daemon::{Daemon, Signal};
 use shoal_testkit::expect::eventually;
+use shoal_testkit::faults::FaultProxy;
 use shoal_testkit::postgres::Database;
 
 pub(crate) const TOKEN: &str = "a-token-for-this-test";
@@ -47,25 +49,54 @@ pub(crate) struct Deployment {
     /// Where `GET /metrics` is answered.
     pub(crate) metrics: String,
     database: Database,
+    /// Between the control plane and its database, and between agents and control plane.
+    proxies: Option<(FaultProxy, FaultProxy)>,
     dir: tempfile::TempDir,
 }
 
 impl Deployment {
     pub(crate) async fn start() -> Self {
-        let (database, dir) = (Database::create().await, tempfile::tempdir().unwrap());
-        let command = control_plane(&database, "127.0.0.1:0");
+        let database = Database::create().await;
+        let url = database.url().to_owned();
+        Self::start_on(database, &url).await
+    }
+
+    /// With networks that can be broken.
+    pub(crate) async fn behind_a_proxy() -> Self {
+        let database = Database::create().await;
+        let proxy = FaultProxy::start(database.server()).unwrap();
+        let url = database.url_through(proxy.addr());
+        let mut deployment = Self::start_on(database, &url).await;
+        let listens = deployment.server.strip_prefix("http://").unwrap();
+        let agents = FaultProxy::start(listens.parse::<SocketAddr>().unwrap()).unwrap();
+        deployment.proxies = Some((proxy, agents));
+        deployment
+    }
+
+    pub(crate) fn database_proxy(&self) -> &FaultProxy {
+        &self.proxies.as_ref().expect("it was started behind a proxy").0
+    }
+
+    pub(crate) fn agents_proxy(&self) -> &FaultProxy {
+        &self.proxies.as_ref().expect("it was started behind a proxy").1
+    }
+
+    async fn start_on(database: Database, url: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let command = control_plane(url, "127.0.0.1:0");
         let control_plane = Daemon::start(command, dir.path().join("control-plane.log"));
         let after = |line: String, mark: &str| line.rsplit(mark).next().unwrap().trim().to_owned();
         let server = format!("http://{}", after(control_plane.says("addr=").await, "addr="));
         let line = control_plane.says("metrics are served").await;
         let metrics = after(line, "at=");
         let (agents, standby) = (BTreeMap::new(), None);
-        Self { agents, control_plane, standby, server, metrics, database, dir }
+        let proxies = None;
+        Self { agents, control_plane, standby, server, metrics, database, proxies, dir }
     }
 
     /// A second control plane on the same database; whoever is started from now on knows both.
     pub(crate) async fn stand_by(&mut self) {
-        let command = control_plane(&self.database, "127.0.0.1:0");
+        let command = control_plane(self.database.url(), "127.0.0.1:0");
         let standby = Daemon::start(command, self.dir.path().join("standby.log"));
         let line = standby.says("standing by").await;
         let process = line.split("process=").nth(1).unwrap().split(' ').next().unwrap();
@@ -99,7 +130,7 @@ impl Deployment {
     pub(crate) async fn restart_control_plane(&mut self) {
         self.control_plane.kill();
         let listen = self.server.strip_prefix("http://").unwrap();
-        let command = control_plane(&self.database, listen);
+        let command = control_plane(self.database.url(), listen);
         self.control_plane =
             Daemon::start(command, self.dir.path().join("control-plane-again.log"));
         self.control_plane.says("addr=").await;
@@ -135,8 +166,10 @@ impl Deployment {
     pub(crate) fn launch(&self, id: &str, directory: &str, capacity: &str) -> Daemon {
         let mut command = Command::new(beside("shoal-agent"));
         let log = self.dir.path().join(format!("{id}-in-{directory}.log"));
+        let through = self.proxies.as_ref().map(|(_, agents)| format!("http://{}", agents.addr()));
+        let server = through.as_ref().unwrap_or(&self.server);
         command
-            .args(["--server", &self.server, "--id", id, "--capacity", capacity, "--data-dir"])
+            .args(["--server", server, "--id", id, "--capacity", capacity, "--data-dir"])
             .arg(self.dir.path().join(directory))
             .env("SHOAL_TOKEN", TOKEN)
             .env_remove("SHOAL_CONFIG");
@@ -195,11 +228,11 @@ impl Running {
     }
 }
 
-fn control_plane(database: &Database, listen: &str) -> Command {
+fn control_plane(database: &str, listen: &str) -> Command {
     let mut command = Command::new(beside("shoal-control-plane"));
     command
         .args(["--listen", listen, "--metrics-listen", "127.0.0.1:0"])
-        .env("SHOAL_DATABASE", database.url())
+        .env("SHOAL_DATABASE", database)
         .env("SHOAL_TOKEN", TOKEN);
     command
 }

@@ -8,6 +8,7 @@
 mod deployment;
 mod faces;
 mod load;
+mod outages;
 mod refusals;
 mod runs;
 mod standby;

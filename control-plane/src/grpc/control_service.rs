@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Fleet, Member};
-use crate::orchestrator::{Runs, Wanted, Wish, hash_token, labels_from_wire};
+use crate::orchestrator::{ActiveRun, Runs, Wanted, Wish, hash_token, labels_from_wire};
 use crate::query;
 use crate::refusal::{Kind, Refusal};
 use crate::store::{Found, RunFilter, RunListing, RunRow, Store};
@@ -25,6 +25,8 @@ use super::results::to_wire;
 /// How often a watcher hears of its run.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const MAX_PAGE: u32 = 500;
+/// A stop is carried out after this, whether the store knows the run by then or not.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -53,12 +55,33 @@ impl ControlService for ControlApi {
         request: Request<v1::StopRunRequest>,
     ) -> Result<Response<v1::StopRunResponse>, Status> {
         let request = request.into_inner();
-        let row = self.find(&request.run).await?;
-        if let Some(active) = self.runs.active(row.run_id) {
-            let wish = Wish::Stop { abort: request.abort };
-            active.wishes.try_send(wish).map_err(|_| {
+        let stop = |active: &ActiveRun| {
+            active.wishes.try_send(Wish::Stop { abort: request.abort }).map_err(|_| {
                 Refusal::new(Kind::Unavailable, "SH0405", "the run takes no more wishes just now")
-            })?;
+            })
+        };
+        let found = tokio::time::timeout(STORE_PATIENCE, self.find(&request.run)).await;
+        let row = match found {
+            Ok(Ok(row)) => row,
+            Ok(Err(refusal)) if refusal.kind != Kind::Unavailable => return Err(refusal.into()),
+            // Nobody may have to wait for a database to stop a load.
+            unknown => match self.runs.active_called(&request.run) {
+                Some((run_id, active)) => {
+                    stop(&active)?;
+                    let phase = active.status.borrow().record.state.phase().word().to_owned();
+                    let (run_id, name) = (run_id.to_string(), active.name);
+                    return Ok(Response::new(v1::StopRunResponse { run_id, name, phase }));
+                }
+                None => {
+                    let slow = || Refusal::new(Kind::Unavailable, "SH0501", "the store is silent");
+                    return Err(unknown
+                        .map_or_else(|_| slow(), |found| found.err().unwrap_or_else(slow))
+                        .into());
+                }
+            },
+        };
+        if let Some(active) = self.runs.active(row.run_id) {
+            stop(&active)?;
         } else if !row.phase.is_over() {
             let message = format!("run {} is driven by another control plane", row.name);
             return Err(Refusal::new(Kind::Unavailable, "SH0405", message).into());

@@ -7,12 +7,14 @@
 mod pipe;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -42,7 +44,8 @@ pub struct FaultProxy {
 
 impl FaultProxy {
     /// Carries to `target` what arrives at [`FaultProxy::addr`].
-    pub fn start(target: SocketAddr) -> std::io::Result<Self> {
+    pub fn start(target: impl Into<Target>) -> std::io::Result<Self> {
+        let target = target.into();
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
@@ -121,8 +124,39 @@ impl Drop for FaultProxy {
     }
 }
 
+/// Where a proxy carries to.
+#[derive(Debug, Clone)]
+pub enum Target {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Tcp(addr)
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Target {
+    async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(addr) => {
+                let stream = TcpStream::connect(addr).await?;
+                // Small packets must not wait for each other here; a failure only costs time.
+                let _ = stream.set_nodelay(true);
+                Box::new(stream)
+            }
+            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        })
+    }
+}
+
 struct Proxy {
-    target: SocketAddr,
+    target: Target,
     weather: watch::Sender<Weather>,
     accepted: Arc<AtomicU64>,
     open: Arc<AtomicU64>,
@@ -143,7 +177,7 @@ impl Proxy {
                     self.accepted.fetch_add(1, Ordering::SeqCst);
                     self.open.fetch_add(1, Ordering::SeqCst);
                     let open = Arc::clone(&self.open);
-                    let (target, weather) = (self.target, self.weather.subscribe());
+                    let (target, weather) = (self.target.clone(), self.weather.subscribe());
                     connections.spawn(async move {
                         carry(client, target, weather).await;
                         open.fetch_sub(1, Ordering::SeqCst);
@@ -155,15 +189,14 @@ impl Proxy {
 }
 
 /// One connection, until either side closes or the weather cuts it.
-async fn carry(mut near: TcpStream, target: SocketAddr, mut weather: watch::Receiver<Weather>) {
+async fn carry(mut near: TcpStream, target: Target, mut weather: watch::Receiver<Weather>) {
     let born = weather.borrow().clone();
     let mut half_open_weather = weather.clone();
-    let Ok(mut far) = TcpStream::connect(target).await else { return };
-    // Small packets must not wait for each other here; a failure only costs time.
-    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let Ok(mut far) = target.connect().await else { return };
+    let _ = near.set_nodelay(true);
     let half_open = {
         let (near_read, near_write) = near.split();
-        let (far_read, far_write) = far.split();
+        let (far_read, far_write) = tokio::io::split(&mut far);
         let up = pipe::carry(near_read, far_write, weather.clone());
         let down = pipe::carry(far_read, near_write, weather.clone());
         tokio::select! {

@@ -7,6 +7,8 @@
 
 mod cluster;
 
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +17,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
 
 use cluster::Cluster;
+
+use crate::faults::Target;
 
 /// Names a running server whose user may create databases.
 pub const URL_VARIABLE: &str = "TEST_DATABASE_URL";
@@ -45,6 +49,27 @@ impl Database {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where its server listens: what a [`crate::faults::FaultProxy`] carries to.
+    pub fn server(&self) -> Target {
+        match own_socket(&self.url) {
+            Some(path) => Target::Unix(path),
+            None => {
+                let options = PgConnectOptions::from_str(&self.url).expect("it is in use");
+                let host = (options.get_host(), options.get_port());
+                let addr = host.to_socket_addrs().ok().and_then(|mut found| found.next());
+                Target::Tcp(addr.expect("a host that tests connect to has an address"))
+            }
+        }
+    }
+
+    /// The same database, reached through `addr`.
+    pub fn url_through(&self, addr: SocketAddr) -> String {
+        let (scheme, rest) = self.url.split_once("://").expect("it is a URL");
+        let (authority, path) = rest.split_once('/').expect("it names a database");
+        let user = authority.rsplit_once('@').map_or("postgres", |(user, _)| user);
+        format!("{scheme}://{user}@{addr}/{path}")
     }
 }
 
@@ -81,6 +106,13 @@ async fn execute(server: &str, sql: String) -> Result<(), sqlx::Error> {
     let mut connection = PgConnectOptions::from_str(server)?.connect().await?;
     connection.execute(AssertSqlSafe(sql)).await?;
     Ok(())
+}
+
+/// The socket of our own cluster, whose directory stands in place of a host.
+fn own_socket(url: &str) -> Option<PathBuf> {
+    let host = url.split_once('@')?.1.split('/').next()?;
+    let dir = host.contains("%2F").then(|| host.replace("%2F", "/"))?;
+    Some(PathBuf::from(dir).join(".s.PGSQL.5432"))
 }
 
 /// `url` with another database; its options stay.

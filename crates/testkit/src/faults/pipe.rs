@@ -5,8 +5,7 @@
 
 use std::collections::VecDeque;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -20,8 +19,8 @@ pub(super) struct Broken;
 
 /// Ends well when the reading side was closed and all that came before was passed on.
 pub(super) async fn carry(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
 ) -> Result<(), Broken> {
     let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
