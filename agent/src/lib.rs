@@ -15,7 +15,7 @@ mod kafka;
 mod leases;
 mod meter;
 mod mqtt;
-mod observe;
+pub mod observe;
 mod pages;
 mod recorder;
 mod runner;

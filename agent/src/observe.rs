@@ -9,6 +9,7 @@ mod kafka;
 mod mqtt;
 mod reading;
 mod seen;
+pub mod trial;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
