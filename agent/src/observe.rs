@@ -5,6 +5,7 @@
 //! on after the load until the control plane lowers the end. Invariant: an event is counted in
 //! exactly one of received, unparsed and foreign, and what may have passed unseen is a reader gap.
 
+mod finding;
 mod kafka;
 mod mqtt;
 mod reading;

@@ -10,8 +10,8 @@ use shoal_domain::ids::{ObserverId, SeriesId, StageId};
 use shoal_domain::observed::{Arrivals, Positions, ReaderGap, SourceClocks, add_gap};
 use shoal_domain::plan::Plan;
 use shoal_domain::receipts::{Collected, Mark, Receipt, Run, Runs};
-use shoal_domain::stamp::{self, Stamp};
 
+use super::finding::Finder;
 use super::{Enqueued, Event, ObserverJob};
 
 /// Numbers beyond so many times the plan's are no numbers of ours.
@@ -34,6 +34,7 @@ pub(super) struct Seen {
     /// By stage.
     arrivals: Vec<Option<Box<Arrivals>>>,
     received: Collected,
+    finder: Finder,
     receipts: Vec<Receipt>,
     gaps: Vec<ReaderGap>,
     positions: Positions,
@@ -61,6 +62,7 @@ impl Seen {
             window: 0,
             arrivals: plan.stages.iter().map(|_| None).collect(),
             received: Collected::default(),
+            finder: Finder::default(),
             receipts: Vec::new(),
             gaps: Vec::new(),
             positions: Positions::default(),
@@ -82,7 +84,7 @@ impl Seen {
     /// One event, read at `now_unix_us` of control-plane time.
     pub(super) fn event(&mut self, event: &Event<'_>, now_unix_us: u64) {
         self.newest_us = now_unix_us;
-        let Some(stamp) = find(event) else {
+        let Some(stamp) = self.finder.find(event) else {
             self.at(now_unix_us).unparsed += 1;
             return;
         };
@@ -192,10 +194,4 @@ impl Seen {
     pub(super) fn keep(&mut self, delta: Delta) {
         self.waiting = Some(delta);
     }
-}
-
-/// Where the platform may have put the stamp, the likeliest place first.
-fn find(event: &Event<'_>) -> Option<Stamp> {
-    let in_headers = || event.headers.iter().find_map(|(_, value)| stamp::find(value));
-    stamp::find(event.payload).or_else(|| stamp::find(event.place)).or_else(in_headers)
 }

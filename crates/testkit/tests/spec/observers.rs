@@ -109,6 +109,21 @@ async fn two_runs_at_once_never_credit_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_compressed_are_read() {
+    let broker = Mosquitto::start();
+    let cluster = Cluster::start(1).await;
+    let url = url(&broker);
+    let overrides = overrides(&url, "devices/+/telemetry", "2s");
+    let zipped =
+        INGESTION.replace("          qos: 1\n", "          qos: 1\n          gzip: true\n");
+    assert_ne!(zipped, INGESTION);
+    let report = cluster.run(&zipped, &overrides).await.over().await;
+    let seen = observed(&report);
+    assert!(seen.sent.is_some_and(|sent| sent > 0), "{seen:#?}");
+    assert_eq!((seen.unique, seen.lost, seen.unparsed), (seen.sent, Some(0), 0), "{seen:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_observer_that_is_refused_fails_the_start_with_a_sentence() {
     let broker = Mosquitto::start();
     let cluster = Cluster::start(1).await;

@@ -1,0 +1,95 @@
+//! Where the platform may have put the stamp: the value of an event, its topic or key, its headers.
+//!
+//! A value that was compressed with gzip on its way is looked into. Invariant: an event costs at most
+//! [`MAX_UNZIPPED`] bytes, whatever it claims to hold.
+
+use std::io::Read;
+
+use flate2::read::MultiGzDecoder;
+use shoal_domain::stamp::{self, Stamp};
+
+use super::Event;
+
+/// A stamp that comes later is not found.
+const MAX_UNZIPPED: u64 = 1024 * 1024;
+const GZIP: &[u8] = b"\x1f\x8b";
+
+#[derive(Debug, Default)]
+pub(super) struct Finder {
+    unzipped: Vec<u8>,
+}
+
+impl Finder {
+    pub(super) fn find(&mut self, event: &Event<'_>) -> Option<Stamp> {
+        let in_headers = || event.headers.iter().find_map(|(_, value)| stamp::find(value));
+        stamp::find(event.payload)
+            .or_else(|| self.inside(event.payload))
+            .or_else(|| stamp::find(event.place))
+            .or_else(in_headers)
+    }
+
+    fn inside(&mut self, payload: &[u8]) -> Option<Stamp> {
+        if !payload.starts_with(GZIP) {
+            return None;
+        }
+        self.unzipped.clear();
+        // What was there before it broke off is as good as the whole.
+        let _ = MultiGzDecoder::new(payload).take(MAX_UNZIPPED).read_to_end(&mut self.unzipped);
+        stamp::find(&self.unzipped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kafka::Headers;
+    use crate::observe::Enqueued;
+
+    const STAMP: &[u8] = b"sh1.0000002a.1.2.3.4.5";
+
+    fn event(payload: &[u8]) -> Event<'_> {
+        let (headers, enqueued) = (Headers::default(), Enqueued::Never);
+        Event { place: b"some/topic", payload, headers, enqueued, is_backlog: false }
+    }
+
+    fn zipped(parts: &[&[u8]]) -> Vec<u8> {
+        let mut zip = GzEncoder::new(Vec::new(), Compression::fast());
+        parts.iter().for_each(|part| zip.write_all(part).unwrap());
+        zip.finish().unwrap()
+    }
+
+    #[test]
+    fn a_stamp_is_found_in_a_compressed_value() {
+        let mut finder = Finder::default();
+        let found = finder.find(&event(&zipped(&[b"{\"trace\":\"", STAMP, b"\"}"]))).unwrap();
+        assert_eq!((found.run, found.n, found.sent_us), (42, 4, 5));
+        // And in what is left of one.
+        let noise: Vec<u8> =
+            (0..4_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+        let mut cut = zipped(&[STAMP, b"\"", &noise]);
+        cut.truncate(cut.len() / 2);
+        assert!(finder.find(&event(&cut)).is_some());
+    }
+
+    #[test]
+    fn a_value_that_unpacks_without_end_costs_a_megabyte() {
+        let zeros = vec![0; 64 * 1024 * 1024];
+        let mut finder = Finder::default();
+        assert_eq!(finder.find(&event(&zipped(&[&zeros, STAMP]))), None);
+        assert!(finder.unzipped.capacity() <= 4 * MAX_UNZIPPED as usize);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_holds_nothing(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let payload = [GZIP, tail.as_slice()].concat();
+            prop_assert_eq!(Finder::default().find(&event(&payload)), None);
+        }
+    }
+}
