@@ -87,6 +87,7 @@ async fn fill(store: &Store, run_id: RunId, name: &str, around_us: u64) {
         roster,
         false_since_us: BTreeMap::new(),
         scaled: vec![],
+        starts: Vec::new(),
         agents_wanted: 2,
         is_owned: false,
         builtin: String::new(),

@@ -189,6 +189,7 @@ impl Runs {
             scaled: Vec::new(),
             roster: Default::default(),
             false_since_us: Default::default(),
+            starts: Vec::new(),
             agents_wanted: request.agents.max(plan.fleet.min_agents).max(1),
             is_owned: request.owned,
             builtin: request.builtin,

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shoal_domain::check::parse_plan;
 use shoal_domain::files::{File, Files};
+use shoal_domain::ids::ObserverId;
+use shoal_domain::observed::Positions;
 use shoal_domain::plan::Plan;
 use shoal_domain::roster::{Grant, Reader, Roster};
 use shoal_domain::run::RunState;
@@ -30,6 +32,10 @@ pub struct Record {
     /// By position: run time since which a threshold has been false without a break, as last seen.
     #[serde(default)]
     pub false_since_us: BTreeMap<usize, u64>,
+    /// Observer, partition and position at which the readers of the start began, of sources that
+    /// keep their events.
+    #[serde(default)]
+    pub starts: Vec<(u32, u32, u64)>,
     /// Agents to wait for.
     pub agents_wanted: u32,
     /// Its owner beats; silence ends it.
@@ -47,6 +53,20 @@ pub struct Scaled {
 }
 
 impl Record {
+    pub fn starts(&self) -> Positions {
+        let mut starts = Positions::default();
+        for (observer, partition, next) in &self.starts {
+            starts.raise(ObserverId(*observer), *partition, *next);
+        }
+        starts
+    }
+
+    pub fn keep_starts(&mut self, starts: &Positions) {
+        let start =
+            |(observer, partition, next): (ObserverId, u32, u64)| (observer.0, partition, next);
+        self.starts = starts.iter().map(start).collect();
+    }
+
     pub fn revisions(&self) -> Vec<Revision> {
         self.scaled.iter().map(|scaled| scaled.revision).collect()
     }

@@ -131,7 +131,8 @@ impl Reading {
         });
     }
 
-    /// Until the run is armed. What comes in before was not sent by it.
+    /// Until the run is armed. What comes in before was not sent by it, but by a source that keeps
+    /// its events: another reader may have left them.
     async fn wait(
         &mut self,
         mut begun: oneshot::Receiver<Begin>,
@@ -141,7 +142,7 @@ impl Reading {
             let read = tokio::select! {
                 begin = &mut begun => return Some((begin.ok()?, None)),
                 _ = tick.tick() => self.reader.keep_alive().await,
-                read = self.reader.read(|_| {}) => read,
+                read = self.reader.read(|_| {}), if !self.reader.keeps_events() => read,
             };
             if let Err(why) = read {
                 // The loop that follows reconnects, and says since when nothing was seen.
@@ -154,7 +155,7 @@ impl Reading {
         let Begin { t0_boot_us, control, reports } = begin;
         self.seen.begin(control.control_unix_us(t0_boot_us));
         let run_us = || SystemClock.boot_us().saturating_sub(t0_boot_us);
-        if self.from_us > 0 {
+        if self.from_us > 0 && !self.reader.keeps_events() {
             self.seen.blind();
             self.seen.gap(self.from_us, run_us(), "its reader was lost, and another one took over");
         }
@@ -222,6 +223,8 @@ impl Reading {
         control.gate_closed();
         let closed_at_us = run_us();
         let missed = match link {
+            // Whoever holds the share now reads on.
+            _ if self.reader.keeps_events() && control.fenced() => None,
             Link::Down { since_us, why, .. } => Some((since_us, why)),
             Link::Up => self.reader.left_behind().map(|why| (self.seen.newest_run_us(), why)),
         };

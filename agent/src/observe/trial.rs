@@ -28,6 +28,7 @@ pub async fn read(
         n_shares: 1,
         positions: Positions::default(),
         is_resumed: false,
+        from_us: 0,
         run,
         secrets: Arc::new(BTreeMap::new()),
         guard: TargetGuard::any(),

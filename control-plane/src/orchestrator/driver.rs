@@ -122,6 +122,7 @@ impl Driver {
         };
         driver.read_grants().await?;
         driver.read_live().await?;
+        driver.find_begins().await?;
         driver.assign_all(now_us);
         Ok(driver)
     }
@@ -255,6 +256,9 @@ impl Driver {
         }
         events.push(RunEvent::Tick);
         self.advance(events, roster, &changes, now_us).await?;
+        if self.find_begins().await? {
+            self.assign_all(now_us);
+        }
         self.drain(now_us);
         self.compact_now_and_then(now_us);
         Ok(())
@@ -495,6 +499,9 @@ impl Driver {
         }
         let false_since_us = self.false_since_us.clone();
         let mut record = Record { state, false_since_us, roster, ..self.record.clone() };
+        if commands.iter().any(|command| matches!(command, RunCommand::Arm { .. })) {
+            record.keep_starts(&self.told_starts());
+        }
         for command in &commands {
             if let (RunCommand::End { at_us, .. }, Some(t0_us)) = (command, record.state.t0_us()) {
                 let end_us = at_us.saturating_sub(t0_us).min(self.told_end_us.unwrap_or(u64::MAX));
@@ -693,6 +700,7 @@ impl Driver {
         for reader in &self.record.roster.readers {
             match &reader.ended {
                 Some(_) => self.runs.fleet.withdraw(&reader.id.agent, &self.reader_key(reader)),
+                None if self.is_waiting(reader) => {}
                 None => self.assign(&reader.id.agent, self.reader_wire(reader), now_us),
             }
         }

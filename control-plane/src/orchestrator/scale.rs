@@ -134,6 +134,7 @@ mod tests {
             roster: Default::default(),
             scaled: Vec::new(),
             false_since_us: Default::default(),
+            starts: Vec::new(),
             agents_wanted: 1,
             is_owned: false,
             builtin: String::new(),

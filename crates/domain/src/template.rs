@@ -253,6 +253,9 @@ impl Template {
         self.parts.iter().any(|part| match part {
             Part::Literal(_) => false,
             Part::Value(Generator::JsonText(inner)) => **inner == Generator::Stamp,
+            // An observer looks inside.
+            Part::Value(Generator::Gzip(inner)) => inner.has_stamp(),
+            Part::Value(Generator::Filled { payload, .. }) => payload.has_stamp(),
             Part::Value(generator) => *generator == Generator::Stamp,
         })
     }

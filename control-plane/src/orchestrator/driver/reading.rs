@@ -7,14 +7,18 @@
 use std::collections::BTreeMap;
 
 use shoal_domain::ids::{AgentId, ObserverId};
+use shoal_domain::observed::Positions;
 use shoal_domain::plan::Plan;
 use shoal_domain::roster::{Grant, ReadShare, Reader};
 use shoal_domain::run::Phase;
 use shoal_domain::tracker::Horizon;
+use shoal_proto::metrics::{positions_from_wire, positions_to_wire};
 use shoal_proto::v1;
 
 use super::Driver;
+use crate::fold::FACTS;
 use crate::live::LiveRun;
+use crate::orchestrator::compaction::decode;
 use crate::record::observe_to_blob;
 use crate::refusal::Refusal;
 use crate::store::NewAssignment;
@@ -30,6 +34,8 @@ pub(super) struct Reading {
     /// Run time at which everything had arrived.
     settled_us: BTreeMap<ObserverId, u64>,
     looked_us: u64,
+    /// By epoch: where those begin that read on for another one.
+    begins: BTreeMap<u64, Positions>,
 }
 
 /// Deals the shares of all observers: as many readers as the source has use for, each observer
@@ -76,9 +82,65 @@ impl Driver {
             t0_us: self.record.state.t0_us().unwrap_or(0),
             end_us: settled_us.map_or(drained_us, |settled_us| drained_us.min(*settled_us)),
             not_after_us: wire.not_after_us.saturating_add(observer.drain_us),
-            observe: Some(wire_share(reader.of)),
+            observe: Some(v1::ObserverShare {
+                positions: self
+                    .reading
+                    .begins
+                    .get(&epoch)
+                    .map(positions_to_wire)
+                    .unwrap_or_default(),
+                is_resumed: reader.is_successor,
+                ..wire_share(reader.of)
+            }),
             ..wire
         })
+    }
+
+    /// What the readers of a start say of where they begin.
+    pub(super) fn told_starts(&self) -> Positions {
+        let mut starts = Positions::default();
+        for reader in &self.record.roster.readers {
+            let said = self.runs.fleet.observed(&reader.id.agent, &self.reader_key(reader));
+            starts.merge(&positions_from_wire(&said.unwrap_or_default().positions));
+        }
+        starts
+    }
+
+    /// Whether it reads on for another one, and it is not known yet from where.
+    pub(super) fn is_waiting(&self, reader: &Reader) -> bool {
+        let source = &self.plan.observers[reader.of.observer.index()].source;
+        let is_known = self.reading.begins.contains_key(&reader.id.epoch);
+        reader.is_live() && reader.is_successor && source.keeps_events() && !is_known
+    }
+
+    /// Finds out where readers begin that go on for others. The grant of a reader is stored together
+    /// with the end of what the one before it may store, so what is there now stays.
+    pub(super) async fn find_begins(&mut self) -> Result<bool, Refusal> {
+        let readers = self.record.roster.readers.iter();
+        let waiting: Vec<u64> = readers
+            .filter(|reader| self.is_waiting(reader))
+            .map(|reader| reader.id.epoch)
+            .collect();
+        if waiting.is_empty() {
+            return Ok(false);
+        }
+        let stored = self.stored_positions().await?;
+        self.reading.begins.extend(waiting.into_iter().map(|epoch| (epoch, stored.clone())));
+        Ok(true)
+    }
+
+    /// How far all sources were read, by what is stored.
+    async fn stored_positions(&self) -> Result<Positions, Refusal> {
+        let (store, run) = (&self.runs.store, self.row.run_id);
+        let mut positions = self.record.starts();
+        // In this order: what is folded meanwhile is found in its summary.
+        for row in store.unfolded(run, None).await? {
+            positions.merge(&decode("deltas", &row.assignment_id, &row.body)?.positions);
+        }
+        for row in store.summaries(run).await?.iter().filter(|row| row.series == FACTS) {
+            positions.merge(&decode("summaries", &row.assignment_id, &row.body)?.positions);
+        }
+        Ok(positions)
     }
 
     /// Ends the shares of observers for which nothing is on its way any more.

@@ -49,10 +49,10 @@ fn to_kafka(kafka: &Kafka, topic: &str, delay: Duration) -> Partitioned {
     Partitioned { n_partitions: PARTITIONS, delay, write: Box::new(write) }
 }
 
-fn to_stand_in(stand_in: &StandIn) -> Partitioned {
+fn to_stand_in(stand_in: &StandIn, n_partitions: i32) -> Partitioned {
     let stand_in = stand_in.clone();
     let write = move |partition: i32, values: &[Vec<u8>]| stand_in.produce(partition, values);
-    Partitioned { n_partitions: 2, delay: Duration::ZERO, write: Box::new(write) }
+    Partitioned { n_partitions, delay: Duration::ZERO, write: Box::new(write) }
 }
 
 fn observed(report: &RunReport) -> ObserverReport {
@@ -179,7 +179,7 @@ async fn a_cluster_with_tls_and_a_login_is_read() {
     let broker = Mosquitto::start();
     let login = Some(("$ConnectionString".to_owned(), "Endpoint=sb://x/;Key=s3cret=".to_owned()));
     let stand_in = StandIn::start(2, Security { is_secure: true, login });
-    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in), |_| Fate::Pass);
+    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in, 2), |_| Fate::Pass);
     let cluster = Cluster::start(2).await;
     let bootstrap = stand_in.bootstrap();
     let vars = Vars::new(&broker, &bootstrap, TOPIC, "2s");
@@ -210,7 +210,7 @@ async fn a_cluster_with_tls_and_a_login_is_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_and_new_partitions_cost_nothing() {
     let (broker, stand_in) = (Mosquitto::start(), StandIn::start(2, Security::default()));
-    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in), |_| Fate::Pass);
+    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in, 2), |_| Fate::Pass);
     let cluster = Cluster::start(1).await;
     let bootstrap = stand_in.bootstrap();
     let vars = Vars::new(&broker, &bootstrap, TOPIC, "6s");
@@ -242,7 +242,7 @@ async fn cut_connections_and_new_partitions_cost_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_that_eats_unread_events_is_a_gap_and_no_loss() {
     let (broker, stand_in) = (Mosquitto::start(), StandIn::start(2, Security::default()));
-    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in), |_| Fate::Pass);
+    let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in, 2), |_| Fate::Pass);
     let cluster = Cluster::start(1).await;
     let bootstrap = stand_in.bootstrap();
     let vars = Vars::new(&broker, &bootstrap, TOPIC, "6s");
@@ -265,4 +265,37 @@ async fn retention_that_eats_unread_events_is_a_gap_and_no_loss() {
     assert!(seen.lost_possible.unwrap() > 100, "{seen:#?}");
     assert_eq!((seen.lost, seen.duplicated), (Some(0), Some(0)), "{seen:#?}");
     assert!(seen.reader_gaps[0].why.contains("deleted before they were read"), "{seen:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_die_leave_their_partitions_to_others_and_nothing_is_lost_or_counted_twice() {
+    let (broker, stand_in) = (Mosquitto::start(), StandIn::start(10, Security::default()));
+    let to = to_stand_in(&stand_in, PARTITIONS);
+    let platform = Platform::partitioned(broker.addr(), to, |_| Fate::Pass);
+    let mut cluster = Cluster::start(4).await;
+    let bootstrap = stand_in.bootstrap();
+    let vars = Vars::new(&broker, &bootstrap, TOPIC, "14s");
+    let run = cluster.run(INGESTION, &vars.list()).await;
+    let has_taken = |n: u64| {
+        let platform = &platform;
+        eventually(Duration::from_secs(60), "the platform takes events", move || {
+            std::future::ready(platform.taken() >= n)
+        })
+    };
+    for (victim, taken) in [(1, 1_500), (3, 4_000), (1, 7_000)] {
+        has_taken(taken).await;
+        cluster.kill_agent(victim).await;
+        // Its next process holds the directory's lock, which proves the death at once.
+        cluster.start_agent(victim).await;
+    }
+    let report = run.over().await;
+    assert_eq!(report.phase, Phase::Finished, "{report:#?}");
+    let seen = observed(&report);
+    let taken = platform.taken();
+    assert_eq!((seen.received, seen.unique), (taken, Some(taken)), "{seen:#?}");
+    assert_eq!((seen.lost, seen.duplicated, seen.unparsed), (Some(0), Some(0), 0), "{seen:#?}");
+    assert!(seen.reader_gaps.is_empty() && !has_gap(&report), "{report:#?}");
+    assert!(report.agents.iter().any(|agent| agent.restarts > 0), "{report:#?}");
+    // They did read on, from what had waited.
+    assert!(seen.backlog > 0 && seen.backlog < taken / 2, "{seen:#?}");
 }
