@@ -8,7 +8,7 @@ use shoal_domain::delta::{
     Cells, Delta, DeviceGauge, Health, Progress, Samples, WINDOW_US, merge_cells,
 };
 use shoal_domain::ids::RunId;
-use shoal_domain::observed::{ArrivalCells, merge_arrivals};
+use shoal_domain::observed::{ArrivalCells, SourceClocks, merge_arrivals, merge_clocks};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::Plan;
 
@@ -27,6 +27,7 @@ pub struct LiveRuns {
 pub struct LiveRun {
     pub cells: Cells,
     pub arrivals: ArrivalCells,
+    pub clocks: SourceClocks,
     pub trackers: Trackers,
     pub parts: BTreeMap<Grant, LivePart>,
     recent: BTreeMap<u64, Moment>,
@@ -88,6 +89,7 @@ impl LiveRun {
     pub fn add(&mut self, plan: &Plan, grant: &Grant, delta: &Delta, is_closing: bool) {
         merge_cells(&mut self.cells, &delta.cells);
         merge_arrivals(&mut self.arrivals, &delta.arrivals);
+        merge_clocks(&mut self.clocks, &delta.clocks);
         self.trackers.add(&delta.receipts);
         let part = self.parts.entry(grant.clone()).or_default();
         part.health.merge(&delta.health);

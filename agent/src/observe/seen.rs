@@ -110,9 +110,10 @@ impl Seen {
             Enqueued::Unstamped => arrivals.unstamped += 1,
             Enqueued::At { us, resolution_us, partition } => {
                 arrivals.ingest.record(minus(us, stamp.sent_us));
-                if !event.is_backlog {
-                    arrivals.delivery.record(minus(now_unix_us, us));
+                if event.is_backlog {
+                    return;
                 }
+                arrivals.delivery.record(minus(now_unix_us, us));
                 let clock = self.clocks.entry((self.observer, partition)).or_default();
                 clock.narrow(stamp.sent_us, us, now_unix_us, resolution_us);
             }

@@ -267,7 +267,9 @@ pub fn observe_live(facts: &mut Facts, plan: &Plan, live: &LiveRun) {
     let known = |n: usize| {
         let tracker = live.trackers.of(ObserverId(n as u32));
         let totals = tracker.map(|tracker| tracker.totals(Horizon::Open)).unwrap_or_default();
-        ObserverFacts { totals, ..ObserverFacts::default() }
+        let of = live.clocks.iter().filter(|((observer, _), _)| observer.index() == n);
+        let platform_clock = correction(of.map(|(_, clock)| clock), 0);
+        ObserverFacts { totals, platform_clock, ..ObserverFacts::default() }
     };
     facts.observers = (0..plan.observers.len()).map(known).collect();
 }

@@ -85,8 +85,8 @@ fn negative(us: u64) -> i64 {
 /// The platform's clock minus ours, as far as causality bounds it: nothing is enqueued before it
 /// was sent or after it was received.
 ///
-/// The difference is taken as constant until the events disprove it; from then on the interval only
-/// widens, so that it holds every difference that was seen.
+/// The difference is taken as constant until the events disprove it; from then on the interval spans
+/// what cannot be one difference, and widens only by what it does not meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockInterval {
     pub low_us: i64,
@@ -114,16 +114,24 @@ impl ClockInterval {
     }
 
     pub fn merge(&mut self, other: &Self) {
-        let (low_us, high_us) = (self.low_us.max(other.low_us), self.high_us.min(other.high_us));
-        let known = !self.is_unknown() && !other.is_unknown();
-        self.has_moved |= other.has_moved || (known && low_us > high_us);
-        *self = match (self.has_moved, known) {
-            (true, true) => Self {
-                low_us: self.low_us.min(other.low_us),
-                high_us: self.high_us.max(other.high_us),
-                ..*self
-            },
-            _ => Self { low_us, high_us, ..*self },
+        let both = Self {
+            low_us: self.low_us.max(other.low_us),
+            high_us: self.high_us.min(other.high_us),
+            has_moved: false,
+        };
+        let either = Self {
+            low_us: self.low_us.min(other.low_us),
+            high_us: self.high_us.max(other.high_us),
+            has_moved: true,
+        };
+        let is_known = !self.is_unknown() && !other.is_unknown();
+        *self = match (self.has_moved, other.has_moved) {
+            _ if is_known && both.low_us > both.high_us => either,
+            (true, true) => either,
+            // It may be anywhere that it has been, and this is one of the places.
+            (true, false) => *self,
+            (false, true) => *other,
+            (false, false) => both,
         };
     }
 
