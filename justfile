@@ -16,6 +16,10 @@ test *filter:
 bench *args:
     cargo bench --workspace {{ args }}
 
+# Let a fuzzer try a decoder (cargo install cargo-fuzz): `just fuzz mqtt`.
+fuzz target *args:
+    cargo +nightly fuzz run {{ target }} {{ args }}
+
 # The documentation of the code, private items included.
 doc:
     cargo doc --workspace --no-deps --document-private-items --open

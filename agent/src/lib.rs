@@ -10,6 +10,8 @@ mod beat;
 pub mod config;
 mod connection;
 pub mod engine;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
 mod kafka;
 mod leases;

@@ -4,16 +4,35 @@
 
 use std::io::Write as _;
 
+/// `00` to `99`: printing two digits at a time halves the divisions, which are what a number costs.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut n = 0;
+    while n < 100 {
+        pairs[n] = [b'0' + (n / 10) as u8, b'0' + (n % 10) as u8];
+        n += 1;
+    }
+    pairs
+};
+
+const fn pair(below_100: u64) -> [u8; 2] {
+    PAIRS[(below_100 % 100) as usize]
+}
+
 pub(crate) fn push_u64(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0_u8; 20];
     let mut at = digits.len();
-    loop {
+    while value >= 100 {
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&pair(value));
+        value /= 100;
+    }
+    if value >= 10 {
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&pair(value));
+    } else {
         at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
+        digits[at] = b'0' + value as u8;
     }
     out.extend_from_slice(&digits[at..]);
 }
@@ -23,6 +42,14 @@ pub(crate) fn push_i64(out: &mut Vec<u8>, value: i64) {
         out.push(b'-');
     }
     push_u64(out, value.unsigned_abs());
+}
+
+/// All six digits of a number below a million.
+const fn six(below_million: u64) -> [u8; 6] {
+    let [a, b] = pair(below_million / 10_000);
+    let [c, d] = pair(below_million / 100);
+    let [e, f] = pair(below_million);
+    [a, b, c, d, e, f]
 }
 
 /// At most six decimals, no exponent, no trailing zero: what a sensor would send.
@@ -38,46 +65,30 @@ pub(crate) fn push_f64(out: &mut Vec<u8>, value: f64) {
     }
     let magnitude = scaled.unsigned_abs();
     push_u64(out, magnitude / 1_000_000);
-    let mut fraction = magnitude % 1_000_000;
+    let fraction = magnitude % 1_000_000;
     if fraction == 0 {
         return;
     }
-    let mut digits = [b'0'; 6];
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (fraction % 10) as u8;
-        fraction /= 10;
-    }
+    let digits = six(fraction);
     let end = digits.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last + 1);
     out.push(b'.');
     out.extend_from_slice(&digits[..end]);
-}
-
-fn push_padded(out: &mut Vec<u8>, value: u64, width: u32) {
-    let mut unit = 10_u64.pow(width - 1);
-    while unit > 0 {
-        out.push(b'0' + (value / unit % 10) as u8);
-        unit /= 10;
-    }
 }
 
 /// `2026-01-31T23:59:59.000001Z`.
 pub(crate) fn push_iso(out: &mut Vec<u8>, unix_us: u64) {
     let seconds = unix_us / 1_000_000;
     let (year, month, day) = civil(seconds / 86_400);
-    push_padded(out, year, 4);
-    for (separator, part) in [
-        (b'-', month),
-        (b'-', day),
-        (b'T', seconds / 3_600 % 24),
-        (b':', seconds / 60 % 60),
-        (b':', seconds % 60),
-    ] {
-        out.push(separator);
-        push_padded(out, part, 2);
-    }
-    out.push(b'.');
-    push_padded(out, unix_us % 1_000_000, 6);
-    out.push(b'Z');
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    text[..2].copy_from_slice(&pair(year / 100));
+    text[2..4].copy_from_slice(&pair(year));
+    text[5..7].copy_from_slice(&pair(month));
+    text[8..10].copy_from_slice(&pair(day));
+    text[11..13].copy_from_slice(&pair(seconds / 3_600 % 24));
+    text[14..16].copy_from_slice(&pair(seconds / 60 % 60));
+    text[17..19].copy_from_slice(&pair(seconds % 60));
+    text[20..26].copy_from_slice(&six(unix_us % 1_000_000));
+    out.extend_from_slice(&text);
 }
 
 /// Days since 1970-01-01 to a date of the Gregorian calendar. Years are counted from March, so

@@ -70,6 +70,8 @@ pub struct MqttTarget {
     pub endpoint: Endpoint,
     pub protocol: Protocol,
     pub keep_alive_us: u64,
+    /// For one attempt, from its TCP connect to its CONNACK.
+    pub connect_timeout_us: u64,
     pub tls: Option<Tls>,
     /// MQTT inside WebSocket messages: the path that is asked for.
     pub web_socket: Option<String>,
@@ -146,6 +148,8 @@ pub struct Group {
     pub sparkplug: Option<Sparkplug>,
     /// The series of this group's connection attempts.
     pub connect: SeriesId,
+    /// The series of the ends that an MQTT device announces.
+    pub disconnect: Option<SeriesId>,
     /// Subscriptions and what is done with their messages.
     pub listeners: Vec<Listener>,
     /// The series of the subscriptions that commands need for their replies.
@@ -880,7 +884,7 @@ impl Plan {
         let is_certificate =
             group.sparkplug.as_ref().is_some_and(|node| [node.births, node.deaths].contains(&id));
         let send = group.sends().iter().find(|send| send.series == id);
-        !is_certificate && send.is_none_or(Send::is_acknowledged)
+        !is_certificate && group.disconnect != Some(id) && send.is_none_or(Send::is_acknowledged)
     }
 
     /// The send that an observer looks for.

@@ -47,7 +47,6 @@ pub(crate) struct Target {
     /// `None`: of a kind that is not in this release.
     pub(crate) mqtt: Option<MqttTarget>,
     pub(crate) http: Option<http::HttpTarget>,
-    pub(crate) later: Vec<LaterText>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +59,7 @@ pub(crate) struct MqttTarget {
     pub(crate) session_expiry: Option<Written>,
     pub(crate) server_name: Option<Written>,
     pub(crate) tls_resumption: Option<Written>,
+    pub(crate) connect_timeout: Option<Written>,
 }
 
 /// `credentials.sas`.
@@ -338,42 +338,23 @@ fn target(name: String, node: &Node, path: &str, out: &Collector) -> Option<Targ
     fields.close();
     let (kind, field) = kind?;
     let mut inner = Fields::open(field.node, &field.path, out)?;
-    let mut later = Vec::new();
     if kind == "http" {
         let http = Some(http::target(inner, out));
-        return Some(Target { name, mqtt: None, http, later: Vec::new() });
+        return Some(Target { name, mqtt: None, http });
     }
-    let mqtt = {
-        let mqtt = MqttTarget {
-            url: inner.required_text("url"),
-            protocol: inner.text("protocol"),
-            keep_alive: inner.text("keep_alive"),
-            ca: inner.text("ca"),
-            clean_start: inner.text("clean_start"),
-            session_expiry: inner.text("session_expiry"),
-            server_name: inner.text("server_name"),
-            tls_resumption: inner.text("tls_resumption"),
-        };
-        let field = inner.later("connect_timeout");
-        keep_text(field, Level::Plan, false, &mut later, out);
-        Some(mqtt)
+    let mqtt = MqttTarget {
+        url: inner.required_text("url"),
+        protocol: inner.text("protocol"),
+        keep_alive: inner.text("keep_alive"),
+        ca: inner.text("ca"),
+        clean_start: inner.text("clean_start"),
+        session_expiry: inner.text("session_expiry"),
+        server_name: inner.text("server_name"),
+        tls_resumption: inner.text("tls_resumption"),
+        connect_timeout: inner.text("connect_timeout"),
     };
     inner.close();
-    Some(Target { name, mqtt, http: None, later })
-}
-
-fn keep_text(
-    field: Option<fields::Field<'_>>,
-    level: Level,
-    secrets: bool,
-    later: &mut Vec<LaterText>,
-    out: &Collector,
-) {
-    if let Some(field) = field
-        && let Some(text) = written(field.node, &field.path, out)
-    {
-        later.push(LaterText { text, level, secrets });
-    }
+    Some(Target { name, mqtt: Some(mqtt), http: None })
 }
 
 /// Every scalar below a node whose keys are free, like a JSON body or headers.

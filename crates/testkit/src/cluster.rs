@@ -22,7 +22,10 @@ use tonic::transport::Channel;
 use crate::expect::eventually;
 
 /// What the owner of these agents provides.
-const SECRETS: [(&str, &str); 1] = [("hub_key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")];
+const SECRETS: [(&str, &str); 2] = [
+    ("hub_key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+    ("node_password", "correct horse"),
+];
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use shoal_domain::outcome::ErrorClass;
@@ -21,9 +22,6 @@ use super::super::transport::Transport;
 use super::renewing::renewal_us;
 use super::{Device, Lost, Standing};
 use crate::mqtt::encode;
-
-/// An attempt that takes longer is given up and counted as a time-out.
-const ATTEMPT_US: u64 = 10_000_000;
 
 pub(super) enum Link {
     /// No attempt before this run time.
@@ -116,9 +114,12 @@ impl Device {
                 true
             }
             Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. }
-                if now >= attempt.began_us + ATTEMPT_US =>
+                if now >= attempt.began_us + self.target(core).connect_timeout_us =>
             {
-                self.attempt_failed(core, timed_out(), true);
+                let patience = Duration::from_micros(self.target(core).connect_timeout_us);
+                let text = format!("no CONNACK within {patience:?}");
+                let lost = Lost { class: ErrorClass::ConnectTimeout, text };
+                self.attempt_failed(core, lost, true);
                 true
             }
             Link::Up(_) => self.keep_alive(core, now),
@@ -134,7 +135,7 @@ impl Device {
         by.min(match &self.link {
             Link::Resting { until_us } => *until_us,
             Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. } => {
-                attempt.began_us + ATTEMPT_US
+                attempt.began_us + self.target(core).connect_timeout_us
             }
             Link::Up(_) => self.keep_alive_wake_us(core).min(self.renew_us),
             Link::Queued { .. } | Link::Down => u64::MAX,
@@ -255,9 +256,4 @@ impl Device {
         })
         .map_err(|error| error.to_string())
     }
-}
-
-fn timed_out() -> Lost {
-    let text = format!("no CONNACK within {} s", ATTEMPT_US / 1_000_000);
-    Lost { class: ErrorClass::ConnectTimeout, text }
 }

@@ -418,9 +418,13 @@ impl Device {
             }
             _ => false,
         };
-        if let (true, Some(node)) = (is_said, &core.plan.groups[self.group].sparkplug) {
+        if is_said {
+            let group = &core.plan.groups[self.group];
+            let deaths = group.sparkplug.as_ref().map(|node| node.deaths);
             let stage = core.plan.stage_of(self.group, core.now_us());
-            core.recorder.borrow_mut().tally(node.deaths, stage).sent += 1;
+            for series in deaths.into_iter().chain(group.disconnect) {
+                core.recorder.borrow_mut().tally(series, stage).sent += 1;
+            }
         }
         is_said
     }

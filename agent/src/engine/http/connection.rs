@@ -23,8 +23,6 @@ use super::super::transport::Transport;
 use super::life::Life;
 use super::{Failed, Standing};
 
-/// An attempt that takes longer is given up and counted as a time-out.
-const ATTEMPT: Duration = Duration::from_secs(10);
 /// Head of a reply; also what an idle connection may come to hold.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -245,10 +243,11 @@ impl Life {
             let transport = dial.await.map_err(|lost| Failed::new(lost.class, lost.text))?;
             Connection::open(transport, self.target().http2).await
         };
-        let result = match tokio::time::timeout(ATTEMPT, connect).await {
+        let patience = Duration::from_micros(self.target().connect_timeout_us);
+        let result = match tokio::time::timeout(patience, connect).await {
             Ok(result) => result,
             Err(_) => {
-                let text = format!("no connection within {} s", ATTEMPT.as_secs());
+                let text = format!("no connection within {patience:?}");
                 Err(Failed::answered(ErrorClass::ConnectTimeout, text))
             }
         };

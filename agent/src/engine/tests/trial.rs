@@ -83,6 +83,7 @@ impl Trial {
             sparkplug: None,
             connect: SeriesId(2 * i as u32),
             listeners: vec![],
+            disconnect: None,
             subscribe: None,
             captures: vec![],
             on_start: vec![],
@@ -120,6 +121,7 @@ impl Trial {
                 kind: TargetKind::Mqtt(MqttTarget {
                     endpoint: Endpoint::Builtin,
                     keep_alive_us: ms(60_000),
+                    connect_timeout_us: 10_000_000,
                     tls: None,
                     web_socket: None,
                     protocol: Protocol::V3,

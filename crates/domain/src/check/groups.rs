@@ -85,6 +85,11 @@ impl Check<'_> {
         targets: Option<&[Target]>,
         series: &mut Vec<Series>,
     ) -> Option<Group> {
+        let its_target = written
+            .target
+            .as_ref()
+            .and_then(|target| self.file.targets.iter().find(|known| known.name == target.text));
+        let its_mqtt = its_target.is_some_and(|target| target.mqtt.is_some());
         let name = &written.name;
         let next = SeriesId(series.len() as u32);
         series.push(Series {
@@ -98,14 +103,14 @@ impl Check<'_> {
         }
         self.step_series(written, index, series);
         self.listener_series(written, index, series);
+        if its_mqtt {
+            let name = "disconnect".to_owned();
+            series.push(Series { operation: Operation::Disconnect, name, group: index });
+        }
         let series_of = |name: &str| {
             let ours = series[next.index()..].iter().position(|known| known.name == name)?;
             Some(SeriesId(next.0 + ours as u32))
         };
-        let its_target = written
-            .target
-            .as_ref()
-            .and_then(|target| self.file.targets.iter().find(|known| known.name == target.text));
         if let Some(target) = its_target {
             self.fits_target(written, target);
         }
@@ -223,6 +228,7 @@ impl Check<'_> {
                 }
             },
             connect: next,
+            disconnect: its_mqtt.then(|| series_of("disconnect")).flatten(),
             listeners: listeners?,
             subscribe: series_of("subscribe"),
             captures: written.captures.clone(),

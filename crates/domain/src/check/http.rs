@@ -24,6 +24,7 @@ impl Check<'_> {
     pub(super) fn http_target(&self, target: &written::HttpTarget) -> Option<HttpTarget> {
         let url = target.url.as_ref().and_then(|url| self.origin(url));
         let timeout_us = self.micros_or(target.timeout.as_ref(), DEFAULT_TIMEOUT_US);
+        let connect_timeout_us = self.connect_timeout(target.connect_timeout.as_ref());
         let http2 = self.flag(target.http2.as_ref());
         let ca = self.authorities(target.ca.as_ref());
         let server_name = match &target.server_name {
@@ -62,6 +63,7 @@ impl Check<'_> {
             http2: http2?,
             headers: headers?,
             timeout_us: timeout_us?,
+            connect_timeout_us: connect_timeout_us?,
         })
     }
 

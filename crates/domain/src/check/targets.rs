@@ -1,19 +1,19 @@
 //! Targets: everything a file may put load on.
 
 use super::Check;
-use super::text::Columns;
 use crate::plan::{Endpoint, MqttTarget, Protocol, Target, TargetKind, Tls};
 use crate::scenario::{self, Written};
 
 /// MQTT counts the keep alive in 16 bits of seconds.
 const MAX_KEEP_ALIVE_US: u64 = 65_535_000_000;
+const DEFAULT_CONNECT_TIMEOUT_US: u64 = 10_000_000;
+const MAX_CONNECT_TIMEOUT_US: u64 = 3_600_000_000;
 
 impl Check<'_> {
     /// In the file's order; `None` where any target is not usable.
     pub(super) fn targets(&self) -> Option<Vec<Target>> {
         let mut targets = Some(Vec::new());
         for target in &self.file.targets {
-            self.later_texts(&target.later, &[], &[], Columns::None);
             let http = target.http.as_ref().and_then(|http| self.http_target(http));
             let http =
                 http.map(|http| Target { name: target.name.clone(), kind: TargetKind::Http(http) });
@@ -54,6 +54,7 @@ impl Check<'_> {
         {
             self.misread(written, &resolved, "a duration from 1s to 65535s");
         }
+        let connect_timeout_us = self.connect_timeout(mqtt.connect_timeout.as_ref());
         let ca = self.authorities(mqtt.ca.as_ref());
         let server_name = match &mqtt.server_name {
             Some(written) => self.server_name(written).map(Some),
@@ -68,9 +69,23 @@ impl Check<'_> {
             web_socket: address.web_socket,
             protocol: protocol?,
             keep_alive_us: keep_alive_us?,
+            connect_timeout_us: connect_timeout_us?,
             clean_start: clean_start?,
             session_expiry_s: session_expiry_s?,
         })
+    }
+
+    /// An attempt that takes longer is given up and counted as a time-out.
+    pub(super) fn connect_timeout(&self, written: Option<&Written>) -> Option<u64> {
+        let us = self.micros_or(written, DEFAULT_CONNECT_TIMEOUT_US)?;
+        match written {
+            Some(written) if !(1_000..=MAX_CONNECT_TIMEOUT_US).contains(&us) => {
+                let resolved = self.resolve(written)?;
+                self.misread(written, &resolved, "a duration from 1ms to 1h");
+                None
+            }
+            _ => Some(us),
+        }
     }
 
     fn server_name(&self, written: &Written) -> Option<String> {

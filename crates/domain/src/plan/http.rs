@@ -20,6 +20,8 @@ pub struct HttpTarget {
     pub headers: Vec<(String, String)>,
     /// Of requests that have none of their own.
     pub timeout_us: u64,
+    /// For one attempt, to its TCP connection and TLS handshake.
+    pub connect_timeout_us: u64,
 }
 
 impl HttpTarget {

@@ -13,6 +13,7 @@ pub(crate) struct HttpTarget {
     pub(crate) server_name: Option<Written>,
     pub(crate) resumption: Option<Written>,
     pub(crate) timeout: Option<Written>,
+    pub(crate) connect_timeout: Option<Written>,
     pub(crate) http2: Option<Written>,
     pub(crate) headers: Vec<Entry>,
 }
@@ -110,6 +111,7 @@ pub(super) fn target(mut fields: Fields<'_>, out: &Collector) -> HttpTarget {
         server_name: fields.text("server_name"),
         resumption: fields.text("tls_resumption"),
         timeout: fields.text("timeout"),
+        connect_timeout: fields.text("connect_timeout"),
         http2: fields.text("http2"),
         headers: entries(fields.find("headers"), out),
     };

@@ -38,6 +38,7 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
         sparkplug: None,
         connect: SeriesId(2 * i as u32),
         listeners: vec![],
+        disconnect: None,
         subscribe: None,
         captures: vec![],
         on_start: vec![],
@@ -70,6 +71,7 @@ pub(crate) fn plan(devices: &[u64], period_us: u64, stages: Vec<Stage>) -> Plan 
             kind: TargetKind::Mqtt(MqttTarget {
                 endpoint: Endpoint::Builtin,
                 keep_alive_us: 60_000_000,
+                connect_timeout_us: 10_000_000,
                 tls: None,
                 web_socket: None,
                 protocol: Protocol::V3,

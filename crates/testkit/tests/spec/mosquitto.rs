@@ -284,6 +284,9 @@ async fn a_will_is_published_for_every_cut_and_for_no_goodbye() {
             let text = scenario(&format!("protocol: {protocol}"), group, "qos: 1, text: x", &load);
             let report = run(&cluster, &text, &broker.url_of(Door::Plain)).await;
             assert_eq!(series(&report, "connect", "all").acked, Some(20), "{report:#?}");
+            // Whoever is cut says nothing; all say goodbye at the end.
+            let goodbyes = series(&report, "disconnect", "all");
+            assert_eq!((goodbyes.count, goodbyes.acked), (20 - wills as u64, None), "{leave}");
             let heard = witness.all();
             assert_eq!(heard.len(), wills, "{protocol} {leave}: {heard:?}");
             for heard in &heard {
