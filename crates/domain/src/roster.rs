@@ -116,6 +116,19 @@ impl Grant {
         self.blocks.iter().map(Block::len).sum()
     }
 
+    /// Run time at which a taker of `blocks` could begin if this grant is told to let go of all of
+    /// them, each early enough for the taker's own pace.
+    fn lets_go_us(&self, blocks: &[Block]) -> Option<u64> {
+        let mut latest_us = 0;
+        for block in blocks {
+            for own in self.blocks.iter().filter(|own| own.overlaps(block)) {
+                let until_us = Some(own.until_us).filter(|until_us| *until_us != u64::MAX)?;
+                latest_us = latest_us.max(until_us.saturating_sub(block.from_us));
+            }
+        }
+        Some(latest_us)
+    }
+
     /// The blocks in run time; `None` if it never began. `handover` is the number of the schedule
     /// that its last report was made under: an older one was never promised.
     pub fn tenures(&self, handover: u32) -> Option<Shard> {
@@ -491,6 +504,16 @@ impl Roster {
         left.iter().map(Block::len).sum()
     }
 
+    /// Who drives the devices that a grant is to take, or drove them last: takers that were over
+    /// before they began are passed over.
+    fn holder(&self, grant: &Grant) -> Option<&Grant> {
+        let mut giver = self.grant(grant.giver.as_ref()?)?;
+        while giver.from_us.is_none() {
+            giver = self.grant(giver.giver.as_ref()?)?;
+        }
+        Some(giver)
+    }
+
     /// Starts at most one handover at a time: from an agent that leaves, or to one that joined.
     fn hand_over(
         &mut self,
@@ -576,16 +599,17 @@ impl Roster {
             let takers: Vec<usize> = (0..self.grants.len())
                 .filter(|taker| {
                     let taker = &self.grants[*taker];
-                    taker.is_live()
-                        && taker.from_us.is_none()
-                        && taker.giver.as_ref() == Some(&giver)
+                    let holder = || self.holder(taker).map(|holder| &holder.id);
+                    taker.is_live() && taker.from_us.is_none() && holder() == Some(&giver)
                 })
                 .collect();
             let is_ready = |taker: &usize| seen(&self.grants[*taker].id).is_prepared;
             if takers.is_empty() || !takers.iter().all(is_ready) {
                 continue;
             }
-            let is_told = takers.iter().all(|taker| self.grants[*taker].base_us.is_some());
+            let is_told = takers
+                .iter()
+                .all(|taker| self.grants[at].lets_go_us(&self.grants[*taker].blocks).is_some());
             let is_late = seen(&giver).handover_late >= self.grants[at].handover;
             if is_told && !is_late {
                 continue;
@@ -620,20 +644,17 @@ impl Roster {
     fn begin(&mut self, seen: &impl Fn(&GrantId) -> GrantSeen, now_us: u64, changes: &mut Changes) {
         for at in 0..self.grants.len() {
             let grant = &self.grants[at];
-            let Some(giver) = grant.giver.as_ref().and_then(|giver| self.grant(giver)) else {
-                continue;
-            };
+            let Some(holder) = self.holder(grant) else { continue };
             if !grant.is_live() || grant.from_us.is_some() || !seen(&grant.id).is_prepared {
                 continue;
             }
-            let from_us = if giver.is_live() {
-                let has_promised = seen(&giver.id).handover >= giver.handover;
-                let Some(base_us) = grant.base_us.filter(|_| has_promised) else { continue };
-                (base_us + HANDOVER_GAP_US).max(now_us + TAKE_LEAD_US)
-            } else {
-                let let_go_us = grant.base_us.map_or(0, |base_us| base_us + HANDOVER_GAP_US);
-                let_go_us.max(now_us + TAKE_LEAD_US)
-            };
+            let lets_go_us = holder.lets_go_us(&grant.blocks);
+            let has_promised = seen(&holder.id).handover >= holder.handover;
+            if holder.is_live() && (lets_go_us.is_none() || !has_promised) {
+                continue;
+            }
+            let let_go_us = lets_go_us.map_or(0, |lets_go_us| lets_go_us + HANDOVER_GAP_US);
+            let from_us = let_go_us.max(now_us + TAKE_LEAD_US);
             let last_us = grant.blocks.iter().map(|block| block.from_us).max().unwrap_or(0);
             self.grants[at].from_us = Some(from_us);
             changes.began.insert(at);
@@ -728,5 +749,7 @@ fn batches(blocks: Vec<Block>, spawn_rate: f64) -> Vec<Block> {
     pieces
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

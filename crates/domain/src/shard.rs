@@ -40,6 +40,12 @@ impl Block {
         self.with_devices(next.devices.clone()) == *next && self.devices.end == next.devices.start
     }
 
+    /// Whether they have devices in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (own, others) = (&self.devices, &other.devices);
+        self.group == other.group && own.start < others.end && others.start < own.end
+    }
+
     pub fn len(&self) -> u64 {
         self.devices.end - self.devices.start
     }
