@@ -381,6 +381,18 @@ disconnects another client of the same id. Exit code 1: a device did not get thr
 pub(crate) enum AgentCommand {
     /// Every agent the control plane knows
     List,
+    /// Hands an agent's devices over to the others and gives it no more, before its machine is
+    /// worked on
+    ///
+    /// A run that goes on notices half a second per batch of devices; its result says so. The agent
+    /// stays connected as `drained`, also over restarts, until `--undo`.
+    Drain {
+        /// As `shoal agent list` shows it
+        agent: String,
+        /// It takes devices again
+        #[arg(long)]
+        undo: bool,
+    },
 }
 
 /// `10/s`, `600/min`, `2.5/h`, as in the scenario file; per second.

@@ -68,6 +68,9 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
             }
         },
         Command::Agent(AgentCommand::List) => agent::list(global, &settings(global)?).await,
+        Command::Agent(AgentCommand::Drain { agent, undo }) => {
+            agent::drain(global, &settings(global)?, agent, undo).await
+        }
         Command::Serve { agents, listen, metrics_listen } => {
             serve::perform(global, &settings(global)?, agents, listen, metrics_listen).await
         }

@@ -121,6 +121,11 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
     let owner = if config.local { random::token() } else { LEADER.to_owned() };
     let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), owner, config.local);
     let deltas = ingest::start(store.clone(), runs.clone(), lifecycle);
+    for drained in store.drained_agents().await? {
+        if let Ok(agent) = drained.parse() {
+            fleet.drain(&agent, true);
+        }
+    }
     runs.resume().await?;
     runs.keep_alive();
     if let Some(keep_seconds) = config.keep_seconds {

@@ -4,7 +4,7 @@
 //! desired state whenever it changes, observations overwrite each other. Nothing here is an event
 //! that could be lost. The one lock is held for map operations only, never across an await.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_domain::ids::{AgentId, GrantId, RunId};
@@ -46,6 +46,8 @@ struct State {
     /// Agents that were never heard here count as heard then: another control plane may have been
     /// renewing their leases.
     heard_floor_us: u64,
+    /// Agents that an operator wants to take no devices.
+    drained: BTreeSet<AgentId>,
 }
 
 /// A process that did not run for so long has heard nobody: that is no silence of the agents.
@@ -79,8 +81,10 @@ pub struct Member {
     pub capacity: v1::Capacity,
     pub liveness: Liveness,
     pub is_connected: bool,
-    /// It was asked to go, and wants to hand over.
+    /// It was asked to go, or is drained: it hands over and takes nothing.
     pub is_leaving: bool,
+    /// By an operator, until that is undone.
+    pub is_drained: bool,
     /// Devices in all desired assignments.
     pub n_devices: u64,
     /// Run ids of the desired assignments.
@@ -95,6 +99,7 @@ impl Default for Fleet {
             renews: true,
             looked_us: u64::MAX,
             heard_floor_us: 0,
+            drained: BTreeSet::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), changes: watch::Sender::new(0) }
     }
@@ -129,6 +134,18 @@ impl Fleet {
             agent.liveness = Liveness::heard_at(now_us);
         }
         Some(absent_us)
+    }
+
+    /// Whether an agent is to take no devices any more and to hand over those that it has.
+    pub fn drain(&self, id: &AgentId, is_drained: bool) {
+        let mut state = self.lock();
+        if is_drained {
+            state.drained.insert(id.clone());
+        } else {
+            state.drained.remove(id);
+        }
+        drop(state);
+        self.changed();
     }
 
     /// Nobody counts as silent before `until_us`: another control plane may still be renewing leases.
@@ -290,11 +307,14 @@ impl Fleet {
     }
 
     pub fn members(&self) -> Vec<Member> {
-        self.lock().agents.iter().map(|(id, agent)| agent.member(id)).collect()
+        let state = self.lock();
+        let member = |(id, agent): (&AgentId, &Agent)| agent.member(id, state.drained.contains(id));
+        state.agents.iter().map(member).collect()
     }
 
     pub fn member(&self, id: &AgentId) -> Option<Member> {
-        self.lock().agents.get(id).map(|agent| agent.member(id))
+        let state = self.lock();
+        state.agents.get(id).map(|agent| agent.member(id, state.drained.contains(id)))
     }
 }
 
@@ -324,7 +344,7 @@ impl Agent {
         }
     }
 
-    fn member(&self, id: &AgentId) -> Member {
+    fn member(&self, id: &AgentId, is_drained: bool) -> Member {
         let devices = |assignment: &v1::Assignment| {
             assignment.blocks.iter().map(|block| block.end - block.first).sum::<u64>()
         };
@@ -337,7 +357,8 @@ impl Agent {
             capacity: self.capacity,
             liveness: self.liveness,
             is_connected: self.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed()),
-            is_leaving: self.is_leaving,
+            is_leaving: self.is_leaving || is_drained,
+            is_drained,
             n_devices: self.desired.values().map(devices).sum(),
             runs: self.desired.values().map(|a| a.run_id.clone()).collect(),
         }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use shoal_domain::ids::RunId;
+use shoal_domain::ids::{AgentId, RunId};
 use shoal_domain::lease::{BEAT_US, Presence};
 use shoal_domain::run::{Validity, Verdict};
 use shoal_proto::v1;
@@ -210,6 +210,24 @@ impl ControlService for ControlApi {
         Ok(Response::new(v1::ListAgentsResponse { agents }))
     }
 
+    async fn drain_agent(
+        &self,
+        request: Request<v1::DrainAgentRequest>,
+    ) -> Result<Response<v1::AgentRow>, Status> {
+        let v1::DrainAgentRequest { agent_id, undo } = request.into_inner();
+        let unknown = || {
+            let message = format!("no agent `{agent_id}` has connected here");
+            Refusal::new(Kind::NotFound, "SH0403", message).help("`shoal agent list` shows them")
+        };
+        let id: AgentId = agent_id.parse().map_err(|_| unknown())?;
+        self.fleet.member(&id).ok_or_else(unknown)?;
+        let now_us = SystemClock.unix_us() as i64;
+        self.store.set_drained(id.as_str(), !undo, now_us).await.map_err(Refusal::from)?;
+        self.fleet.drain(&id, !undo);
+        let member = self.fleet.member(&id).ok_or_else(unknown)?;
+        Ok(Response::new(self.agent_row(member)))
+    }
+
     async fn annotate(
         &self,
         request: Request<v1::AnnotateRequest>,
@@ -316,6 +334,8 @@ impl ControlApi {
     fn agent_row(&self, member: Member) -> v1::AgentRow {
         let presence = member.liveness.presence(SystemClock.unix_us(), 3 * BEAT_US);
         let state = match (member.is_connected, presence) {
+            (true, Presence::Alive) if member.is_drained && member.n_devices > 0 => "draining",
+            (true, Presence::Alive) if member.is_drained => "drained",
             (true, Presence::Alive) => "connected",
             (_, Presence::Alive | Presence::Suspect) => "suspect",
             (_, Presence::Lost) => "gone",

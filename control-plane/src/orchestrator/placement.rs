@@ -29,14 +29,24 @@ pub(super) fn place(
     let ready: Vec<&Member> = members
         .iter()
         .filter(|member| {
-            member.is_connected && member.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive
+            member.is_connected
+                && !member.is_leaving
+                && member.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive
         })
         .collect();
     if ready.is_empty() {
         return Err(Unplaceable { code: "SH0201", why: "no agent is connected".into() });
     }
     if ready.len() < wanted as usize {
-        let why = format!("{wanted} agents are wanted, {} connected", ready.len());
+        let n_leaving =
+            members.iter().filter(|member| member.is_connected && member.is_leaving).count();
+        let why = match n_leaving {
+            0 => format!("{wanted} agents are wanted, {} connected", ready.len()),
+            n => format!(
+                "{wanted} agents are wanted, {} connected, and {n} drained or leaving",
+                ready.len()
+            ),
+        };
         return Err(Unplaceable { code: "SH0202", why });
     }
     let weights = weights(plan, &ready);

@@ -40,6 +40,32 @@ impl Store {
         .map_err(unavailable("keep an agent"))
     }
 
+    /// Keeps whether an agent is to take no devices any more.
+    pub async fn set_drained(
+        &self,
+        agent_id: &str,
+        is_drained: bool,
+        now_us: i64,
+    ) -> Result<(), StoreError> {
+        const DRAIN: &str = "INSERT INTO drained_agents (agent_id, since_us) VALUES ($1, $2) \
+             ON CONFLICT (agent_id) DO NOTHING";
+        const UNDO: &str = "DELETE FROM drained_agents WHERE agent_id = $1 AND since_us <= $2";
+        let sql = if is_drained { DRAIN } else { UNDO };
+        on_db!(self, write, |p| sqlx::query(sql)
+            .bind(agent_id)
+            .bind(now_us)
+            .execute(p)
+            .await
+            .map(drop))
+        .map_err(unavailable("drain an agent"))
+    }
+
+    pub async fn drained_agents(&self) -> Result<Vec<String>, StoreError> {
+        const DRAINED: &str = "SELECT agent_id FROM drained_agents ORDER BY agent_id";
+        on_db!(self, read, |p| sqlx::query_scalar(DRAINED).fetch_all(p).await)
+            .map_err(unavailable("list the drained agents"))
+    }
+
     /// All agents ever seen, by id.
     pub async fn agents(&self) -> Result<Vec<AgentRow>, StoreError> {
         const AGENTS: &str = "SELECT agent_id, incarnation, build, labels_json, capacity_json, \

@@ -13,7 +13,8 @@ use shoal_demo_broker::{BrokerThread, Script};
 use shoal_domain::report::{RunReport, SeriesReport};
 use shoal_proto::v1::control_service_client::ControlServiceClient;
 use shoal_proto::v1::{
-    GetReportRequest, Override, ScaleRunRequest, ShippedFile, StartRunRequest, StopRunRequest,
+    DrainAgentRequest, GetReportRequest, Override, ScaleRunRequest, ShippedFile, StartRunRequest,
+    StopRunRequest,
 };
 use shoal_service_kit::Lifecycle;
 use tempfile::TempDir;
@@ -114,6 +115,13 @@ impl Cluster {
     /// What the owner of its agents provides from the next run on.
     pub fn secret(&self, name: &str, value: &str) {
         self.file(&format!("secrets/{name}"), value);
+    }
+
+    /// `shoal agent drain`, or its undoing; the agent's state afterwards.
+    pub async fn drain_agent(&self, number: usize, undo: bool) -> String {
+        let request = DrainAgentRequest { agent_id: agent_name(number), undo };
+        let answer = self.client.clone().drain_agent(request).await;
+        answer.expect("an agent that is connected").into_inner().state
     }
 
     /// What SIGTERM does: returns when the agent has gone.

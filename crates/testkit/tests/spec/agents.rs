@@ -119,3 +119,33 @@ async fn an_agent_that_joins_gets_its_share_where_that_is_asked_for() {
     let devices: Vec<u64> = report.agents.iter().map(|row| row.devices).collect();
     assert_eq!(devices, [10, 10], "{report:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_agent_hands_over_and_takes_nothing_until_that_is_undone() {
+    let cluster = Cluster::start(2).await;
+    let run = cluster.run(STEADY, &[("hold", "10s")]).await;
+    run.has_sent(100).await;
+
+    assert_eq!(cluster.drain_agent(1, false).await, "draining");
+
+    let report = run.over().await;
+    let slots = accounted(&report, cluster.broker().publishes_seen());
+    assert_eq!(slots.planned, slots.sent + slots.unassigned, "{report:#?}");
+    assert!(reason(&report, "devices_handed_over").contains("handed over 10 devices"));
+    let devices = |report: &RunReport| -> Vec<(String, u64)> {
+        report.agents.iter().map(|row| (row.agent.clone(), row.devices)).collect()
+    };
+    assert_eq!(devices(&report)[0], (agent_name(0), 20), "{report:#?}");
+
+    // Both are wanted, and one is not to be had.
+    let report = cluster.run(STEADY, &[("hold", "1s")]).await.over().await;
+    assert_eq!(report.phase, Phase::FailedToStart, "{report:#?}");
+    let cause = report.cause.unwrap();
+    assert!(
+        cause.ends_with("2 agents are wanted, 1 connected, and 1 drained or leaving"),
+        "{cause}"
+    );
+    assert_eq!(cluster.drain_agent(1, true).await, "connected");
+    let report = cluster.run(STEADY, &[("hold", "1s")]).await.over().await;
+    assert_eq!(devices(&report), [(agent_name(0), 10), (agent_name(1), 10)], "{report:#?}");
+}
