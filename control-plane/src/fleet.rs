@@ -67,6 +67,8 @@ struct Agent {
     is_leaving: bool,
     /// By assignment and epoch.
     desired: BTreeMap<Grant, v1::Assignment>,
+    /// What died with an earlier process of this agent: nobody may begin it in the middle.
+    died: BTreeSet<Grant>,
     observed: BTreeMap<Grant, v1::Observed>,
 }
 
@@ -184,16 +186,18 @@ impl Fleet {
             .into_iter()
             .map(|observed| ((observed.assignment_id.clone(), observed.epoch), observed))
             .collect();
-        let desired = match state.agents.remove(id) {
-            Some(known) if known.incarnation == hello.incarnation => known.desired,
+        let (desired, died) = match state.agents.remove(id) {
+            Some(known) if known.incarnation == hello.incarnation => (known.desired, known.died),
             // Another process: what it does not hold died with its predecessor. It must not begin
             // an assignment in the middle, with numbers that were given before.
-            Some(known) => known
-                .desired
-                .into_iter()
-                .filter(|(grant, _)| observed.contains_key(grant))
-                .collect(),
-            None => BTreeMap::new(),
+            Some(known) => {
+                let (held, lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                    known.desired.into_iter().partition(|(grant, _)| observed.contains_key(grant));
+                let mut died = known.died;
+                died.extend(lost.into_keys());
+                (held, died)
+            }
+            None => Default::default(),
         };
         let agent = Agent {
             incarnation: hello.incarnation,
@@ -205,6 +209,7 @@ impl Fleet {
             session: Some((session, sender)),
             is_leaving: false,
             desired,
+            died,
             observed,
         };
         agent.push_desired();
@@ -275,6 +280,9 @@ impl Fleet {
         let from_us = now_us.max(state.heard_floor_us);
         let agent = state.agents.entry(id.clone()).or_insert_with(|| Agent::awaited(from_us));
         let key = (assignment.assignment_id.clone(), assignment.epoch);
+        if agent.died.contains(&key) {
+            return;
+        }
         if agent.desired.get(&key) != Some(&assignment) {
             agent.desired.insert(key, assignment);
             agent.push_desired();
@@ -297,11 +305,12 @@ impl Fleet {
 
     /// Takes an assignment back.
     pub fn withdraw(&self, id: &AgentId, grant: &Grant) {
-        if let Some(agent) = self.lock().agents.get_mut(id)
-            && agent.desired.remove(grant).is_some()
-        {
-            agent.observed.remove(grant);
-            agent.push_desired();
+        if let Some(agent) = self.lock().agents.get_mut(id) {
+            agent.died.remove(grant);
+            if agent.desired.remove(grant).is_some() {
+                agent.observed.remove(grant);
+                agent.push_desired();
+            }
         }
         self.changed();
     }
@@ -330,6 +339,7 @@ impl Agent {
             session: None,
             is_leaving: false,
             desired: BTreeMap::new(),
+            died: BTreeSet::new(),
             observed: BTreeMap::new(),
         }
     }
@@ -426,6 +436,21 @@ mod tests {
             (fleet.holds(&id(), &("x".into(), 1)), fleet.holds(&id(), &("y".into(), 1))),
             (Some(true), Some(false))
         );
+    }
+
+    #[test]
+    fn what_died_with_a_process_is_not_begun_by_the_next() {
+        let fleet = Fleet::default();
+        let _first = fleet.join(&id(), hello("one", ""), 0).unwrap();
+        let assignment =
+            v1::Assignment { assignment_id: "x".into(), epoch: 1, ..v1::Assignment::default() };
+        fleet.assign(&id(), assignment.clone(), 0);
+        let _second = fleet.join(&id(), hello("two", "one"), 1).unwrap();
+        // Somebody who has not looked since says again what should be held.
+        fleet.assign(&id(), assignment.clone(), 2);
+        assert_eq!(fleet.holds(&id(), &("x".into(), 1)), Some(false));
+        fleet.assign(&id(), v1::Assignment { epoch: 2, ..assignment }, 3);
+        assert_eq!(fleet.holds(&id(), &("x".into(), 2)), Some(true));
     }
 
     #[test]
