@@ -6,6 +6,7 @@
 //! `kafka-protocol` crate, so that what the product reads was written by somebody else.
 
 mod client;
+mod scram;
 pub mod stand_in;
 
 use std::net::TcpListener;

@@ -31,6 +31,7 @@ use kafka_protocol::records::{
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::client::topic_name;
+use super::scram;
 
 /// The topic that it has.
 pub const TOPIC: &str = "out";
@@ -42,8 +43,10 @@ const REFUSED: i16 = 58;
 #[derive(Debug, Clone, Default)]
 pub struct Security {
     pub is_secure: bool,
-    /// Username and password for SASL PLAIN.
+    /// Username and password.
     pub login: Option<(String, String)>,
+    /// SCRAM-SHA-256 instead of PLAIN.
+    pub is_scram: bool,
 }
 
 #[derive(Clone)]
@@ -216,6 +219,12 @@ trait Connection: Read + Write {}
 
 impl<C: Read + Write> Connection for C {}
 
+/// Who is at the other end.
+struct Visitor {
+    is_known: bool,
+    scram: Option<scram::Started>,
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Log> {
         self.log.lock().expect("a panic of another thread ends this test too")
@@ -238,13 +247,34 @@ impl Shared {
                 Box::new(rustls::StreamOwned::new(tls, stream))
             }
         };
-        let mut is_known = self.security.login.is_none();
+        let mut visitor = Visitor { is_known: self.security.login.is_none(), scram: None };
         // Ends with its connection.
-        while self.answer(stream.as_mut(), &mut is_known).is_some() {}
+        while self.answer(stream.as_mut(), &mut visitor).is_some() {}
+    }
+
+    /// What the server says to a token; `None`: the login is refused.
+    fn log_in(&self, token: &[u8], visitor: &mut Visitor) -> Option<String> {
+        let (username, password) = self.security.login.clone().unwrap_or_default();
+        if !self.security.is_scram {
+            visitor.is_known = token == format!("\0{username}\0{password}").as_bytes();
+            return visitor.is_known.then(String::new);
+        }
+        let Some(started) = visitor.scram.take() else {
+            let (started, answer) = scram::start(token, &username)?;
+            visitor.scram = Some(started);
+            return Some(answer);
+        };
+        let proof = started.finish(token, &password)?;
+        visitor.is_known = true;
+        Some(proof)
+    }
+
+    fn mechanism(&self) -> &'static str {
+        if self.security.is_scram { "SCRAM-SHA-256" } else { "PLAIN" }
     }
 
     /// One request; `None` ends the connection.
-    fn answer(&self, stream: &mut dyn Connection, is_known: &mut bool) -> Option<()> {
+    fn answer(&self, stream: &mut dyn Connection, visitor: &mut Visitor) -> Option<()> {
         let mut length = [0; 4];
         stream.read_exact(&mut length).ok()?;
         let mut body = vec![0; u32::from_be_bytes(length) as usize];
@@ -263,7 +293,7 @@ impl Shared {
             .ok()?;
         let is_greeting =
             matches!(key, ApiKey::ApiVersions | ApiKey::SaslHandshake | ApiKey::SaslAuthenticate);
-        if !*is_known && !is_greeting {
+        if !visitor.is_known && !is_greeting {
             // As a broker does with whoever has not logged in.
             return None;
         }
@@ -272,20 +302,21 @@ impl Shared {
             ApiKey::SaslHandshake => {
                 let asked = SaslHandshakeRequest::decode(&mut body, version).ok()?;
                 let mut answer = SaslHandshakeResponse::default();
-                answer.mechanisms = vec![StrBytes::from_static_str("PLAIN")];
-                answer.error_code = if asked.mechanism.as_str() == "PLAIN" { 0 } else { 33 };
+                answer.mechanisms = vec![StrBytes::from_static_str(self.mechanism())];
+                let is_known = asked.mechanism.as_str() == self.mechanism();
+                answer.error_code = if is_known { 0 } else { 33 };
                 answer.encode(&mut out, version)
             }
             ApiKey::SaslAuthenticate => {
                 let asked = SaslAuthenticateRequest::decode(&mut body, version).ok()?;
-                let login = self.security.login.clone().unwrap_or_default();
-                let right = format!("\0{}\0{}", login.0, login.1);
-                *is_known = asked.auth_bytes == right.as_bytes();
                 let mut answer = SaslAuthenticateResponse::default();
-                if !*is_known {
-                    answer.error_code = REFUSED;
-                    answer.error_message =
-                        Some(StrBytes::from_static_str("Invalid username or password"));
+                match self.log_in(&asked.auth_bytes, visitor) {
+                    Some(token) => answer.auth_bytes = Bytes::from(token),
+                    None => {
+                        answer.error_code = REFUSED;
+                        let why = "Invalid username or password";
+                        answer.error_message = Some(StrBytes::from_static_str(why));
+                    }
                 }
                 answer.encode(&mut out, version)
             }

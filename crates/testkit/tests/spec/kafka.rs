@@ -176,9 +176,18 @@ async fn what_cannot_be_read_fails_the_start_with_a_sentence() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_with_tls_and_a_login_is_read() {
+    is_read_with_login(false, "plain").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_a_login_that_proves_the_password_is_read() {
+    is_read_with_login(true, "scram-sha-256").await;
+}
+
+async fn is_read_with_login(is_scram: bool, mechanism: &str) {
     let broker = Mosquitto::start();
     let login = Some(("$ConnectionString".to_owned(), "Endpoint=sb://x/;Key=s3cret=".to_owned()));
-    let stand_in = StandIn::start(2, Security { is_secure: true, login });
+    let stand_in = StandIn::start(2, Security { is_secure: true, login, is_scram });
     let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in, 2), |_| Fate::Pass);
     let cluster = Cluster::start(2).await;
     let bootstrap = stand_in.bootstrap();
@@ -186,7 +195,8 @@ async fn a_cluster_with_tls_and_a_login_is_read() {
     let run = |password: &'static str| {
         let credentials = format!(
             "topic: \"${{vars.kafka_topic}}\", tls: true, ca: ca.pem, \
-             credentials: {{ username: $ConnectionString, password: \"{password}\" }} }}"
+             credentials: {{ mechanism: {mechanism}, username: $ConnectionString, \
+             password: \"{password}\" }} }}"
         );
         let scenario = INGESTION.replace("topic: \"${vars.kafka_topic}\" }", &credentials);
         let body = stand_in.ca_pem().as_bytes().to_vec();
@@ -197,13 +207,13 @@ async fn a_cluster_with_tls_and_a_login_is_read() {
     let report = cluster.run_with(&scenario, &vars.list(), files).await.over().await;
     let seen = is_whole(&report);
     // Stamped as a broker does it: the records themselves say that they are an hour old.
-    let ingest = seen.ingest_delay_us.unwrap();
-    let bound = seen.platform_bound_us.unwrap() as i64;
+    let ingest = seen.ingest_delay_us.expect("appends are stamped");
+    let bound = seen.platform_bound_us.expect("appends are stamped") as i64;
     assert!(ingest.min >= -bound && ingest.p50 < 5_000_000, "{seen:#?}");
 
     let (scenario, files) = run("wrong");
     let report = cluster.run_with(&scenario, &vars.list(), files).await.over().await;
-    let cause = report.cause.unwrap();
+    let cause = report.cause.expect("it did not start");
     assert!(cause.contains("SH0310") && cause.contains("login is refused"), "{cause}");
 }
 
