@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_domain::ids::RunId;
 use shoal_domain::shard::Shard;
 use shoal_proto::{assignment, v1};
-use shoal_service_kit::{Clock, Lifecycle};
+use shoal_service_kit::{Clock, Lifecycle, traces};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::engine::{Control, Releases};
 use crate::leases::Leases;
@@ -205,7 +207,9 @@ impl Reconciler {
 
     fn prepare(&self, key: Key, wanted: v1::Assignment, stop: CancellationToken) {
         let (loader, reports) = (Arc::clone(&self.shared.loader), self.reports.clone());
-        self.shared.lifecycle.spawn("prepare", async move {
+        let span = tracing::info_span!("prepare shard", assignment = key.assignment);
+        let span = of_run(span, &wanted.run_id);
+        let prepare = async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 result = loader.prepare(wanted) => {
@@ -213,7 +217,8 @@ impl Reconciler {
                     let _ = reports.send(Report::Prepared { key, result }).await;
                 }
             }
-        });
+        };
+        self.shared.lifecycle.spawn("prepare", prepare.instrument(span));
     }
 
     fn report(&mut self, report: Report) {
@@ -290,12 +295,15 @@ impl Reconciler {
             let gate = Arc::clone(&held.control);
             let (key, uplink) = (held.key.clone(), self.shared.uplink.clone());
             let (reports, counts) = (self.reports.clone(), Arc::clone(&self.shared.counts));
-            self.shared.lifecycle.spawn("runner", async move {
+            let span = tracing::info_span!("run shard", assignment = key.assignment);
+            let span = of_run(span, &held.wanted.run_id);
+            let run = async move {
                 let ended = runner::follow(key, n_cores, receiver, (uplink, &counts), &gate).await;
                 // The cores have closed; their threads end now. Blocking, so not on this runtime.
                 let _ = tokio::task::spawn_blocking(running).await;
                 let _ = reports.send(Report::Ended(ended)).await;
-            });
+            };
+            self.shared.lifecycle.spawn("runner", run.instrument(span));
         }
     }
 
@@ -421,6 +429,14 @@ impl Held {
         };
         observed.phase = phase.into();
         observed
+    }
+}
+
+/// A span of the run's trace; one of its own where the id is none.
+fn of_run(span: tracing::Span, run: &str) -> tracing::Span {
+    match run.parse::<RunId>() {
+        Ok(run) => traces::in_trace(span, run.number()),
+        Err(_) => span,
     }
 }
 

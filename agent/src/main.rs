@@ -37,7 +37,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let (config, format) =
         config::resolve(flags, &env, file.as_deref(), &hostname.unwrap_or_default())?;
-    telemetry::init(format, tracing::Level::INFO)?;
+    let _telemetry = telemetry::init(format, tracing::Level::INFO, "shoal-agent")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

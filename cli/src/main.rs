@@ -35,12 +35,13 @@ fn main() -> ExitCode {
         Command::Serve { .. } => tracing::Level::INFO,
         _ => tracing::Level::ERROR,
     };
-    let outcome = telemetry::init(LogFormat::Text, level)
+    let outcome = telemetry::init(LogFormat::Text, level, "shoal")
         .map_err(|error| Error::Usage {
             why: error::chain(&error),
             help: "SHOAL_LOG takes filters like info,shoal_agent=debug".into(),
         })
-        .and_then(|()| runtime()?.block_on(commands::perform(args)));
+        // Until the end of the command: then the last spans are delivered.
+        .and_then(|_telemetry| runtime()?.block_on(commands::perform(args)));
     match outcome {
         Ok(code) => code,
         Err(error) => {

@@ -13,9 +13,14 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(error) = telemetry::init(args.log_format.into(), tracing::Level::INFO) {
-        return fail("SH0602", &error.to_string(), "check SHOAL_LOG");
-    }
+    let format = args.log_format.into();
+    let _telemetry = match telemetry::init(format, tracing::Level::INFO, "shoal-control-plane") {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            let help = "check SHOAL_LOG and OTEL_EXPORTER_OTLP_ENDPOINT";
+            return fail("SH0602", &error.to_string(), help);
+        }
+    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail("SH0304", &format!("no runtime: {error}"), "check the limits"),

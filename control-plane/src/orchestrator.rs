@@ -15,7 +15,7 @@ pub use scale::Wanted;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use shoal_domain::check::parse_plan;
@@ -26,8 +26,9 @@ use shoal_domain::plan::{Endpoint, Plan};
 use shoal_domain::run::{Phase, RunState};
 use shoal_proto::files::files_from_wire;
 use shoal_proto::v1;
-use shoal_service_kit::{Clock, Lifecycle, SystemClock, random};
+use shoal_service_kit::{Clock, Lifecycle, SystemClock, random, traces};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument as _;
 
 use crate::fleet::{Fleet, Grant};
 use crate::live::LiveRuns;
@@ -287,6 +288,10 @@ impl Runs {
         let status = Status { record, exit_code: None };
         let (publish, status) = watch::channel(status);
         let run = row.run_id;
+        let span = tracing::info_span!("drive run", %run, name = row.name);
+        let span = traces::in_trace(span, run.number());
+        let about = [("run", run.to_string()), ("name", row.name.clone())];
+        let accepted = UNIX_EPOCH + Duration::from_micros(row.created_at_us.max(0) as u64);
         let active = ActiveRun {
             name: row.name.clone(),
             plan: plan.clone(),
@@ -299,8 +304,14 @@ impl Runs {
         let runs = self.clone();
         let soft = self.lifecycle.soft();
         self.lifecycle.spawn("run driver", async move {
-            driver.run(wished, soft).await;
+            driver.run(wished, soft).instrument(span).await;
             let ended = runs.lock().remove(&run);
+            let phase = ended.as_ref().map(|active| active.status.borrow().record.state.phase());
+            // Left behind by a stop of this process, it is another one's to end.
+            if let Some(phase) = phase.filter(|phase| phase.is_over()) {
+                let phase = [("phase", phase.word().to_owned())];
+                traces::first_span(run.number(), "run", accepted, about.into_iter().chain(phase));
+            }
             if let Some(sample) = ended.and_then(|active| runs.sample(run, &active)) {
                 runs.ended.keep(sample, SystemClock.unix_us());
             }

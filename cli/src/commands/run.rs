@@ -1,6 +1,9 @@
 //! `shoal run`: start a run, own it, print its document, exit with its exit code.
 
+use shoal_domain::ids::RunId;
 use shoal_proto::v1::StartRunResponse;
+use shoal_service_kit::traces;
+use tracing::Instrument as _;
 
 use super::start::{begin, check_where, request};
 use super::watching::Watching;
@@ -61,7 +64,12 @@ async fn own(
         render::remark(&format!("run: {} ({})\n", clean(&run.name), clean(&run.run_id)));
     }
     // From here on a run is somewhere, whatever happens to us.
-    let outcome = follow(global, place, &run, &shown).await;
+    let span = tracing::info_span!("shoal run", run = run.run_id);
+    let span = match run.run_id.parse::<RunId>() {
+        Ok(id) => traces::in_trace(span, id.number()),
+        Err(_) => span,
+    };
+    let outcome = follow(global, place, &run, &shown).instrument(span).await;
     drop(builtin);
     outcome.map_err(|error| Error::AfterStart(Box::new(error)))
 }

@@ -52,13 +52,22 @@ pub(crate) struct Deployment {
     /// Between the control plane and its database, and between agents and control plane.
     proxies: Option<(FaultProxy, FaultProxy)>,
     dir: tempfile::TempDir,
+    /// Where traces go; empty: nowhere.
+    collector: String,
 }
 
 impl Deployment {
     pub(crate) async fn start() -> Self {
         let database = Database::create().await;
         let url = database.url().to_owned();
-        Self::start_on(database, &url).await
+        Self::start_on(database, &url, "").await
+    }
+
+    /// All parts deliver their traces to this endpoint.
+    pub(crate) async fn traced(collector: &str) -> Self {
+        let database = Database::create().await;
+        let url = database.url().to_owned();
+        Self::start_on(database, &url, collector).await
     }
 
     /// With networks that can be broken.
@@ -66,7 +75,7 @@ impl Deployment {
         let database = Database::create().await;
         let proxy = FaultProxy::start(database.server()).unwrap();
         let url = database.url_through(proxy.addr());
-        let mut deployment = Self::start_on(database, &url).await;
+        let mut deployment = Self::start_on(database, &url, "").await;
         let listens = deployment.server.strip_prefix("http://").unwrap();
         let agents = FaultProxy::start(listens.parse::<SocketAddr>().unwrap()).unwrap();
         deployment.proxies = Some((proxy, agents));
@@ -81,22 +90,32 @@ impl Deployment {
         &self.proxies.as_ref().expect("it was started behind a proxy").1
     }
 
-    async fn start_on(database: Database, url: &str) -> Self {
+    async fn start_on(database: Database, url: &str, collector: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let command = control_plane(url, "127.0.0.1:0");
+        let command = control_plane(url, "127.0.0.1:0", collector);
         let control_plane = Daemon::start(command, dir.path().join("control-plane.log"));
         let after = |line: String, mark: &str| line.rsplit(mark).next().unwrap().trim().to_owned();
         let server = format!("http://{}", after(control_plane.says("addr=").await, "addr="));
         let line = control_plane.says("metrics are served").await;
         let metrics = after(line, "at=");
-        let (agents, standby) = (BTreeMap::new(), None);
-        let proxies = None;
-        Self { agents, control_plane, standby, server, metrics, database, proxies, dir }
+        let (agents, standby, proxies) = (BTreeMap::new(), None, None);
+        let collector = collector.to_owned();
+        Self {
+            agents,
+            control_plane,
+            standby,
+            server,
+            metrics,
+            database,
+            proxies,
+            dir,
+            collector,
+        }
     }
 
     /// A second control plane on the same database; whoever is started from now on knows both.
     pub(crate) async fn stand_by(&mut self) {
-        let command = control_plane(self.database.url(), "127.0.0.1:0");
+        let command = control_plane(self.database.url(), "127.0.0.1:0", &self.collector);
         let standby = Daemon::start(command, self.dir.path().join("standby.log"));
         let line = standby.says("standing by").await;
         let process = line.split("process=").nth(1).unwrap().split(' ').next().unwrap();
@@ -130,7 +149,7 @@ impl Deployment {
     pub(crate) async fn restart_control_plane(&mut self) {
         self.control_plane.kill();
         let listen = self.server.strip_prefix("http://").unwrap();
-        let command = control_plane(self.database.url(), listen);
+        let command = control_plane(self.database.url(), listen, &self.collector);
         self.control_plane =
             Daemon::start(command, self.dir.path().join("control-plane-again.log"));
         self.control_plane.says("addr=").await;
@@ -172,6 +191,7 @@ impl Deployment {
             .args(["--server", server, "--id", id, "--capacity", capacity, "--data-dir"])
             .arg(self.dir.path().join(directory))
             .env("SHOAL_TOKEN", TOKEN)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.collector)
             .env_remove("SHOAL_CONFIG");
         Daemon::start(command, log)
     }
@@ -195,6 +215,7 @@ impl Deployment {
             .args(args)
             .env("SHOAL_SERVER", &self.server)
             .env("SHOAL_TOKEN", token)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.collector)
             .env("HOME", self.dir.path())
             .env_remove("XDG_CONFIG_HOME")
             .current_dir(self.dir.path())
@@ -228,11 +249,12 @@ impl Running {
     }
 }
 
-fn control_plane(database: &str, listen: &str) -> Command {
+fn control_plane(database: &str, listen: &str, collector: &str) -> Command {
     let mut command = Command::new(beside("shoal-control-plane"));
     command
         .args(["--listen", listen, "--metrics-listen", "127.0.0.1:0"])
         .env("SHOAL_DATABASE", database)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
         .env("SHOAL_TOKEN", TOKEN);
     command
 }

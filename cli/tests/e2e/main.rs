@@ -12,3 +12,4 @@ mod outages;
 mod refusals;
 mod runs;
 mod standby;
+mod traces;

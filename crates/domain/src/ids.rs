@@ -15,6 +15,11 @@ impl RunId {
         Self(ulid::Ulid::from_parts(unix_ms, random))
     }
 
+    /// All 128 bits of it.
+    pub fn number(self) -> u128 {
+        self.0.0
+    }
+
     /// The eight hexadecimal digits that mark this run's messages in `${stamp}` and `${run}`.
     pub fn mark(self) -> String {
         format!("{:08x}", (self.0.random() & 0xffff_ffff) as u32)

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod random;
 pub mod target_guard;
 pub mod telemetry;
+pub mod traces;
 pub mod usage;
 
 pub use backoff::Backoff;

@@ -1,12 +1,16 @@
-//! Logging of a Shoal process: to stderr, as text for people or JSON for collectors.
+//! Logging of a Shoal process: to stderr, as text for people or JSON for collectors; and its traces.
 //!
 //! stdout belongs to data, so nothing here ever writes to it. `SHOAL_LOG` takes the usual filter
 //! directives (`info,shoal_agent=debug`); a directive that cannot be read is refused, not ignored.
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::traces::Delivery;
 
 /// The environment variable with the filter directives.
 pub const FILTER_VARIABLE: &str = "SHOAL_LOG";
@@ -42,23 +46,49 @@ pub enum Error {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    #[error("traces cannot be delivered as OTEL_EXPORTER_OTLP_ENDPOINT says: {why}")]
+    Collector { why: String },
     #[error("logging was already set up in this process: call telemetry::init once, in main")]
     Twice,
 }
 
-/// Call once, first thing in `main`. `default_level` holds where `SHOAL_LOG` says nothing.
-pub fn init(format: LogFormat, default_level: tracing::Level) -> Result<(), Error> {
+/// Keep it until the process ends: then the last spans are delivered.
+#[derive(Debug)]
+#[must_use = "dropped, it ends the delivery of traces"]
+pub struct Telemetry {
+    _traces: Option<Delivery>,
+}
+
+/// Call once, first thing in `main`. `default_level` holds where `SHOAL_LOG` says nothing; `service`
+/// is what a collector of traces knows this process by.
+pub fn init(
+    format: LogFormat,
+    default_level: tracing::Level,
+    service: &'static str,
+) -> Result<Telemetry, Error> {
     let directives = std::env::var(FILTER_VARIABLE).unwrap_or_default();
     let filter = filter(&directives, default_level)?;
-    let builder = tracing_subscriber::fmt()
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter);
-    match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    }
-    .map_err(|_| Error::Twice)
+        .with_ansi(std::io::stderr().is_terminal());
+    let logs = match format {
+        LogFormat::Text => layer.with_filter(filter).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
+    };
+    let traces = Delivery::start(service).map_err(|why| Error::Collector { why })?;
+    // Ours only: a library's spans would be many, and the exporter would trace itself.
+    let is_ours = filter_fn(|about| {
+        about.target().starts_with("shoal") && *about.level() <= tracing::Level::INFO
+    });
+    let spans = traces.as_ref().map(|delivery| {
+        tracing_opentelemetry::layer()
+            .with_tracer(delivery.tracer())
+            .with_location(false)
+            .with_threads(false)
+            .with_filter(is_ours)
+    });
+    tracing_subscriber::registry().with(logs).with(spans).try_init().map_err(|_| Error::Twice)?;
+    Ok(Telemetry { _traces: traces })
 }
 
 fn filter(directives: &str, default_level: tracing::Level) -> Result<EnvFilter, Error> {

@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod cluster;
+pub mod collector;
 pub mod daemon;
 pub mod expect;
 pub mod faults;

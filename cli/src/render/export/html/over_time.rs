@@ -86,8 +86,11 @@ impl Page<'_> {
     }
 
     fn per_second(&self, counts: &[u64]) -> Vec<Option<f64>> {
-        let step = self.export.course.step_s as f64;
-        counts.iter().map(|n| Some(*n as f64 / step)).collect()
+        let (course, duration_s) = (&self.export.course, self.export.report.duration_s);
+        // The load may end inside the last point, which must not look like a fall.
+        let length = |from_s: u64| (duration_s - from_s as f64).clamp(0.001, course.step_s as f64);
+        let rate = |(n, from_s): (&u64, &u64)| Some(*n as f64 / length(*from_s));
+        counts.iter().zip(&course.from_s).map(rate).collect()
     }
 
     fn overview(&self, html: &mut String) {
