@@ -5,7 +5,7 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -76,10 +76,9 @@ pub fn init(
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
     };
     let traces = Delivery::start(service).map_err(|why| Error::Collector { why })?;
-    // Ours only: a library's spans would be many, and the exporter would trace itself.
-    let is_ours = filter_fn(|about| {
-        about.target().starts_with("shoal") && *about.level() <= tracing::Level::INFO
-    });
+    // Ours only: a library's spans would be many, and the exporter would trace itself. Static, as
+    // a filter that is asked each time loses events behind a library's `enabled!`.
+    let is_ours = Targets::new().with_target("shoal", LevelFilter::INFO);
     let spans = traces.as_ref().map(|delivery| {
         tracing_opentelemetry::layer()
             .with_tracer(delivery.tracer())
