@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub(crate) mod results;
 
 use results::{
-    AboutArgs, BaselineCommand, CompareArgs, ExportArgs, LabelArgs, ListArgs, PruneArgs,
+    AboutArgs, ApplyArgs, BaselineCommand, CompareArgs, ExportArgs, LabelArgs, ListArgs, PruneArgs,
     ReportArgs, TrendArgs,
 };
 
@@ -101,6 +101,15 @@ Example:
         #[command(flatten)]
         start: StartArgs,
     },
+    /// Make a run as a file says, unless it is there already: a run as an object
+    #[command(after_help = "\
+An object is its latest run. Applying it again changes nothing; a changed one starts a new run once the
+last is over, and is refused while that goes on. Phases: Pending, Running, Succeeded, Failed. Exit code: that
+of the run once it is over, else 0; 2 refused.
+
+Example:
+  shoal apply nightly.yaml --wait")]
+    Apply(ApplyArgs),
     /// The runs in the store, newest first
     #[command(after_help = "\
 Examples:

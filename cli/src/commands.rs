@@ -1,6 +1,7 @@
 //! One file per command: fetch, then render. No command knows how the other end computes.
 
 mod agent;
+mod apply;
 mod baseline;
 mod compare;
 mod explain;
@@ -36,6 +37,7 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
             run::perform(global, &settings(global)?, start, rows, report).await
         }
         Command::Start { start } => start::perform(global, &settings(global)?, start).await,
+        Command::Apply(args) => apply::perform(global, &settings(global)?, args).await,
         Command::List(args) => past::list(global, &settings(global)?, args).await,
         Command::Label(args) => past::label(global, &settings(global)?, args).await,
         Command::Annotate { run, text } => {

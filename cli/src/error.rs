@@ -47,6 +47,8 @@ pub(crate) enum Error {
     Report { path: PathBuf, why: String },
     #[error("cannot write {}: {why}", path.display())]
     Write { path: PathBuf, why: String },
+    #[error("object {object} has run {run}, which goes on and was made of something else")]
+    ObjectRuns { object: String, run: String },
     /// Any of the others, but after a run was accepted: it may still go on.
     #[error("{0}")]
     AfterStart(Box<Error>),
@@ -59,6 +61,7 @@ impl Error {
         Some(match self {
             Self::ScenarioMistakes { .. } => "SH0101",
             Self::ScenarioUnreadable { .. } => "SH0102",
+            Self::ObjectRuns { .. } => "SH0708",
             Self::BadOverride { .. } => "SH0103",
             Self::BuiltinOnServer { .. } => "SH0104",
             Self::NotInRelease { .. } => "SH0105",
@@ -79,6 +82,9 @@ impl Error {
         Some(match self {
             Self::ScenarioUnreadable { .. } => {
                 "name a scenario file; `shoal scenario init` writes one to start from".into()
+            }
+            Self::ObjectRuns { run, .. } => {
+                format!("wait for it (`shoal watch {run}`) or end it (`shoal stop {run}`)")
             }
             Self::BadOverride { .. } => "write it like --set devices=500".into(),
             Self::BuiltinOnServer { .. } => {

@@ -46,7 +46,7 @@ impl Scenario {
     }
 }
 
-fn read(file: &Path) -> Result<String, String> {
+pub(crate) fn read(file: &Path) -> Result<String, String> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     std::fs::File::open(file)

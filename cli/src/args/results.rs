@@ -199,6 +199,18 @@ pub(crate) struct ExportArgs {
     pub(crate) to: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ApplyArgs {
+    /// The object, a YAML file: version, run, scenario, set, agents, labels, note
+    pub(crate) file: PathBuf,
+    /// Until its run is over
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// A new run also where the last one was made of the same and is over
+    #[arg(long)]
+    pub(crate) again: bool,
+}
+
 /// Where reports go.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ReportArgs {

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
 
+mod apply;
 mod deployment;
 mod faces;
 mod load;

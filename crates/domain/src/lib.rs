@@ -33,6 +33,7 @@ pub mod histogram;
 pub mod ids;
 pub mod labels;
 pub mod lease;
+pub mod object;
 pub mod observed;
 pub mod outcome;
 pub mod plan;

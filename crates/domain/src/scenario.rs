@@ -12,8 +12,7 @@ mod load;
 mod observers;
 mod payload;
 
-use self::fields::{Fields, named};
-pub(crate) use self::fields::{Written, word, written};
+pub(crate) use self::fields::{Fields, Written, named, word, written};
 pub(crate) use self::grammar::schema;
 pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
 pub(crate) use self::observers::{KafkaCredentials, KafkaSource, MqttSource, Observer};
