@@ -5,6 +5,7 @@
 
 pub(crate) mod columns;
 pub(crate) mod comparison;
+pub(crate) mod device;
 pub(crate) mod diagnostics;
 pub(crate) mod export;
 pub(crate) mod json;

@@ -10,7 +10,7 @@ use shoal_service_kit::{Clock as _, SystemClock, limits};
 use super::DONE;
 use crate::args::{Changes, Global, Output};
 use crate::error::Error;
-use crate::render::{self, json, plan as view};
+use crate::render::{self, device as one, json, plan as view};
 use crate::scenario::Scenario;
 
 /// The shipped quickstart is the one that tests run, so a copy of it is a good start.
@@ -114,9 +114,9 @@ fn one_device(
             help: format!("it has {devices} devices, 0 to {}", devices - 1),
         });
     }
-    let device = view::device(scenario, group, index, SystemClock.unix_us(), &BTreeMap::new());
+    let device = one::device(scenario, group, index, SystemClock.unix_us(), &BTreeMap::new());
     Ok(match output {
-        Output::Table => view::device_text(&device),
-        output => json::document(&view::device_document(&device), output),
+        Output::Table => one::device_text(&device),
+        output => json::document(&one::device_document(&device), output),
     })
 }

@@ -18,7 +18,7 @@ use crate::args::{Changes, Global, Output};
 use crate::builtin::Builtin;
 use crate::error::Error;
 use crate::mqtt_client::Connection;
-use crate::render::plan::{self as view, Device};
+use crate::render::device::{self as view, Device};
 use crate::render::{self, clean, json};
 use crate::scenario::Scenario;
 

@@ -1,30 +1,21 @@
-//! What a scenario amounts to, before anything is sent: its size, its stages, its planned slots, or
-//! one device with its first messages.
+//! What a scenario amounts to, before anything is sent: its size, its stages, its planned slots.
 //!
-//! The numbers come from the same functions that pace the agents; payloads are rendered as they
-//! would be, with seed and run mark of an example where the file pins none.
+//! The numbers come from the same functions that pace the agents.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use shoal_domain::capacity::{Limits, SPARE_DESCRIPTORS, agents_for};
-use shoal_domain::outcome::Operation;
-use shoal_domain::plan::{Plan, Qos, StageKind};
+use shoal_domain::plan::{Plan, StageKind};
 use shoal_domain::schedule::Timetable;
-use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 
 use super::clean;
 use super::columns::Columns;
 use super::numbers::{count, rate, seconds};
-use super::requests::{self, Request};
 use crate::scenario::Scenario;
 
-/// Slots shown of one device and series.
-const SHOWN_SLOTS: usize = 3;
-const EXAMPLE_SEED: u64 = 1;
+pub(super) const EXAMPLE_SEED: u64 = 1;
 
 fn messages_per_s(plan: &Plan) -> f64 {
     let groups = plan.groups.iter();
@@ -35,7 +26,7 @@ fn messages_per_s(plan: &Plan) -> f64 {
         .sum()
 }
 
-fn s(us: u64) -> f64 {
+pub(super) fn s(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
@@ -69,7 +60,7 @@ fn plural(n: usize, word: &str) -> String {
 }
 
 /// With the seed of an example where the file pins none: it moves slots, hardly their number.
-fn timetable(plan: &Plan) -> Timetable {
+pub(super) fn timetable(plan: &Plan) -> Timetable {
     Timetable::new(Arc::new(plan.clone()), plan.seed.unwrap_or(EXAMPLE_SEED), &[])
 }
 
@@ -196,260 +187,6 @@ pub(crate) fn whole_document(scenario: &Scenario, fleet: Fleet) -> Value {
     document
 }
 
-/// One device as an agent would drive it.
-#[derive(Debug)]
-pub(crate) struct Device {
-    pub(crate) group: String,
-    index: u64,
-    pub(crate) id: String,
-    /// Run time; `None`: no ramp reaches it.
-    start_us: Option<u64>,
-    /// Drawn for this example when the file pins none.
-    seed: u64,
-    seed_is_pinned: bool,
-    pub(crate) username: Option<String>,
-    /// Never shown.
-    pub(crate) password: Option<String>,
-    /// Secrets that its texts need and that were not given.
-    pub(crate) missing: BTreeSet<String>,
-    lets: Vec<String>,
-    pub(crate) messages: Vec<Message>,
-    /// Of an HTTP device, each once, or why one cannot be shown.
-    requests: Vec<Result<Request, String>>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Message {
-    pub(crate) series: String,
-    pub(crate) slot: u64,
-    intended_us: u64,
-    pub(crate) qos: Qos,
-    pub(crate) retain: bool,
-    pub(crate) topic: String,
-    pub(crate) payload: Vec<u8>,
-}
-
-pub(crate) fn qos_number(qos: Qos) -> u8 {
-    qos.number()
-}
-
-/// More of a binary payload tells nobody anything.
-const SHOWN_BYTES: usize = 512;
-
-/// Text as it is, anything else as `0x` and hexadecimal digits.
-pub(crate) fn payload_text(payload: &[u8]) -> String {
-    match std::str::from_utf8(payload) {
-        Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => text.to_owned(),
-        _ => {
-            let shown = payload.iter().take(SHOWN_BYTES);
-            let digits: String = shown.map(|byte| format!("{byte:02x}")).collect();
-            let more = if payload.len() > SHOWN_BYTES { "..." } else { "" };
-            format!("0x{digits}{more} ({} bytes)", payload.len())
-        }
-    }
-}
-
-/// The mark of the example run in `${run}` and `${stamp}`.
-const EXAMPLE_RUN: &str = "00000000";
-
-pub(crate) fn device(
-    scenario: &Scenario,
-    group_index: usize,
-    index: u64,
-    now_us: u64,
-    secrets: &BTreeMap<String, String>,
-) -> Device {
-    let plan = &scenario.plan;
-    let group = &plan.groups[group_index];
-    let seed = plan.seed.unwrap_or(EXAMPLE_SEED);
-    let mut scope = DeviceScope {
-        seed,
-        run: EXAMPLE_RUN,
-        group: group_index as u32,
-        index,
-        device: "",
-        lets: &[],
-        rows: group.rows.as_ref(),
-        captured: &[],
-        secrets,
-    };
-    let missing = RefCell::new(BTreeSet::new());
-    let text = |template: &Template, scope: &DeviceScope<'_>| {
-        let mut out = Vec::new();
-        match template.render_device(scope, &mut out) {
-            Ok(()) => String::from_utf8_lossy(&out).into_owned(),
-            // Secrets live with the agents; here their place is shown.
-            Err(secret) => {
-                let place = format!("<secret {}>", secret.name);
-                missing.borrow_mut().insert(secret.name);
-                place
-            }
-        }
-    };
-    let id = text(&group.id, &scope);
-    scope.device = &id;
-    let mut lets: Vec<String> = Vec::new();
-    for value in &group.lets {
-        let known = lets.clone();
-        lets.push(text(&value.value, &DeviceScope { lets: &known, ..scope }));
-    }
-    let scope = DeviceScope { lets: &lets, ..scope };
-    let credentials = group.credentials.as_ref();
-    let credential = |template: Option<&Template>| template.map(|template| text(template, &scope));
-    let username = credential(credentials.and_then(|both| both.username.as_ref()));
-    let password = credential(credentials.and_then(|both| both.password.as_ref()));
-
-    let timetable = timetable(plan);
-    let mut messages = Vec::new();
-    for send in group.sends() {
-        let Some(slots) = timetable.slots(group_index, index, send) else { continue };
-        let mut walks = Walks::default();
-        let first = std::iter::successors(slots.first_from(0), |(slot, _)| slots.after(*slot));
-        for (n, (slot, intended_us)) in first.take(SHOWN_SLOTS).enumerate() {
-            let message = MessageScope {
-                series: send.series,
-                slot,
-                incarnation: 0,
-                n: n as u32,
-                now_us: now_us + intended_us,
-            };
-            let mut render = |template: &Template| {
-                let mut out = Vec::new();
-                template.render_message(&scope, &message, &mut walks, &mut out);
-                out
-            };
-            let Some(publish) = send.publish() else { continue };
-            messages.push(Message {
-                series: plan.series_path(send.series),
-                slot,
-                intended_us,
-                qos: publish.qos,
-                retain: publish.retain,
-                topic: String::from_utf8_lossy(&render(&publish.topic)).into_owned(),
-                payload: render(&publish.payload),
-            });
-        }
-    }
-    let requests = match plan.targets[group.target].http() {
-        None => Vec::new(),
-        Some(target) => {
-            let examples = requests::examples(group);
-            let scope = DeviceScope { captured: &examples, ..scope };
-            let render = |placed: &requests::Placed<'_>| {
-                requests::render(plan, group, target, placed, &scope, now_us)
-            };
-            requests::all(group).iter().map(render).collect()
-        }
-    };
-    Device {
-        requests,
-        lets: lets.clone(),
-        group: group.name.clone(),
-        index,
-        start_us: timetable.start_us(group_index, index, 0),
-        seed,
-        seed_is_pinned: plan.seed.is_some(),
-        username,
-        password,
-        messages,
-        missing: missing.into_inner(),
-        id,
-    }
-}
-
-impl Device {
-    /// What its texts render with; nothing is captured yet.
-    pub(crate) fn scope<'d>(
-        &'d self,
-        plan: &'d Plan,
-        group: usize,
-        secrets: &'d BTreeMap<String, String>,
-    ) -> DeviceScope<'d> {
-        DeviceScope {
-            seed: self.seed,
-            run: EXAMPLE_RUN,
-            group: group as u32,
-            index: self.index,
-            device: &self.id,
-            lets: &self.lets,
-            rows: plan.groups[group].rows.as_ref(),
-            captured: &[],
-            secrets,
-        }
-    }
-}
-
-pub(crate) fn device_text(device: &Device) -> String {
-    let mut text = format!(
-        "device {} ({} of group {})\n",
-        clean(&device.id),
-        device.index,
-        clean(&device.group)
-    );
-    match device.start_us {
-        Some(us) => {
-            let _ = writeln!(text, "{} at {}", Operation::Connect.word(), seconds(s(us)));
-        }
-        None => text.push_str("never starts: no ramp reaches it\n"),
-    }
-    if let Some(username) = &device.username {
-        let _ = writeln!(text, "username {}", clean(username));
-    }
-    for message in &device.messages {
-        let _ = writeln!(
-            text,
-            "\n{} slot {} at {:.6} s, QoS {}\n  topic   {}\n  payload {}",
-            clean(&message.series),
-            message.slot,
-            s(message.intended_us),
-            qos_number(message.qos),
-            clean(&message.topic),
-            clean(&payload_text(&message.payload))
-        );
-    }
-    for request in &device.requests {
-        match request {
-            Ok(request) => text.push_str(&requests::text(request)),
-            Err(why) => {
-                let _ = writeln!(text, "\n(not shown: {})", clean(why));
-            }
-        }
-    }
-    let seed = device.seed;
-    if device.seed_is_pinned {
-        let _ = writeln!(text, "\nseed {seed}, as the file says");
-    } else {
-        let _ = writeln!(
-            text,
-            "\nseed {seed} as an example; every run draws its own unless the file pins one"
-        );
-    }
-    text
-}
-
-pub(crate) fn device_document(device: &Device) -> Value {
-    let messages = device.messages.iter().map(|message| {
-        json!({
-            "series": message.series,
-            "slot": message.slot,
-            "intended_s": s(message.intended_us),
-            "qos": qos_number(message.qos),
-            "topic": message.topic,
-            "payload": payload_text(&message.payload),
-        })
-    });
-    json!({
-        "group": device.group,
-        "index": device.index,
-        "device": device.id,
-        "start_s": device.start_us.map(s),
-        "seed": device.seed,
-        "username": device.username,
-        "messages": messages.collect::<Vec<_>>(),
-        "requests": device.requests.iter().flatten().map(requests::document).collect::<Vec<_>>(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -477,12 +214,6 @@ mod tests {
         let text = whole(&quickstart(), Fleet::Each(30));
         assert!(text.ends_with("\nagents: 4 agents of at most 30 devices each\n"), "{text}");
         assert_eq!(whole_document(&quickstart(), Fleet::Each(300))["agents"], 1);
-    }
-
-    #[test]
-    fn one_device_of_the_quickstart_with_its_messages() {
-        let device = device(&quickstart(), 0, 17, 1_772_366_405_000_000, &BTreeMap::new());
-        golden::assert("device.txt", &device_text(&device));
     }
 
     #[test]
