@@ -129,6 +129,7 @@ async fn start_control_plane(
         token: wish.token.clone(),
         metrics_listen: wish.metrics_listen,
         keep_seconds: Some(KEEP_SECONDS),
+        influx: None,
         local: true,
     };
     match shoal_control_plane::app::start(config, lifecycle).await {

@@ -17,7 +17,7 @@ use crate::fleet::Fleet;
 use crate::grpc::{AgentApi, ControlApi, TokenCheck};
 use crate::ingest;
 use crate::leadership::{AUTHORITY, keep_lead, wait_for_lead};
-use crate::metrics;
+use crate::metrics::{self, influx};
 use crate::orchestrator::Runs;
 use crate::refusal::Refusal;
 use crate::store::{Store, StoreError};
@@ -40,6 +40,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// How long windows of one second are kept; `None`: for ever.
     pub keep_seconds: Option<Duration>,
+    /// Where runs are also written, for InfluxDB.
+    pub influx: Option<influx::Endpoint>,
     /// In the CLI's own process: `builtin` targets are allowed.
     pub local: bool,
 }
@@ -128,6 +130,9 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
     }
     runs.resume().await?;
     runs.keep_alive();
+    if let Some(endpoint) = config.influx {
+        influx::keep(runs.clone(), endpoint, lifecycle);
+    }
     if let Some(keep_seconds) = config.keep_seconds {
         coarsen::keep(store.clone(), keep_seconds, lifecycle);
     }

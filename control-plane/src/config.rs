@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::app::Config;
+use crate::metrics::influx::Endpoint;
 
 /// The control plane of Shoal: agents and the CLI connect to it, it keeps all runs in a database.
 #[derive(Debug, Parser)]
@@ -23,6 +24,12 @@ pub struct Args {
     /// Where to answer `GET /metrics` for Prometheus, like 127.0.0.1:7101; without a token.
     #[arg(long, env = "SHOAL_METRICS_LISTEN", value_name = "ADDR")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Where runs are also written for InfluxDB, like http://db:8086/api/v2/write?org=o&bucket=b.
+    #[arg(long, env = "SHOAL_INFLUX_URL", value_name = "URL")]
+    pub influx_url: Option<String>,
+    /// What that InfluxDB asks for.
+    #[arg(long, env = "SHOAL_INFLUX_TOKEN", hide_env_values = true)]
+    pub influx_token: Option<String>,
     /// How long a run keeps its windows of one second, like 30d or 12h; then they are joined to 10
     /// seconds, and after four times as long to 60. Totals, percentiles and comparisons stay exact.
     #[arg(long, env = "SHOAL_KEEP_SECONDS", value_name = "AGE", default_value = "30d", value_parser = age)]
@@ -51,17 +58,22 @@ impl From<LogFormat> for shoal_service_kit::telemetry::LogFormat {
     }
 }
 
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
+impl TryFrom<Args> for Config {
+    type Error = String;
+
+    fn try_from(args: Args) -> Result<Self, String> {
         let Args { listen, database, token, metrics_listen, keep_seconds, .. } = args;
-        Self {
+        let influx_token = args.influx_token.filter(|token| !token.is_empty());
+        let influx = args.influx_url.map(|url| Endpoint::new(&url, influx_token)).transpose()?;
+        Ok(Self {
             listen,
             database,
             token: token.filter(|token| !token.is_empty()),
             metrics_listen,
             keep_seconds: Some(keep_seconds),
+            influx,
             local: false,
-        }
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use shoal_control_plane::app;
+use shoal_control_plane::app::{self, Config};
 use shoal_control_plane::config::Args;
 use shoal_service_kit::{Lifecycle, telemetry};
 
@@ -30,7 +30,11 @@ fn main() -> ExitCode {
         if let Err(error) = lifecycle.listen_for_signals() {
             return fail("SH0304", &format!("no signals: {error}"), "check the limits");
         }
-        match app::start(args.into(), &lifecycle).await {
+        let config = match Config::try_from(args) {
+            Ok(config) => config,
+            Err(why) => return fail("SH0602", &why, "check --influx-url and --influx-token"),
+        };
+        match app::start(config, &lifecycle).await {
             Ok(Some(_)) => {}
             Ok(None) => return ExitCode::SUCCESS,
             Err(error) => {

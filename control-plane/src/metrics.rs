@@ -5,6 +5,8 @@
 //! minutes after its end, so that a scrape every minute sees its last second. Labels are a run's
 //! name, its scenario and its series: as many as the scenario names, for at most a few runs.
 
+pub mod influx;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,7 +59,9 @@ pub struct RunSample {
 
 #[derive(Debug, Clone)]
 struct SeriesSample {
-    labels: String,
+    group: String,
+    series: String,
+    operation: &'static str,
     attempts: u64,
     acknowledged: u64,
     errors: Vec<(&'static str, u64)>,
@@ -104,13 +108,8 @@ impl RunSample {
         let known = |(id, tally): (SeriesId, Tally)| {
             let series = plan.series.get(id.index())?;
             let group = &plan.groups.get(series.group)?.name;
-            let operation = series.operation.word();
-            let labels = format!(
-                "group=\"{}\",series=\"{}\",operation=\"{operation}\"",
-                escaped(group),
-                escaped(&series.name)
-            );
-            Some(SeriesSample::of(labels, operation != "connect", &tally))
+            let names = (group.clone(), series.name.clone(), series.operation.word());
+            Some(SeriesSample::of(names, &tally))
         };
         let gauges = || live.parts.values().flat_map(|part| &part.devices);
         Self {
@@ -130,7 +129,7 @@ impl RunSample {
 }
 
 impl SeriesSample {
-    fn of(labels: String, has_slots: bool, tally: &Tally) -> Self {
+    fn of((group, series, operation): (String, String, &'static str), tally: &Tally) -> Self {
         let slots = [
             ("sent", tally.sent),
             ("missed", tally.missed),
@@ -139,14 +138,25 @@ impl SeriesSample {
             ("unsent", tally.unsent),
         ];
         Self {
-            labels,
+            group,
+            series,
+            operation,
             attempts: tally.sent,
             acknowledged: tally.acked,
             errors: tally.errors.iter().map(|(class, n)| (class.word(), *n)).collect(),
-            slots: has_slots.then_some(slots),
+            slots: (operation != "connect").then_some(slots),
             response_time: TimeSample::of(&tally.response_time),
             service_time: TimeSample::of(&tally.service_time),
         }
+    }
+
+    fn labels(&self) -> String {
+        format!(
+            "group=\"{}\",series=\"{}\",operation=\"{}\"",
+            escaped(&self.group),
+            escaped(&self.series),
+            self.operation
+        )
     }
 }
 
@@ -200,7 +210,7 @@ fn render(runs: &[RunSample], n_runs: usize, n_agents: usize) -> String {
             _ => {
                 for run in runs {
                     for series in &run.series {
-                        let labels = format!("{},{}", run.labels(), series.labels);
+                        let labels = format!("{},{}", run.labels(), series.labels());
                         write_series(&mut text, name, &labels, series);
                     }
                 }

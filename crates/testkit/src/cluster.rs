@@ -56,6 +56,7 @@ impl Cluster {
             token: None,
             metrics_listen: None,
             keep_seconds: None,
+            influx: None,
             local: true,
         };
         let serving = control_plane::start(config, &control_plane).await;
