@@ -2,6 +2,7 @@
 //!
 //! The numbers come from the same functions that pace the agents.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 

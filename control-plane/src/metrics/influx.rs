@@ -31,9 +31,8 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(url: &str, token: Option<String>) -> Result<Self, String> {
-        let wrong = || {
-            format!("`{url}` found, http://host[:port]/path?query of an InfluxDB expected")
-        };
+        let wrong =
+            || format!("`{url}` found, http://host[:port]/path?query of an InfluxDB expected");
         let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
         let (address, path) = rest.split_once('/').ok_or_else(wrong)?;
         let is_plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
@@ -41,7 +40,8 @@ impl Endpoint {
         if address.is_empty() || address.contains('@') || !is_plain(rest) || has_token {
             return Err(wrong());
         }
-        let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let has_port =
+            address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let address = if has_port { address.to_owned() } else { format!("{address}:8086") };
         Ok(Self { address, path: format!("/{path}"), token })
     }
@@ -185,7 +185,13 @@ mod tests {
             attempts: 7,
             acknowledged: 6,
             errors: vec![("ack_timeout", 1)],
-            slots: Some([("sent", 7), ("missed", 0), ("not_connected", 0), ("away", 0), ("unsent", 0)]),
+            slots: Some([
+                ("sent", 7),
+                ("missed", 0),
+                ("not_connected", 0),
+                ("away", 0),
+                ("unsent", 0),
+            ]),
             response_time: Some(TimeSample { buckets: [0; 14], sum_us: 900, count: 6 }),
             service_time: None,
         };
@@ -217,8 +223,13 @@ mod tests {
     #[test]
     fn an_endpoint_is_an_http_url() {
         let good = Endpoint::new("http://db/api/v2/write?org=o&bucket=b", None).unwrap();
-        assert_eq!((good.address.as_str(), good.path.as_str()), ("db:8086", "/api/v2/write?org=o&bucket=b"));
-        for wrong in ["https://db/x", "db:8086/write", "http://db", "http://u:p@db/x", "http://db/a b"] {
+        assert_eq!(
+            (good.address.as_str(), good.path.as_str()),
+            ("db:8086", "/api/v2/write?org=o&bucket=b")
+        );
+        for wrong in
+            ["https://db/x", "db:8086/write", "http://db", "http://u:p@db/x", "http://db/a b"]
+        {
             assert!(Endpoint::new(wrong, None).is_err(), "{wrong}");
         }
         assert!(Endpoint::new("http://db/x", Some("a\r\nb".into())).is_err());
@@ -229,7 +240,9 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/write?db=d", listener.local_addr().unwrap());
         let endpoint = Endpoint::new(&url, Some("secret".into())).unwrap();
-        for (answer, is_taken) in [("HTTP/1.1 204 No Content\r\n\r\n", true), ("HTTP/1.1 401 No\r\n\r\n", false)] {
+        for (answer, is_taken) in
+            [("HTTP/1.1 204 No Content\r\n\r\n", true), ("HTTP/1.1 401 No\r\n\r\n", false)]
+        {
             let server = async {
                 let (mut socket, _) = listener.accept().await.unwrap();
                 let mut got = vec![0; 4096];

@@ -72,7 +72,11 @@ pub fn apply(wanted: &str, latest: Option<(&str, ObjectPhase)>, again: bool) -> 
     match latest {
         None => Apply::Start,
         Some((spec, ObjectPhase::Pending | ObjectPhase::Running)) => {
-            if spec == wanted { Apply::Keep } else { Apply::Refuse }
+            if spec == wanted {
+                Apply::Keep
+            } else {
+                Apply::Refuse
+            }
         }
         Some((spec, _)) if spec == wanted && !again => Apply::Keep,
         Some(_) => Apply::Start,
@@ -131,10 +135,8 @@ fn read(mut fields: Fields<'_>, out: &Collector) -> Option<RunObject> {
     };
     let name = name?;
     if !is_name(&name.text) {
-        let message = format!(
-            "`{}` found, 1 to 64 letters, digits, `.`, `_` or `-` expected",
-            name.text
-        );
+        let message =
+            format!("`{}` found, 1 to 64 letters, digits, `.`, `_` or `-` expected", name.text);
         out.report(name.place, &name.path, message, None);
     }
     let note = note.map(|note| note.text).unwrap_or_default();
