@@ -100,17 +100,7 @@ impl Deployment {
         let metrics = after(line, "at=");
         let (agents, standby, proxies) = (BTreeMap::new(), None, None);
         let collector = collector.to_owned();
-        Self {
-            agents,
-            control_plane,
-            standby,
-            server,
-            metrics,
-            database,
-            proxies,
-            dir,
-            collector,
-        }
+        Self { agents, control_plane, standby, server, metrics, database, proxies, dir, collector }
     }
 
     /// A second control plane on the same database; whoever is started from now on knows both.
