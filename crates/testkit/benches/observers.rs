@@ -68,9 +68,10 @@ fn measure(plan: Plan, run: RunId, write: impl FnOnce()) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (cpu, start) = (Cell::new(0.0), Cell::new(Instant::now()));
     let listening = || {
-        write();
+        // It reads while this is written.
         start.set(Instant::now());
         cpu.set(observer_cpu_us());
+        write();
     };
     let spent = Cell::new((0.0, 0.0));
     let done = || {
