@@ -8,9 +8,8 @@ use std::thread::JoinHandle;
 use shoal_domain::delta::WINDOW_US;
 use shoal_domain::schedule::Timetable;
 use shoal_domain::shard::Block;
-use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use super::close::Audience;
 use super::core::{self, Core, CoreLoop};
@@ -136,10 +135,7 @@ fn run_core(
     control: Arc<Control>,
     reports: mpsc::Sender<CoreReport>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let text = format!("core {number}: cannot start its runtime: {error}");
@@ -188,5 +184,5 @@ fn run_core(
         due: vec![0; job.plan.series.len() * job.plan.stages.len()],
         due_us: 0,
     };
-    runtime.block_on(core_loop.run());
+    LocalSet::new().block_on(&runtime, core_loop.run());
 }
