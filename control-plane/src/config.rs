@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use shoal_service_kit::age;
 
 use crate::app::Config;
 use crate::metrics::influx::Endpoint;
@@ -74,33 +75,5 @@ impl TryFrom<Args> for Config {
             influx,
             local: false,
         })
-    }
-}
-
-/// `30d`, `12h`, `90m`, `45s`, `2w`.
-fn age(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` found, an age with its unit, like 30d, expected");
-    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let unit_s = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(unit_s).map(Duration::from_secs).ok_or_else(wrong)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_age_carries_its_unit() {
-        assert_eq!(age("30d"), Ok(Duration::from_secs(30 * 86_400)));
-        assert!(age("30").is_err() && age("d").is_err() && age("99999999999999999999d").is_err());
     }
 }

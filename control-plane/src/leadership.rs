@@ -48,12 +48,11 @@ pub(crate) async fn wait_for_lead(
                 if now != known {
                     (known, since) = (now, Instant::now());
                 }
-                let is_free = known.as_ref().is_none_or(|leader| {
-                    leader.owner.is_empty() || leader.owner == owner || since.elapsed() > SILENCE
-                });
+                // One that gave up in order has no name any more; a restarted one has its own.
                 let is_seized = known
                     .as_ref()
                     .is_some_and(|leader| !leader.owner.is_empty() && leader.owner != owner);
+                let is_free = !is_seized || since.elapsed() > SILENCE;
                 if is_free && let Some(epoch) = store.take_lead(owner, known.as_ref()).await? {
                     return Ok(Some(Lead { epoch, is_seized }));
                 }

@@ -5,11 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use shoal_proto::v1::{
     AnnotateRequest, ChangeLabelsRequest, ListRunsRequest, PruneRequest, RunReference,
 };
-use shoal_service_kit::{Clock, SystemClock};
+use shoal_service_kit::{Clock, SystemClock, age};
 
 use super::DONE;
 use crate::about;
-use crate::args::results::{LabelArgs, ListArgs, PruneArgs, ValidityArg, VerdictArg, age};
+use crate::args::results::{LabelArgs, ListArgs, PruneArgs, ValidityArg, VerdictArg};
 use crate::args::{Global, Output};
 use crate::config::Settings;
 use crate::error::Error;

@@ -12,7 +12,7 @@ use crate::runs::marks;
 
 const TOPICS: &str = "devices/+/telemetry";
 
-/// How long things are away: longer than what clients wait for an answer, shorter than a lease.
+/// How long things are away, which is the fault itself and so real time: longer than what clients wait for an answer, shorter than a lease.
 const AWAY: Duration = Duration::from_secs(15);
 
 struct Scene {

@@ -60,25 +60,19 @@ impl ControlService for ControlApi {
                 Refusal::new(Kind::Unavailable, "SH0405", "the run takes no more wishes just now")
             })
         };
+        let slow = || Refusal::new(Kind::Unavailable, "SH0501", "the store is silent");
         let found = tokio::time::timeout(STORE_PATIENCE, self.find(&request.run)).await;
-        let row = match found {
-            Ok(Ok(row)) => row,
-            Ok(Err(refusal)) if refusal.kind != Kind::Unavailable => return Err(refusal.into()),
+        let row = match found.unwrap_or_else(|_| Err(slow())) {
+            Ok(row) => row,
             // Nobody may have to wait for a database to stop a load.
-            unknown => match self.runs.active_called(&request.run) {
-                Some((run_id, active)) => {
-                    stop(&active)?;
-                    let phase = active.status.borrow().record.state.phase().word().to_owned();
-                    let (run_id, name) = (run_id.to_string(), active.name);
-                    return Ok(Response::new(v1::StopRunResponse { run_id, name, phase }));
-                }
-                None => {
-                    let slow = || Refusal::new(Kind::Unavailable, "SH0501", "the store is silent");
-                    return Err(unknown
-                        .map_or_else(|_| slow(), |found| found.err().unwrap_or_else(slow))
-                        .into());
-                }
-            },
+            Err(refusal) if refusal.kind == Kind::Unavailable => {
+                let (run_id, active) = self.runs.active_called(&request.run).ok_or(refusal)?;
+                stop(&active)?;
+                let phase = active.status.borrow().record.state.phase().word().to_owned();
+                let (run_id, name) = (run_id.to_string(), active.name);
+                return Ok(Response::new(v1::StopRunResponse { run_id, name, phase }));
+            }
+            Err(refusal) => return Err(refusal.into()),
         };
         if let Some(active) = self.runs.active(row.run_id) {
             stop(&active)?;

@@ -36,15 +36,8 @@ use crate::store::{NewEvent, RunRow};
 use crate::trackers::Trackers;
 
 const TICK: Duration = Duration::from_millis(100);
-const COMPACT_EVERY_US: u64 = 30_000_000;
-/// Deltas younger than this may still get company in their window.
-const COMPACT_AGE_US: i64 = 10_000_000;
-/// How often thresholds are judged while the load goes on.
-const JUDGE_EVERY_US: u64 = 1_000_000;
 /// An owned run whose owner was silent for so long is stopped.
 const OWNER_SILENCE_US: u64 = 60_000_000;
-/// An end of the load is told to the agents after this, stored or not.
-const STORE_PATIENCE: Duration = Duration::from_millis(500);
 /// The store must have answered this shortly before t0, or nobody begins.
 const LAST_LOOK_US: u64 = 700_000;
 const LAST_LOOK: Duration = Duration::from_millis(400);

@@ -4,6 +4,7 @@
 //! Nothing here knows what a run or a device is. The invariant: effects that a test must be able to
 //! replace (time, task ownership, permission to load a target) have exactly one door, and it is here.
 
+mod age;
 pub mod backoff;
 pub mod clock;
 pub mod http_get;
@@ -15,6 +16,7 @@ pub mod telemetry;
 pub mod traces;
 pub mod usage;
 
+pub use age::age;
 pub use backoff::Backoff;
 pub use clock::{Clock, SystemClock, TestClock};
 pub use lifecycle::Lifecycle;

@@ -1,16 +1,21 @@
 //! Thresholds while the load goes on.
 
-use super::{Driver, JUDGE_EVERY_US};
-use crate::live::{LivePart, LiveRun};
-use crate::{fleet, query};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use shoal_domain::account::{Holding, Until, account, applied};
 use shoal_domain::ids::RunId;
 use shoal_domain::report::ThresholdResult;
 use shoal_domain::run::Phase;
 use shoal_domain::schedule::Timetable;
 use shoal_domain::verdict;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+
+use super::Driver;
+use crate::live::{LivePart, LiveRun};
+use crate::{fleet, query};
+
+/// How often thresholds are judged while the load goes on.
+const JUDGE_EVERY_US: u64 = 1_000_000;
 
 impl Driver {
     /// Keeps since when each threshold has been false; whether one has been so for its

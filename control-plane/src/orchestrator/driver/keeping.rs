@@ -1,17 +1,26 @@
 //! Everything that a run writes into the store, and what becomes of it when the store does not answer.
 
-use super::{COMPACT_AGE_US, COMPACT_EVERY_US, Driver, STORE_PATIENCE};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_domain::roster::{Changes, Grant, Roster};
+use shoal_domain::run::{Phase, RunCommand};
+use shoal_domain::shard::Shard;
+
+use super::Driver;
 use crate::orchestrator::Status;
 use crate::orchestrator::compaction::{compact, repair};
 use crate::query;
 use crate::record::{Record, shard_to_blob};
 use crate::refusal::{Kind, Refusal};
 use crate::store::{GrantChanges, NewAssignment, NewEvent, RunChange, StoreError};
-use shoal_domain::roster::{Changes, Grant, Roster};
-use shoal_domain::run::{Phase, RunCommand};
-use shoal_domain::shard::Shard;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+
+const COMPACT_EVERY_US: u64 = 30_000_000;
+/// Deltas younger than this may still get company in their window.
+const COMPACT_AGE_US: i64 = 10_000_000;
+/// An end of the load is told to the agents after this, stored or not.
+const STORE_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Driver {
     /// Repairs, folds the rest and makes the document whose verdict is stored with the last phase.

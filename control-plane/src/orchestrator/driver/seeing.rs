@@ -1,9 +1,8 @@
 //! What is the case: who is there, what each says of what it holds, and what follows from that.
 //! Repeating any of it changes nothing.
 
-use super::Driver;
-use crate::fleet;
-use crate::orchestrator::placement::{Placed, barred, place};
+use std::collections::BTreeMap;
+
 use shoal_domain::ids::GrantId;
 use shoal_domain::lease::{BEAT_US, Presence};
 use shoal_domain::plan::OnAgentLoss;
@@ -12,7 +11,10 @@ use shoal_domain::roster::{
 };
 use shoal_domain::run::{Phase, RunEvent, RunState};
 use shoal_proto::v1;
-use std::collections::BTreeMap;
+
+use super::Driver;
+use crate::fleet;
+use crate::orchestrator::placement::{Placed, barred, place};
 
 impl Driver {
     pub(super) fn policy(&self) -> Policy {

@@ -1,14 +1,15 @@
 //! What agents should hold, brought up to what is stored. Only an end of the load may come first.
 
-use super::Driver;
-use crate::orchestrator::scale;
-use crate::record::{Record, overrides_of};
-use crate::refusal::Refusal;
 use shoal_domain::ids::AgentId;
 use shoal_domain::roster::Grant;
 use shoal_domain::run::{Phase, RunCommand};
 use shoal_domain::shard::Shard;
 use shoal_proto::{assignment, v1};
+
+use super::Driver;
+use crate::orchestrator::scale;
+use crate::record::{Record, overrides_of};
+use crate::refusal::Refusal;
 
 impl Driver {
     /// A grant as its agent is to hold it now.
