@@ -252,6 +252,13 @@ impl Device {
         if core.horizon_us() <= now { now + 1_000 } else { now + FAR_US }
     }
 
+    /// When the calendar next changes something. The end of the load is no such change: the core
+    /// ends all of its devices then.
+    fn next_change_us(&self, core: &Core) -> u64 {
+        let change_us = self.change_us.get();
+        if change_us < self.end_us(core).min(core.horizon_us()) { change_us } else { u64::MAX }
+    }
+
     fn begin(&self, series: SeriesId, stage: StageId, began_us: u64, intended: Option<u64>) -> u64 {
         let id = self.n_opened.get();
         self.n_opened.set(id + 1);
@@ -306,7 +313,7 @@ impl Device {
 
     /// Gives a class to every slot that has become due, or lets it wait.
     fn fall_due(&self, core: &Core, now: u64) {
-        let until = now.min(self.end_us(core)).min(core.horizon_us());
+        let until = now.min(self.end_us(core)).min(core.horizon_us()).min(core.window_end_us.get());
         let mut book = self.book.borrow_mut();
         if book.next_us() >= until {
             return;
@@ -340,7 +347,13 @@ impl Device {
     /// When the next slot falls due; in a day where none does before the load ends.
     fn next_due_us(&self, core: &Core) -> u64 {
         let (look_us, next_us) = (self.next_look_us(core), self.book.borrow().next_us());
-        if next_us < self.end_us(core) { look_us.min(next_us + 1) } else { look_us }
+        let due_us = match next_us {
+            _ if next_us >= self.end_us(core).min(core.horizon_us()) => u64::MAX,
+            // A slot of the next window waits a moment for the swap of this one.
+            _ if next_us >= core.window_end_us.get() => (next_us + 1).max(core.now_us() + 1_000),
+            _ => next_us + 1,
+        };
+        look_us.min(due_us)
     }
 
     /// Gives a class to all slots that still wait.

@@ -83,7 +83,7 @@ impl Life {
     pub(super) async fn wait_until(&self, run_us: u64) {
         let (core, device) = (&self.core, &self.device);
         let n_revised = device.n_revised.get();
-        let change_us = device.change_us.get().min(device.next_look_us(core));
+        let at_us = run_us.min(device.next_change_us(core)).min(device.next_look_us(core));
         let revised = std::future::poll_fn(|cx| {
             if device.n_revised.get() != n_revised || device.phase.get() >= Phase::Closing {
                 return Poll::Ready(());
@@ -91,10 +91,17 @@ impl Life {
             device.listen(cx);
             Poll::Pending
         });
+        let in_time = async {
+            // However little is left to wait, the core's loop and the other devices have their turn.
+            match at_us <= core.now_us() {
+                true => tokio::task::yield_now().await,
+                false => core.sleep_until(at_us).await,
+            }
+        };
         tokio::select! {
             biased;
             () = revised => {}
-            () = core.sleep_until(run_us.min(change_us)) => {}
+            () = in_time => {}
         }
         device.keep_calendar(core, core.now_us());
     }
