@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 use shoal_domain::delta::WINDOW_US;
 use shoal_domain::schedule::Timetable;
 use shoal_domain::shard::Block;
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 
 use super::close::Audience;
 use super::core::{self, Core, CoreLoop};
@@ -135,7 +136,10 @@ fn run_core(
     control: Arc<Control>,
     reports: mpsc::Sender<CoreReport>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             let text = format!("core {number}: cannot start its runtime: {error}");
@@ -184,5 +188,5 @@ fn run_core(
         due: vec![0; job.plan.series.len() * job.plan.stages.len()],
         due_us: 0,
     };
-    LocalSet::new().block_on(&runtime, core_loop.run());
+    runtime.block_on(core_loop.run());
 }
