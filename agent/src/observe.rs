@@ -46,6 +46,7 @@ pub(crate) struct ObserverJob {
     /// Run time from which it has to answer for the source: later than 0 after another reader.
     pub(crate) from_us: u64,
     pub(crate) run: RunId,
+    pub(crate) seed: u64,
     pub(crate) secrets: Arc<BTreeMap<String, String>>,
     pub(crate) guard: TargetGuard,
     pub(crate) builtin: Option<SocketAddr>,

@@ -212,6 +212,7 @@ fn read(
             is_resumed: part.is_resumed,
             from_us: wanted.from_us,
             run,
+            seed: wanted.seed,
             secrets,
             guard,
             builtin,

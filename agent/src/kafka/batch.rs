@@ -46,6 +46,12 @@ impl<'b> Headers<'b> {
         };
         (0..count).map_while(header)
     }
+
+    /// The first one of this name, whatever its case.
+    pub(crate) fn get(self, name: &str) -> Option<&'b [u8]> {
+        let is_meant = |found: &[u8]| found.eq_ignore_ascii_case(name.as_bytes());
+        self.iter().find_map(|(found, value)| is_meant(found).then_some(value))
+    }
 }
 
 /// What stands before the records.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use shoal_domain::delta::Delta;
+use shoal_domain::fields::Reading;
 use shoal_domain::ids::{ObserverId, SeriesId, StageId};
 use shoal_domain::observed::{Arrivals, Positions, ReaderGap, SourceClocks, add_gap};
 use shoal_domain::plan::Plan;
@@ -19,6 +20,8 @@ const ROOM_FOR_CHANCE: u64 = 4;
 /// Runs of numbers in one delta, about six bytes each: what keeps a delta with positions, which is
 /// never cut, within one message.
 const MAX_RUNS: usize = 300_000;
+/// A time this far from now is not that of a send.
+const FAR_US: u64 = 7 * 24 * 3_600 * 1_000_000;
 
 pub(super) struct Seen {
     plan: Arc<Plan>,
@@ -62,7 +65,7 @@ impl Seen {
             window: 0,
             arrivals: plan.stages.iter().map(|_| None).collect(),
             received: Collected::default(),
-            finder: Finder::default(),
+            finder: Finder::new(job),
             receipts: Vec::new(),
             gaps: Vec::new(),
             positions: Positions::default(),
@@ -84,9 +87,17 @@ impl Seen {
     /// One event, read at `now_unix_us` of control-plane time.
     pub(super) fn event(&mut self, event: &Event<'_>, now_unix_us: u64) {
         self.newest_us = now_unix_us;
-        let Some(stamp) = self.finder.find(event) else {
-            self.at(now_unix_us).unparsed += 1;
-            return;
+        let stamp = match self.finder.find(event) {
+            Reading::Message(stamp) if stamp.sent_us.abs_diff(now_unix_us) < FAR_US => stamp,
+            // By a wrong unit, for one.
+            Reading::Message(_) | Reading::Unparsed => {
+                self.at(now_unix_us).unparsed += 1;
+                return;
+            }
+            Reading::Foreign => {
+                self.at(now_unix_us).foreign += 1;
+                return;
+            }
         };
         let is_ours = stamp.run == self.mark
             && stamp.series == self.of

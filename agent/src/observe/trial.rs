@@ -30,6 +30,7 @@ pub async fn read(
         is_resumed: false,
         from_us: 0,
         run,
+        seed: 0,
         secrets: Arc::new(BTreeMap::new()),
         guard: TargetGuard::any(),
         builtin: None,

@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 
-use shoal_domain::ids::{AgentId, NotAnAgentId};
+use shoal_domain::ids::{AgentId, NotAnAgentId, ObserverId};
+use shoal_domain::shard::Shard;
 use shoal_proto::v1::agent_message::Message as Up;
 use shoal_proto::v1::agent_service_server::AgentService;
 use shoal_proto::v1::control_message::Message as Down;
@@ -128,8 +129,11 @@ impl AgentService for AgentApi {
             self.fleet.wanted(&request.assignment_id, request.epoch).ok_or_else(unknown)?;
         let run = wanted.run_id.parse().ok().and_then(|run| self.runs.active(run));
         let plan = run.ok_or_else(unknown)?.plan;
-        let shard = assignment::shard_from_wire(&plan, &wanted.blocks)
-            .map_err(|error| Status::internal(error.to_string()))?;
+        let shard = match &wanted.observe {
+            Some(share) => Shard::observed(&plan, ObserverId(share.observer)),
+            None => assignment::shard_from_wire(&plan, &wanted.blocks)
+                .map_err(|error| Status::internal(error.to_string()))?,
+        };
         let (chunks, out) = mpsc::channel(FILE_CHUNKS);
         self.lifecycle.spawn("agent files", async move {
             // Cutting a large table is work.

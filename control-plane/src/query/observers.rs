@@ -55,7 +55,9 @@ impl Observing {
         shares.iter().for_each(|share| merge_clocks(&mut clocks, &share.total.clocks));
         let facts = |n: usize| {
             let id = ObserverId(n as u32);
-            let clock_bound_us = clock_bound_us(plan, shares, id);
+            // A time that was cut off before it was sent says only this much.
+            let resolution_us = plan.observers[n].resolution_us();
+            let clock_bound_us = clock_bound_us(plan, shares, id) + resolution_us;
             let of = clocks.iter().filter(|((observer, _), _)| *observer == id);
             let totals = trackers.of(id).map(|tracker| tracker.totals(horizon));
             ObserverFacts {

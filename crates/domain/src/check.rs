@@ -20,6 +20,7 @@ mod load;
 mod observers;
 mod payload;
 mod protobuf;
+mod reading;
 mod replay;
 mod sas;
 mod sends;

@@ -17,6 +17,7 @@
 //! | phase, cause, validity, thresholds | [`verdict::outcome`] | verdict and exit code |
 
 pub mod account;
+pub mod batch;
 pub mod capacity;
 pub mod check;
 pub mod closed;
@@ -28,6 +29,7 @@ pub mod diagnostics;
 mod digits;
 pub mod export;
 mod expression;
+pub mod fields;
 pub mod files;
 pub mod histogram;
 pub mod ids;

@@ -20,6 +20,7 @@ pub use self::http::{
     StatusRange, Step, Task, Wait,
 };
 pub use self::sparkplug::{Metrics, Sparkplug};
+use crate::fields::{DeviceIs, Fields};
 use crate::files::{File, FileId, Rows};
 use crate::ids::{ObserverId, SeriesId, StageId};
 use crate::outcome::Operation;
@@ -428,8 +429,10 @@ pub struct Series {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observer {
     pub name: String,
-    /// An open-model series whose messages carry `${stamp}`.
+    /// An open-model series whose messages carry `${stamp}`, or the fields that are read.
     pub of: SeriesId,
+    /// `None`: its events are known by `${stamp}`.
+    pub read: Option<Fields>,
     /// How long it waits, after the load, for what has not arrived.
     pub drain_us: u64,
     pub source: Source,
@@ -785,6 +788,18 @@ impl Send {
             Action::Sparkplug(metrics) => metrics.publish.is_acknowledged(),
             Action::Command(_) | Action::Http(_) => true,
         }
+    }
+}
+
+impl Observer {
+    /// Whether it must know the ids of all devices that it reads of.
+    pub fn needs_ids(&self) -> bool {
+        self.read.as_ref().is_some_and(|fields| fields.device_is == DeviceIs::Id)
+    }
+
+    /// By so much the times that its events carry may be early.
+    pub fn resolution_us(&self) -> u64 {
+        self.read.as_ref().map_or(0, |fields| fields.resolution_us)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::files::File;
+use crate::ids::ObserverId;
 use crate::plan::{Group, Plan};
 
 /// Neighbouring devices of one group as one agent holds them: from when, until when, and after how
@@ -64,6 +65,16 @@ pub struct Shard {
 impl Shard {
     pub fn devices(&self) -> u64 {
         self.blocks.iter().map(Block::len).sum()
+    }
+
+    /// The devices that an observer must know, although it drives none.
+    pub fn observed(plan: &Plan, observer: ObserverId) -> Self {
+        let observer = plan.observers.get(observer.index());
+        let group = observer.filter(|observer| observer.needs_ids()).map(|observer| {
+            let group = plan.series[observer.of.index()].group;
+            Block::new(group, 0..plan.groups[group].devices)
+        });
+        Self { blocks: group.into_iter().collect() }
     }
 
     /// The files that an agent needs for these devices: of a table only their rows.

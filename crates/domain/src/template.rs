@@ -7,6 +7,7 @@
 
 mod encoding;
 mod generator;
+mod holding;
 
 use std::collections::BTreeMap;
 

@@ -48,17 +48,30 @@ impl Check<'_> {
         }
         self.later_texts(&written.later, &[], &[], Columns::None);
         let drain_us = self.micros_or(written.drain.as_ref(), DRAIN_US);
-        let of = written.of.as_ref().and_then(|of| self.observed_series(of, groups, series));
+        let is_marked = written.has_read;
+        let of =
+            written.of.as_ref().and_then(|of| self.observed_series(of, is_marked, groups, series));
         let mqtt = written.mqtt.as_ref().and_then(|mqtt| self.mqtt_source(mqtt));
         let kafka = written.kafka.as_ref().and_then(|kafka| self.kafka_source(kafka));
         let source = mqtt.map(|mqtt| Source::Mqtt(Box::new(mqtt))).or(kafka.map(Source::Kafka));
-        Some(plan::Observer { name: name.clone(), of: of?, drain_us: drain_us?, source: source? })
+        let read = match (written.has_read, &written.read) {
+            (false, _) => Some(None),
+            (true, None) => None,
+            (true, Some(read)) => {
+                let send = of.and_then(|of| send_of(groups?, series, of));
+                self.read_fields(read, written.source, send).map(Some)
+            }
+        };
+        let (name, of, read) = (name.clone(), of?, read?);
+        Some(plan::Observer { name, of, read, drain_us: drain_us?, source: source? })
     }
 
-    /// The series must exist, send by a schedule, and put a stamp where it can be found.
+    /// The series must exist, send by a schedule, and put a stamp where it can be found unless
+    /// its events are known by other fields.
     fn observed_series(
         &self,
         of: &Written,
+        has_read: bool,
         groups: Option<&[Group]>,
         series: &[Series],
     ) -> Option<SeriesId> {
@@ -73,15 +86,16 @@ impl Check<'_> {
         let path = |series: &Series| format!("{}.{}", groups[series.group].name, series.name);
         let position = series.iter().position(|series| path(series) == of.text)?;
         let id = SeriesId(position as u32);
-        let send = groups[series[position].group].sends().iter().find(|send| send.series == id);
-        let Some(send) = send else {
+        let Some(send) = send_of(groups, series, id) else {
             let message = format!("`{}` sends by no schedule: only a `send` is observed", of.text);
             return self.refuse(of, message, None);
         };
-        if !carries_stamp(send) {
+        if !has_read && !carries_stamp(send) {
             let message =
                 format!("`{}` carries no ${{stamp}}, by which its events are known", of.text);
-            let help = Some("put ${stamp} into a field of the payload or the topic".to_owned());
+            let help = "put ${stamp} into a field of the payload or the topic, or say in `read` \
+                        where the platform has its own fields";
+            let help = Some(help.to_owned());
             return self.refuse(of, message, help);
         }
         Some(id)
@@ -219,6 +233,10 @@ impl Check<'_> {
         }
         Some(Named::Plan(subject, metric))
     }
+}
+
+fn send_of<'g>(groups: &'g [Group], series: &[Series], of: SeriesId) -> Option<&'g Send> {
+    groups[series[of.index()].group].sends().iter().find(|send| send.series == of)
 }
 
 fn carries_stamp(send: &Send) -> bool {

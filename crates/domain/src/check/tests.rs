@@ -368,6 +368,41 @@ fn an_observer_needs_a_stamp_and_a_source_that_can_answer() {
 }
 
 #[test]
+fn fields_that_are_read_must_be_sent_and_have_a_place() {
+    use crate::fields::{DeviceIs, TimeUnit};
+    const FIELDS: &str = include_str!("../../../../scenarios/ingestion-fields.yaml");
+    let plan = plan(FIELDS, &[]);
+    let fields = plan.observers[0].read.as_ref().unwrap();
+    assert_eq!((fields.device_is, fields.unit), (DeviceIs::Id, TimeUnit::Millis));
+    assert_eq!((fields.resolution_us, plan.observers[0].needs_ids()), (1_000, true));
+    let seq = "seq: /info/number";
+    let sent = "sent: { json: /info/timestamp, unit: ms }";
+    for (left, right, expected) in [
+        ("${seq}", "7", "carry no ${seq}"),
+        ("run_id: \"${run}\", ", "", "carry no ${run}"),
+        ("${now_ms}", "12", "carry no time (like ${now_us})"),
+        ("device: /context/user", "index: /context/user", "carry no ${index}"),
+        ("device: /context/user", "", "one of device, index is expected"),
+        (seq, "seq: info/number", "a JSON pointer"),
+        (seq, "seq: { header: n }", "MQTT 3.1.1, which has no headers"),
+        (seq, "seq: { json: /n, header: n }", "exactly one of"),
+        (seq, "seq: { binary: { at: 0, as: u24 } }", "`u24` found"),
+        (seq, "", "`seq` is missing"),
+        (sent, "sent: { json: /t }", "`unit` is missing"),
+        (sent, "sent: { json: /t, unit: m }", "allowed: iso, ms, ns, s, us"),
+        (sent, "sent: { binary: { at: 0, as: u64 }, unit: iso }", "`iso` is text"),
+        ("run: /info/run_id", "run: { binary: { at: 0, as: u64 } }", "`run` is text"),
+    ] {
+        let found = with(FIELDS, left, right);
+        assert!(found.len() == 1 && found[0].contains(expected), "{right}: {found:#?}");
+    }
+    for right in ["seq: { binary: { at: 0, as: u64le } }", "seq: { json: /n }"] {
+        assert_eq!(with(FIELDS, seq, right), Vec::<String>::new());
+    }
+    assert_eq!(with(FIELDS, "${now_ms}", "${now_s}"), Vec::<String>::new());
+}
+
+#[test]
 fn later_stages_of_a_kind_are_numbered() {
     let text = QUICKSTART.replace("for: 10s }", "for: 10s }\n  - hold: { for: 1s }");
     assert_eq!(plan(&text, &[]).stages[2].name, "hold-2");

@@ -97,13 +97,6 @@ impl<'n> Fields<'n> {
         self.out.report(self.place, &self.path, format!("`{key}` is missing"), None);
     }
 
-    /// A key of the grammar that this release does not carry out.
-    pub(crate) fn later(&mut self, key: &'static str) -> Option<Field<'n>> {
-        let field = self.find(key)?;
-        self.out.later(field.key_place, &field.path, &format!("`{key}`"));
-        Some(field)
-    }
-
     /// The one kind key of a thing that has several kinds.
     pub(crate) fn exactly_one(
         &mut self,

@@ -1,7 +1,7 @@
 //! Observers: what reads the platform's output.
 
 use super::fields::{Field, Fields};
-use super::{LaterText, Level, MqttTarget, Written, keep_all};
+use super::{LaterText, Level, MqttTarget, Read, Written, keep_all, reading};
 use crate::diagnostics::{Collector, Place};
 
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub(crate) struct Observer {
     pub(crate) place: Place,
     pub(crate) of: Option<Written>,
     pub(crate) drain: Option<Written>,
+    pub(crate) has_read: bool,
+    pub(crate) read: Option<Read>,
     /// `eventhubs`, `kafka`, ...
     pub(crate) source: &'static str,
     pub(crate) mqtt: Option<MqttSource>,
@@ -50,8 +52,9 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
     let mut later = Vec::new();
     let of = fields.required_text("of");
     let drain = fields.text("drain");
-    let read = fields.later("read");
-    keep_all(read, Level::Plan, false, &mut later);
+    let read = fields.find("read");
+    let has_read = read.is_some();
+    let read = read.and_then(|field| reading::read(&field, out));
     let kind = fields.exactly_one(&["mqtt", "kafka", "eventhubs", "webhook", "nats"]);
     fields.close();
     let (source, field) = kind?;
@@ -64,7 +67,8 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
             of_later_kind(source, &field, &mut later, out)?;
         }
     }
-    Some(Observer { name, path, place, of, drain, source, mqtt: of_mqtt, kafka: of_kafka, later })
+    let (mqtt, kafka) = (of_mqtt, of_kafka);
+    Some(Observer { name, path, place, of, drain, has_read, read, source, mqtt, kafka, later })
 }
 
 fn kafka(field: &Field<'_>, out: &Collector) -> Option<KafkaSource> {

@@ -10,7 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::list_offsets_response::{
@@ -35,6 +34,9 @@ use super::scram;
 
 /// The topic that it has.
 pub const TOPIC: &str = "out";
+/// Names and texts.
+pub type Headers = Vec<(String, String)>;
+
 const OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC: i16 = 3;
 const REFUSED: i16 = 58;
@@ -134,10 +136,16 @@ impl StandIn {
 
     /// One batch, appended now: the records say that they are an hour old.
     pub fn produce(&self, partition: i32, values: &[Vec<u8>]) {
+        let bare = |value: &Vec<u8>| (Vec::new(), value.clone());
+        self.produce_with_headers(partition, &values.iter().map(bare).collect::<Vec<_>>());
+    }
+
+    /// The same of events with headers.
+    pub fn produce_with_headers(&self, partition: i32, events: &[(Headers, Vec<u8>)]) {
         let now = std::time::UNIX_EPOCH.elapsed().expect("the clock is right").as_millis() as i64;
         let mut log = self.shared.lock();
         let partition = &mut log.partitions[partition as usize];
-        let record = |(n, value): (usize, &Vec<u8>)| Record {
+        let record = |(n, (headers, value)): (usize, &(Headers, Vec<u8>))| Record {
             transactional: false,
             control: false,
             delete_horizon: false,
@@ -150,16 +158,21 @@ impl StandIn {
             timestamp: now - 3_600_000,
             key: None,
             value: Some(Bytes::copy_from_slice(value)),
-            headers: IndexMap::new(),
+            headers: headers
+                .iter()
+                .map(|(name, text)| {
+                    (StrBytes::from_string(name.clone()), Some(Bytes::from(text.clone())))
+                })
+                .collect(),
         };
-        let records: Vec<Record> = values.iter().enumerate().map(record).collect();
+        let records: Vec<Record> = events.iter().enumerate().map(record).collect();
         let options = RecordEncodeOptions { version: 2, compression: Compression::None };
         let mut batch = BytesMut::new();
         RecordBatchEncoder::encode(&mut batch, &records, &options).expect("records are encoded");
         // The type of its time and the greatest time: all that a broker changes.
         batch[22] |= 1 << 3;
         batch[35..43].copy_from_slice(&now.to_be_bytes());
-        partition.end += values.len() as i64;
+        partition.end += events.len() as i64;
         partition.batches.push((partition.end, batch.freeze()));
         drop(log);
         self.shared.has_more.notify_all();

@@ -11,6 +11,7 @@ mod http_load;
 mod kafka;
 mod mosquitto;
 mod observers;
+mod reading;
 mod shipped;
 mod sparkplug;
 mod target;
