@@ -123,13 +123,19 @@ async fn start_control_plane(
     wish: &Wish,
     lifecycle: &Lifecycle,
 ) -> Result<SocketAddr, Error> {
+    let outputs =
+        shoal_control_plane::config::outputs_of_environment().map_err(|why| Error::Refused {
+            code: Some("SH0602".to_owned()),
+            message: why,
+            help: Some("name a collector like http://127.0.0.1:4317, or none".to_owned()),
+        })?;
     let config = shoal_control_plane::app::Config {
         listen: wish.listen,
         database: format!("sqlite:{}", store_path(data_dir).display()),
         token: wish.token.clone(),
         metrics_listen: wish.metrics_listen,
         keep_seconds: Some(KEEP_SECONDS),
-        influx: None,
+        outputs,
         local: true,
     };
     match shoal_control_plane::app::start(config, lifecycle).await {

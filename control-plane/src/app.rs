@@ -17,7 +17,7 @@ use crate::fleet::Fleet;
 use crate::grpc::{AgentApi, ControlApi, TokenCheck};
 use crate::ingest;
 use crate::leadership::{AUTHORITY, keep_lead, wait_for_lead};
-use crate::metrics::{self, influx};
+use crate::metrics::{self, outputs};
 use crate::orchestrator::Runs;
 use crate::refusal::Refusal;
 use crate::store::{Store, StoreError};
@@ -40,8 +40,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// How long windows of one second are kept; `None`: for ever.
     pub keep_seconds: Option<Duration>,
-    /// Where runs are also written, for InfluxDB.
-    pub influx: Option<influx::Endpoint>,
+    /// Where runs are also written.
+    pub outputs: Vec<outputs::Output>,
     /// In the CLI's own process: `builtin` targets are allowed.
     pub local: bool,
 }
@@ -130,8 +130,8 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
     }
     runs.resume().await?;
     runs.keep_alive();
-    if let Some(endpoint) = config.influx {
-        influx::keep(runs.clone(), endpoint, lifecycle);
+    for output in config.outputs {
+        outputs::keep(runs.clone(), fleet.clone(), output, lifecycle);
     }
     if let Some(keep_seconds) = config.keep_seconds {
         coarsen::keep(store.clone(), keep_seconds, lifecycle);

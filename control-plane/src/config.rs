@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use shoal_service_kit::age;
+use shoal_service_kit::{age, traces};
 
 use crate::app::Config;
-use crate::metrics::influx::Endpoint;
+use crate::metrics::outputs::Output;
 
 /// The control plane of Shoal: agents and the CLI connect to it, it keeps all runs in a database.
 #[derive(Debug, Parser)]
@@ -31,6 +31,12 @@ pub struct Args {
     /// What that InfluxDB asks for.
     #[arg(long, env = "SHOAL_INFLUX_TOKEN", hide_env_values = true)]
     pub influx_token: Option<String>,
+    /// Where runs are also written by Prometheus remote write, like http://prometheus:9090/api/v1/write.
+    #[arg(long, env = "SHOAL_REMOTE_WRITE_URL", value_name = "URL")]
+    pub remote_write_url: Option<String>,
+    /// The bearer token of that remote write.
+    #[arg(long, env = "SHOAL_REMOTE_WRITE_TOKEN", hide_env_values = true)]
+    pub remote_write_token: Option<String>,
     /// How long a run keeps its windows of one second, like 30d or 12h; then they are joined to 10
     /// seconds, and after four times as long to 60. Totals, percentiles and comparisons stay exact.
     #[arg(long, env = "SHOAL_KEEP_SECONDS", value_name = "AGE", default_value = "30d", value_parser = age)]
@@ -64,16 +70,36 @@ impl TryFrom<Args> for Config {
 
     fn try_from(args: Args) -> Result<Self, String> {
         let Args { listen, database, token, metrics_listen, keep_seconds, .. } = args;
-        let influx_token = args.influx_token.filter(|token| !token.is_empty());
-        let influx = args.influx_url.map(|url| Endpoint::new(&url, influx_token)).transpose()?;
+        let token_of = |token: &Option<String>| token.clone().filter(|token| !token.is_empty());
+        let mut outputs = outputs_of_environment()?;
+        if let Some(url) = &args.influx_url {
+            let token = token_of(&args.influx_token);
+            let named = |why| format!("--influx-url: {why}");
+            outputs.push(Output::influx(url, token.as_deref()).map_err(named)?);
+        }
+        if let Some(url) = &args.remote_write_url {
+            let token = token_of(&args.remote_write_token);
+            let named = |why| format!("--remote-write-url: {why}");
+            outputs.push(Output::remote_write(url, token.as_deref()).map_err(named)?);
+        }
         Ok(Self {
             listen,
             database,
             token: token.filter(|token| !token.is_empty()),
             metrics_listen,
             keep_seconds: Some(keep_seconds),
-            influx,
+            outputs,
             local: false,
         })
+    }
+}
+
+/// The collector that takes the traces takes the metrics, too.
+pub fn outputs_of_environment() -> Result<Vec<Output>, String> {
+    let url = std::env::var(traces::ENDPOINT_VARIABLE).unwrap_or_default();
+    let named = |why| format!("{}: {why}", traces::ENDPOINT_VARIABLE);
+    match url.is_empty() {
+        true => Ok(Vec::new()),
+        false => Ok(vec![Output::otlp(&url).map_err(named)?]),
     }
 }

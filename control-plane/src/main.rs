@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         }
         let config = match Config::try_from(args) {
             Ok(config) => config,
-            Err(why) => return fail("SH0602", &why, "check --influx-url and --influx-token"),
+            Err(why) => return fail("SH0602", &why, "check the place that it names"),
         };
         match app::start(config, &lifecycle).await {
             Ok(Some(_)) => {}

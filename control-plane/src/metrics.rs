@@ -1,14 +1,22 @@
-//! `/metrics` in Prometheus' text format: what the runs of this process counted so far.
+//! What the runs of this process counted so far, for other systems' databases.
 //!
 //! A scrape reads what was counted for the runs anyway; a registry of counters beside it would
 //! count twice. Numbers are those of stored deltas, so they equal the API's. A run stays for five
 //! minutes after its end, so that a scrape every minute sees its last second. Labels are a run's
 //! name, its scenario and its series: as many as the scenario names, for at most a few runs.
+//!
+//! [`RunSample`]s become [`families`], and those `/metrics` ([`text`]) or what is sent by itself
+//! ([`outputs`]).
 
-pub mod influx;
+mod families;
+mod influx;
+mod otlp;
+pub mod outputs;
+mod post;
+mod remote_write;
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_domain::delta::{Samples, Tally};
@@ -122,10 +130,6 @@ impl RunSample {
             series: by_series.into_iter().filter_map(known).collect(),
         }
     }
-
-    fn labels(&self) -> String {
-        format!("run=\"{}\",scenario=\"{}\"", escaped(&self.name), escaped(&self.scenario))
-    }
 }
 
 impl SeriesSample {
@@ -149,15 +153,6 @@ impl SeriesSample {
             service_time: TimeSample::of(&tally.service_time),
         }
     }
-
-    fn labels(&self) -> String {
-        format!(
-            "group=\"{}\",series=\"{}\",operation=\"{}\"",
-            escaped(&self.group),
-            escaped(&self.series),
-            self.operation
-        )
-    }
 }
 
 impl TimeSample {
@@ -170,98 +165,30 @@ impl TimeSample {
     }
 }
 
+/// Beside the runs: what this process is doing.
+#[derive(Debug, Clone, Copy)]
+struct Process {
+    n_runs: usize,
+    n_agents: usize,
+}
+
+impl Process {
+    fn of(runs: &[RunSample], fleet: &Fleet) -> Self {
+        let n_agents = fleet.members().iter().filter(|member| member.is_connected).count();
+        Self { n_runs: runs.len(), n_agents }
+    }
+}
+
 /// What a scrape gets now.
 pub fn scrape(runs: &Runs, fleet: &Fleet, now_us: u64) -> String {
     let mut samples = runs.samples();
-    let n_runs = samples.len();
+    let process = Process::of(&samples, fleet);
     samples.extend(runs.ended().recent(now_us));
-    let n_agents = fleet.members().iter().filter(|member| member.is_connected).count();
-    render(&samples, n_runs, n_agents)
-}
-
-fn render(runs: &[RunSample], n_runs: usize, n_agents: usize) -> String {
-    let mut text = String::new();
-    for (name, kind, help) in NAMES {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        let mut one = |labels: &str, value: u64| {
-            let _ = writeln!(text, "{name}{{{labels}}} {value}");
-        };
-        match name {
-            "shoal_build_info" => one(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1),
-            "shoal_agents" => one("", n_agents as u64),
-            "shoal_runs" => one("", n_runs as u64),
-            "shoal_run_phase" => {
-                for run in runs {
-                    one(&format!("{},phase=\"{}\"", run.labels(), run.phase.word()), 1);
-                }
-            }
-            "shoal_run_devices" => {
-                for run in runs {
-                    let labels = run.labels();
-                    for (state, n) in [
-                        ("planned", run.planned),
-                        ("connected", run.connected),
-                        ("failed", run.failed),
-                    ] {
-                        one(&format!("{labels},state=\"{state}\""), n);
-                    }
-                }
-            }
-            _ => {
-                for run in runs {
-                    for series in &run.series {
-                        let labels = format!("{},{}", run.labels(), series.labels());
-                        write_series(&mut text, name, &labels, series);
-                    }
-                }
-            }
-        }
-    }
-    text
-}
-
-fn write_series(text: &mut String, name: &str, labels: &str, series: &SeriesSample) {
-    let time = match name {
-        "shoal_response_time_seconds" => series.response_time.as_ref(),
-        "shoal_service_time_seconds" => series.service_time.as_ref(),
-        _ => None,
-    };
-    if let Some(time) = time {
-        for (bound, n) in BOUNDS_US.iter().zip(time.buckets) {
-            let le = *bound as f64 / 1e6;
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{le}\"}} {n}");
-        }
-        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", time.count);
-        let _ = writeln!(text, "{name}_sum{{{labels}}} {}", time.sum_us as f64 / 1e6);
-        let _ = writeln!(text, "{name}_count{{{labels}}} {}", time.count);
-    }
-    let mut one = |labels: &str, value: u64| {
-        let _ = writeln!(text, "{name}{{{labels}}} {value}");
-    };
-    match name {
-        "shoal_attempts_total" => one(labels, series.attempts),
-        "shoal_acknowledged_total" => one(labels, series.acknowledged),
-        "shoal_errors_total" => {
-            for (class, n) in &series.errors {
-                one(&format!("{labels},class=\"{class}\""), *n);
-            }
-        }
-        "shoal_slots_total" => {
-            for (class, n) in series.slots.iter().flatten() {
-                one(&format!("{labels},class=\"{class}\""), *n);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// A label's value: names of scenarios and series are words already, so this is a second lock.
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    text::render(&families::of(&samples, process))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use shoal_domain::check::parse_plan;
     use shoal_domain::delta::{Delta, DeviceGauge};
     use shoal_domain::files::Files;
@@ -270,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    fn sample() -> RunSample {
+    pub(super) fn sample() -> RunSample {
         let text = "version: 1\nname: small\ntargets:\n  b: { mqtt: { url: mqtt://h, protocol: 3.1.1 } }\n\
                     groups:\n  g: { target: b, devices: 3, send: { s: { every: 1s, publish: { topic: a, qos: 1, text: x } } } }\n\
                     load: [ { ramp: { to: 100%, over: 1s } } ]\n";
@@ -290,7 +217,8 @@ mod tests {
 
     #[test]
     fn every_name_has_its_type_and_its_samples() {
-        let text = render(&[sample()], 1, 2);
+        let process = Process { n_runs: 1, n_agents: 2 };
+        let text = text::render(&families::of(&[sample()], process));
         for (name, kind, _) in NAMES {
             assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
         }
@@ -322,7 +250,8 @@ mod tests {
 
     #[test]
     fn all_lines_of_a_name_stand_together() {
-        let text = render(&[sample(), sample()], 2, 0);
+        let process = Process { n_runs: 2, n_agents: 0 };
+        let text = text::render(&families::of(&[sample(), sample()], process));
         let mut seen = Vec::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split('{').next().unwrap();

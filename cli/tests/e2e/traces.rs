@@ -1,4 +1,4 @@
-//! One trace per run, over all parts; a collector that is not there harms nobody.
+//! One trace per run, over all parts, and its metrics; a collector that is not there harms nobody.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -48,6 +48,23 @@ async fn all_parts_of_a_run_are_in_the_trace_with_its_number() {
     assert_eq!(services.into_iter().collect::<Vec<_>>(), SERVICES);
     // Twenty devices sent for a second: nothing is traced per message.
     assert!(spans.len() < 12, "{spans:#?}");
+
+    // The last point of a run says what its document says.
+    let document = ran.document();
+    let (name, telemetry) = (&document["name"], &document["series"]);
+    let telemetry = telemetry.as_array().unwrap().iter().find(|one| one["name"] == "telemetry");
+    let sent = telemetry.unwrap()["count"].as_i64();
+    let labels = format!(
+        "run={},scenario=telemetry,group=sensors,series=telemetry,operation=publish",
+        name.as_str().unwrap()
+    );
+    for metric in ["shoal_attempts_total", "shoal_response_time_seconds"] {
+        let key = format!("{metric}{{{labels}}}");
+        eventually(Duration::from_secs(30), "the collector has all that was counted", || {
+            std::future::ready(collector.metric(&key) == sent)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

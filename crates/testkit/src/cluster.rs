@@ -56,7 +56,7 @@ impl Cluster {
             token: None,
             metrics_listen: None,
             keep_seconds: None,
-            influx: None,
+            outputs: Vec::new(),
             local: true,
         };
         let serving = control_plane::start(config, &control_plane).await;
