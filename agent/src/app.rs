@@ -12,10 +12,12 @@ use std::sync::Arc;
 use shoal_domain::capacity::Limits;
 use shoal_domain::ids::AgentId;
 use shoal_proto::v1;
+use shoal_service_kit::logs::Book;
 use shoal_service_kit::{Clock, Lifecycle, Rule, SystemClock, TargetGuard, http_get, limits};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::assignments::Assignments;
 use crate::assignments::load::EngineLoader;
@@ -26,6 +28,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::leases::Leases;
 use crate::meter::Counts;
 use crate::pages::Pages;
+use crate::session::lines::Lines;
 use crate::session::{Desired, Session, thread};
 use crate::uplink;
 
@@ -96,6 +99,8 @@ pub async fn start_watched(
     config: Config,
     lifecycle: &Lifecycle,
 ) -> Result<watch::Receiver<SessionState>, StartError> {
+    // Open from the first word on, whatever becomes of the rest.
+    let book = Arc::new(Book::open("shoal_agent"));
     let dialer = Dialer::new(&config.server, config.token.as_deref())?;
     let guard = guard(&config.allow_target)?;
     if let Some(dir) = config.secrets_dir.as_ref().filter(|dir| !dir.is_dir()) {
@@ -138,16 +143,18 @@ pub async fn start_watched(
         drained: drained.clone(),
         leaving: lifecycle.soft(),
         beats: Beats::default(),
+        lines: Lines::of(Arc::clone(&book)),
     };
-    let ended =
-        thread::start(session, lifecycle.hard()).map_err(|source| StartError::Thread { source })?;
+    let ended = thread::start(session, lifecycle.hard(), book.span());
+    let ended = ended.map_err(|source| StartError::Thread { source })?;
 
     let (uplink, actor) = uplink::new(dialer.clone());
     let is_drained = drained.clone();
-    lifecycle.spawn("uplink", async move {
+    let deliver = async move {
         actor.run().await;
         drained.cancel();
-    });
+    };
+    lifecycle.spawn("uplink", deliver.instrument(book.span()));
     let cores = engine_cores();
     let secrets_dir = config.secrets_dir;
     let assignments = Assignments {
@@ -161,7 +168,7 @@ pub async fn start_watched(
         offset: offset_seen,
         observed,
     };
-    lifecycle.spawn("assignments", assignments.run());
+    lifecycle.spawn("assignments", assignments.run().instrument(book.span()));
     let this = lifecycle.clone();
     lifecycle.spawn("session", async move {
         // An error means the same: the thread is gone.

@@ -207,7 +207,8 @@ impl Reconciler {
 
     fn prepare(&self, key: Key, wanted: v1::Assignment, stop: CancellationToken) {
         let (loader, reports) = (Arc::clone(&self.shared.loader), self.reports.clone());
-        let span = tracing::info_span!("prepare shard", assignment = key.assignment);
+        let span =
+            tracing::info_span!("prepare shard", run = key.run(), assignment = key.assignment);
         let span = of_run(span, &wanted.run_id);
         let prepare = async move {
             tokio::select! {
@@ -232,18 +233,26 @@ impl Reconciler {
                     Ok((plan_hash, ready)) => State::Prepared { plan_hash, ready },
                     Err(refusal) => {
                         let Refusal { code, why } = &refusal;
-                        tracing::warn!(assignment = key.assignment, code, why, "refused");
+                        tracing::warn!(
+                            run = key.run(),
+                            assignment = key.assignment,
+                            code,
+                            why,
+                            "refused"
+                        );
                         State::Refused(refusal)
                     }
                 };
             }
             Report::Ended(Ended { key, closed_at_us, errors }) => {
                 for error in errors {
-                    tracing::error!(assignment = key.assignment, error, "a core failed");
+                    let run = key.run();
+                    tracing::error!(run, assignment = key.assignment, error, "a core failed");
                 }
                 let Some(held) = self.held_under(&key) else { return };
                 let is_fenced = held.control.fenced();
-                tracing::info!(assignment = key.assignment, closed_at_us, is_fenced, "closed");
+                let run = key.run();
+                tracing::info!(run, assignment = key.assignment, closed_at_us, is_fenced, "closed");
                 held.state = State::Closed { closed_at_us, is_fenced };
                 self.forget(|held| held.key == key && held.is_leaving);
             }
@@ -284,6 +293,7 @@ impl Reconciler {
                 continue;
             };
             tracing::info!(
+                run = held.key.run(),
                 assignment = held.key.assignment,
                 in_us = t0_boot_us.saturating_sub(now_us),
                 "armed"
@@ -291,12 +301,15 @@ impl Reconciler {
             held.control.begin_at(held.wanted.from_us);
             let (sender, receiver) = mpsc::channel(runner::REPORTS);
             let n_cores = ready.n_cores();
-            let running = ready.start(t0_boot_us, Arc::clone(&held.control), sender);
             let gate = Arc::clone(&held.control);
             let (key, uplink) = (held.key.clone(), self.shared.uplink.clone());
             let (reports, counts) = (self.reports.clone(), Arc::clone(&self.shared.counts));
-            let span = tracing::info_span!("run shard", assignment = key.assignment);
+            let span =
+                tracing::info_span!("run shard", run = key.run(), assignment = key.assignment);
             let span = of_run(span, &held.wanted.run_id);
+            // What its threads say is about this shard.
+            let running =
+                span.in_scope(|| ready.start(t0_boot_us, Arc::clone(&held.control), sender));
             let run = async move {
                 let ended = runner::follow(key, n_cores, receiver, (uplink, &counts), &gate).await;
                 // The cores have closed; their threads end now. Blocking, so not on this runtime.
@@ -390,6 +403,7 @@ impl Held {
                 self.control.end_at(last_us + PARTING_US);
             }
             tracing::info!(
+                run = self.key.run(),
                 assignment = self.key.assignment,
                 epoch = self.key.epoch,
                 handover = self.handover,

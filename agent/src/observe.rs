@@ -91,6 +91,8 @@ enum Heard<'e> {
 
 /// What the thread learns when the run is armed.
 struct Begin {
+    /// What is read belongs to it.
+    span: tracing::Span,
     t0_boot_us: u64,
     control: Arc<Control>,
     reports: mpsc::Sender<CoreReport>,
@@ -113,7 +115,8 @@ impl Prepared {
     ) -> impl FnOnce() + Send + use<> {
         control.arm(t0_boot_us, u64::MAX, 1);
         // It fails when the thread is gone; its channel of reports is then closed, which is seen.
-        let _ = self.begin.send(Begin { t0_boot_us, control, reports });
+        let _ =
+            self.begin.send(Begin { span: tracing::Span::current(), t0_boot_us, control, reports });
         move || {
             if self.thread.join().is_err() {
                 tracing::error!("an observer panicked: its last windows are lost");

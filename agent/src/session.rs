@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use shoal_domain::lease::BEAT_US;
 use shoal_proto::v1::{self, agent_message, control_message};
+use shoal_service_kit::logs::Line;
 use shoal_service_kit::{Backoff, Clock};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -23,10 +24,15 @@ use crate::connection::{Dialer, answer, code_of, sentence};
 use crate::leases::Leases;
 use crate::uplink::queue::Key;
 
+use self::lines::Lines;
+
+pub(crate) mod lines;
 pub(crate) mod thread;
 
 /// Messages on their way to the socket. Full means that nothing moves: the connection is given up.
 const OUTGOING: usize = 256;
+/// Lines of logs go out while fewer messages than this wait.
+const BUSY: usize = 8;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// After an answer that trying again soon cannot change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(15);
@@ -79,6 +85,7 @@ pub(crate) struct Session {
     /// This agent was asked to go.
     pub(crate) leaving: CancellationToken,
     pub(crate) beats: Beats,
+    pub(crate) lines: Lines,
 }
 
 /// Why a connection ended.
@@ -114,6 +121,7 @@ impl Session {
         loop {
             let end = self.connect_and_serve(&mut backoff).await;
             self.beats.disconnected();
+            self.lines.disconnected();
             let pause = match end {
                 End::Drained => return,
                 End::Lost(why) => self.detached(why, backoff.next()),
@@ -222,6 +230,7 @@ impl Session {
                         return Err(End::Lost("no beat was acknowledged for 10 s".to_owned()));
                     }
                     self.beat(&outgoing)?;
+                    self.lines.tick();
                 }
                 () = leaving.cancelled(), if !has_said_so => {
                     has_said_so = true;
@@ -242,13 +251,29 @@ impl Session {
                 }
                 () = drained.cancelled() => {
                     outgoing.tell(self.observed.borrow().clone())?;
+                    let lines = self.lines.now();
+                    self.tell_lines(&outgoing, lines)?;
                     drop(outgoing);
                     let ended = async { while let Ok(Some(_)) = incoming.message().await {} };
                     let _ = timeout(GOODBYE, ended).await;
                     return Ok(());
                 }
+                lines = self.lines.said(), if self.has_time() && outgoing.is_calm() => {
+                    self.tell_lines(&outgoing, lines)?;
+                }
             }
         }
+    }
+
+    /// Lines have a time once the first beat was acknowledged.
+    fn has_time(&self) -> bool {
+        self.lines.can_go() && self.beats.offset().is_some()
+    }
+
+    fn tell_lines(&mut self, outgoing: &Outgoing, lines: Vec<Line>) -> Result<(), End> {
+        let Some(offset) = self.beats.offset().filter(|_| !lines.is_empty()) else { return Ok(()) };
+        let lines = self.lines.message(lines, offset.us);
+        outgoing.send(agent_message::Message::Logs(lines))
     }
 
     fn beat(&mut self, outgoing: &Outgoing) -> Result<(), End> {
@@ -264,6 +289,10 @@ impl Session {
             Some(control_message::Message::HeartbeatAck(ack)) => self.beat_acked(&ack),
             Some(control_message::Message::Desired(desired)) => {
                 self.desire(desired.assignments);
+                false
+            }
+            Some(control_message::Message::LogAck(ack)) => {
+                self.lines.acked(ack.through);
                 false
             }
             // A second Welcome, or a message of a later build: nothing to do.
@@ -341,6 +370,10 @@ impl Outgoing {
         let message = v1::AgentMessage { message: Some(message) };
         let stuck = |_| End::Lost("the connection takes no more messages".to_owned());
         self.outgoing.try_send(message).map_err(stuck)
+    }
+
+    fn is_calm(&self) -> bool {
+        self.outgoing.capacity() > OUTGOING - BUSY
     }
 
     /// Sends what differs from what was told before.

@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 
 use crate::connection::{Dialer, answer, sentence};
 
-use self::queue::{Acked, Closing, Key, UplinkQueue};
+use self::queue::{Acked, Closing, Key, UplinkQueue, run_of};
 
 pub(crate) mod queue;
 
@@ -183,12 +183,14 @@ impl Actor {
             Acked::Stored | Acked::Unexpected => {}
             Acked::Finished => {
                 tracing::info!(
+                    run = run_of(&ack.assignment_id),
                     assignment = ack.assignment_id,
                     epoch = ack.epoch,
                     "all deltas stored"
                 );
             }
             Acked::Dropped { sent, waiting, run_over } => tracing::warn!(
+                run = run_of(&ack.assignment_id),
                 assignment = ack.assignment_id,
                 epoch = ack.epoch,
                 sent,

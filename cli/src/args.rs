@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub(crate) mod results;
 
 use results::{
-    AboutArgs, ApplyArgs, BaselineCommand, CompareArgs, ExportArgs, LabelArgs, ListArgs, PruneArgs,
-    ReportArgs, TrendArgs,
+    AboutArgs, ApplyArgs, BaselineCommand, CompareArgs, ExportArgs, LabelArgs, ListArgs, LogsArgs,
+    PruneArgs, ReportArgs, TrendArgs,
 };
 
 #[derive(Debug, Parser)]
@@ -173,6 +173,16 @@ Examples:
         #[arg(default_value = "last")]
         run: String,
     },
+    /// What the agents and the control plane said about a run, in order of time
+    #[command(after_help = "\
+Lines are kept with the run as they are said, so those of an agent that was killed are there too.
+
+Examples:
+  shoal logs last --follow
+  shoal logs calm-otter --agent a1 --level warn --output ndjson
+
+RUN is an id, its unique beginning, a name, `last` or `last~1` (the one before).")]
+    Logs(LogsArgs),
     /// Change the load of a running run: more or fewer devices of a group, at a rate
     #[command(after_help = "\
 The group goes from what runs now to N devices at R devices per second and stays there until the load

@@ -6,6 +6,7 @@ mod baseline;
 mod compare;
 mod explain;
 mod export;
+mod logs;
 mod manual;
 mod past;
 mod run;
@@ -43,6 +44,7 @@ pub(crate) async fn perform(args: Args) -> Result<ExitCode, Error> {
         Command::Annotate { run, text } => {
             past::annotate(global, &settings(global)?, run, text).await
         }
+        Command::Logs(args) => logs::perform(global, &settings(global)?, args).await,
         Command::Prune(args) => past::prune(global, &settings(global)?, args).await,
         Command::Compare(args) => compare::compare(global, &settings(global)?, args).await,
         Command::Trend(args) => compare::trend(global, &settings(global)?, args).await,

@@ -10,6 +10,7 @@ pub(crate) mod diagnostics;
 pub(crate) mod export;
 pub(crate) mod json;
 pub(crate) mod live;
+pub(crate) mod logs;
 pub(crate) mod numbers;
 pub(crate) mod plan;
 pub(crate) mod report;

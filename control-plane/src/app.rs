@@ -17,6 +17,7 @@ use crate::fleet::Fleet;
 use crate::grpc::{AgentApi, ControlApi, TokenCheck};
 use crate::ingest;
 use crate::leadership::{AUTHORITY, keep_lead, wait_for_lead};
+use crate::logs::Logs;
 use crate::metrics::{self, outputs};
 use crate::orchestrator::Runs;
 use crate::refusal::Refusal;
@@ -123,6 +124,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
     let owner = if config.local { random::token() } else { LEADER.to_owned() };
     let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), owner, config.local);
     let deltas = ingest::start(store.clone(), runs.clone(), lifecycle);
+    let logs = Logs::start(store.clone(), fleet.clone(), runs.clone(), lifecycle);
     for drained in store.drained_agents().await? {
         if let Ok(agent) = drained.parse() {
             fleet.drain(&agent, true);
@@ -143,6 +145,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
         runs: runs.clone(),
         store: store.clone(),
         deltas,
+        logs,
         lifecycle: lifecycle.clone(),
         server: server.clone(),
     };

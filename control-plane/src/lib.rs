@@ -13,6 +13,7 @@ pub mod grpc;
 pub mod ingest;
 mod leadership;
 pub mod live;
+pub mod logs;
 pub mod metrics;
 pub mod orchestrator;
 pub mod query;

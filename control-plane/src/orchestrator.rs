@@ -107,6 +107,11 @@ impl Runs {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// All that this process drives.
+    pub fn ids(&self) -> Vec<RunId> {
+        self.lock().keys().copied().collect()
+    }
+
     pub fn active(&self, run: RunId) -> Option<ActiveRun> {
         self.lock().get(&run).cloned()
     }

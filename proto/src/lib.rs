@@ -11,6 +11,7 @@ pub mod v1 {
 
 pub mod assignment;
 pub mod files;
+pub mod logs;
 pub mod metrics;
 
 /// Raised whenever agents and control planes of two builds could misunderstand each other.

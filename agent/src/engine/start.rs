@@ -68,7 +68,11 @@ pub(super) fn start(
     let start_one = |(number, seats): (usize, Vec<Seat>)| {
         let (prepared, control) = (Arc::clone(&prepared), Arc::clone(control));
         let reporter = reports.clone();
-        let body = move || run_core(number, seats, &prepared, t0_boot_us, control, reporter);
+        let shard = tracing::Span::current();
+        let body = move || {
+            let _in = shard.entered();
+            run_core(number, seats, &prepared, t0_boot_us, control, reporter);
+        };
         let thread = std::thread::Builder::new().name(format!("core-{number}")).spawn(body);
         if let Err(error) = &thread {
             failed(number, format!("core {number}: cannot start its thread: {error}"), reports);

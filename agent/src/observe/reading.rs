@@ -8,6 +8,7 @@ use shoal_domain::observed::Positions;
 use shoal_service_kit::{Backoff, Clock, SystemClock};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::Instrument as _;
 
 use super::kafka::KafkaReader;
 use super::mqtt::MqttReader;
@@ -125,7 +126,8 @@ impl Reading {
                 return;
             }
             if let Some((begin, lost)) = self.wait(begun).await {
-                self.read(begin, lost).await;
+                let span = begin.span.clone();
+                self.read(begin, lost).instrument(span).await;
             }
             self.reader.close().await;
         });
@@ -152,7 +154,7 @@ impl Reading {
     }
 
     async fn read(&mut self, begin: Begin, lost: Option<String>) {
-        let Begin { t0_boot_us, control, reports } = begin;
+        let Begin { t0_boot_us, control, reports, .. } = begin;
         self.seen.begin(control.control_unix_us(t0_boot_us));
         let run_us = || SystemClock.boot_us().saturating_sub(t0_boot_us);
         if self.from_us > 0 && !self.reader.keeps_events() {

@@ -39,6 +39,25 @@ impl Peer {
         }
     }
 
+    /// The next lines of logs; beats on the way are acknowledged, since lines wait for the first.
+    async fn lines(&mut self) -> Vec<u64> {
+        loop {
+            match self.next().await {
+                agent_message::Message::Heartbeat(beat) => {
+                    let sent_boot_us = beat.sent_boot_us;
+                    let (received_us, replied_us) = (sent_boot_us + 5, sent_boot_us + 5);
+                    let ack =
+                        v1::HeartbeatAck { sent_boot_us, received_us, replied_us, renewed: vec![] };
+                    self.say(control_message::Message::HeartbeatAck(ack)).await;
+                }
+                agent_message::Message::Logs(logs) => {
+                    return logs.lines.iter().map(|line| line.number).collect();
+                }
+                _ => {}
+            }
+        }
+    }
+
     async fn observed(&mut self) -> v1::Observed {
         loop {
             if let agent_message::Message::Observed(observed) = self.next().await {
@@ -100,6 +119,7 @@ impl AgentService for Scripted {
 
 /// A session with both ends of everything it shares.
 struct Bench {
+    book: Arc<shoal_service_kit::logs::Book>,
     peers: mpsc::Receiver<Peer>,
     desired: watch::Receiver<Desired>,
     observed: watch::Sender<Vec<v1::Observed>>,
@@ -127,6 +147,7 @@ impl Bench {
         let away = SessionState::Detached { since_boot_us: 0, why: String::new() };
         let (state, state_seen) = watch::channel(away);
         let (leases, drained) = (Leases::default(), CancellationToken::new());
+        let book = Arc::new(shoal_service_kit::logs::Book::open("shoal_agent"));
         let session = Session {
             dialer: Dialer::new(&format!("http://{addr}"), Some("s3cret")).unwrap(),
             hello: v1::Hello { agent_id: "a".into(), ..v1::Hello::default() },
@@ -139,9 +160,11 @@ impl Bench {
             drained: drained.clone(),
             leaving: CancellationToken::new(),
             beats: Beats::default(),
+            lines: Lines::of(Arc::clone(&book)),
         };
         lifecycle.spawn("session", session.run());
         Self {
+            book,
             peers,
             desired: desired_seen,
             observed,
@@ -273,4 +296,39 @@ async fn a_control_plane_that_does_not_begin_with_welcome_is_left() {
     let mut again = bench.accept().await;
     again.hello().await;
     assert!(!bench.desired.borrow().is_known);
+}
+
+#[tokio::test]
+async fn lines_are_told_one_message_at_a_time_and_again_until_they_are_acknowledged() {
+    let mut bench = Bench::start(None).await;
+    let mut peer = bench.accept().await;
+    peer.hello().await;
+    peer.welcome().await;
+    bench.state(|state| matches!(state, SessionState::Connected { .. })).await;
+    (0..100).for_each(|_| bench.book.say("something happened"));
+    assert_eq!(peer.lines().await, (0..64).collect::<Vec<_>>());
+    // Nothing is acknowledged and the connection is lost: the next one hears them again.
+    drop(peer);
+    let mut peer = bench.accept().await;
+    peer.hello().await;
+    peer.welcome().await;
+    assert_eq!(peer.lines().await, (0..64).collect::<Vec<_>>());
+    peer.say(control_message::Message::LogAck(v1::LogAck { through: 7 })).await;
+    peer.say(control_message::Message::LogAck(v1::LogAck { through: 63 })).await;
+    assert_eq!(peer.lines().await, (64..100).collect::<Vec<_>>());
+    // What is left is told before the goodbye.
+    peer.say(control_message::Message::LogAck(v1::LogAck { through: 99 })).await;
+    eventually_empty(&bench).await;
+    bench.book.say("the last word");
+    bench.drained.cancel();
+    assert_eq!(peer.lines().await, [100]);
+}
+
+async fn eventually_empty(bench: &Bench) {
+    let empty = async {
+        while !bench.book.now(1).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, empty).await.expect("acknowledged lines are forgotten");
 }

@@ -14,12 +14,14 @@ use super::Session;
 pub(crate) fn start(
     session: Session,
     hard: CancellationToken,
+    span: tracing::Span,
 ) -> io::Result<oneshot::Receiver<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (alive, ended) = oneshot::channel::<()>();
     std::thread::Builder::new().name("session".to_owned()).spawn(move || {
         // Dropped with the thread, also when it panics.
         let _alive = alive;
+        let _in = span.entered();
         runtime.block_on(async move {
             tokio::select! {
                 () = hard.cancelled() => {}

@@ -33,6 +33,17 @@ pub(crate) struct Key {
     pub(crate) epoch: u64,
 }
 
+impl Key {
+    pub(crate) fn run(&self) -> &str {
+        run_of(&self.assignment)
+    }
+}
+
+/// The run that an assignment is a part of: what stands before the first dot.
+pub(crate) fn run_of(assignment: &str) -> &str {
+    assignment.split('.').next().unwrap_or_default()
+}
+
 /// What goes with the last delta of an assignment.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Closing {

@@ -202,6 +202,7 @@ async fn serve(
                     is_welcome = true;
                 }
                 Some(agent_message::Message::Heartbeat(_)) if state.borrow().is_mute => {}
+                Some(agent_message::Message::Logs(_)) => {}
                 Some(agent_message::Message::Heartbeat(beat)) => {
                     let now_us = SystemClock.unix_us();
                     let held = |wanted: &v1::Assignment| v1::Held {

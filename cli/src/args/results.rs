@@ -64,6 +64,40 @@ pub(crate) struct ListArgs {
     pub(crate) until: Option<String>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LevelArg {
+    Error,
+    Warn,
+    Info,
+}
+
+impl LevelArg {
+    /// As asked of the control plane.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Warn => "WARN",
+            Self::Info => "INFO",
+        }
+    }
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LogsArgs {
+    /// Which run
+    #[arg(default_value = "last")]
+    pub(crate) run: String,
+    /// Only what this agent said
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) agent: Option<String>,
+    /// Only lines as severe as this, or more
+    #[arg(long, value_enum, default_value_t = LevelArg::Info)]
+    pub(crate) level: LevelArg,
+    /// Go on with what is said, until the run is over
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PruneArgs {
     /// Delete these runs; without any: what --keep and --older-than let go

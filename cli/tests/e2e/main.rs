@@ -9,6 +9,7 @@ mod apply;
 mod deployment;
 mod faces;
 mod load;
+mod logs;
 mod outages;
 mod refusals;
 mod runs;

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Fleet, SessionSender};
 use crate::ingest::Arrival;
+use crate::logs::{Logs, SessionLogs};
 use crate::orchestrator::Runs;
 use crate::refusal::{Kind, Refusal};
 use crate::store::{AgentRow, Store};
@@ -33,6 +34,7 @@ pub struct AgentApi {
     pub runs: Runs,
     pub store: Store,
     pub deltas: mpsc::Sender<Arrival>,
+    pub logs: Logs,
     pub lifecycle: Lifecycle,
     pub server: String,
 }
@@ -55,6 +57,7 @@ impl AgentService for AgentApi {
         let id = check(&hello)?;
         let now_us = SystemClock.unix_us();
         let row = agent_row(&hello, now_us);
+        let logs = self.logs.of(&id, &hello.incarnation);
         let (session, mut desired) = self.fleet.join(&id, hello, now_us)?;
         let store = self.store.clone();
         // The registry is for people; an agent works without its row, and does not wait for it.
@@ -75,7 +78,7 @@ impl AgentService for AgentApi {
             loop {
                 tokio::select! {
                     message = up.message() => match message {
-                        Ok(Some(message)) => if !take(&fleet, &id, session, message, &down) {
+                        Ok(Some(message)) => if !take(&fleet, (&id, session), message, &logs, &down) {
                             break;
                         },
                         Ok(None) | Err(_) => break,
@@ -163,9 +166,9 @@ fn check(hello: &v1::Hello) -> Result<AgentId, Status> {
 /// Takes one message of a session; `false` ends it.
 fn take(
     fleet: &Fleet,
-    id: &AgentId,
-    session: u64,
+    (id, session): (&AgentId, u64),
     message: v1::AgentMessage,
+    logs: &SessionLogs,
     down: &SessionSender,
 ) -> bool {
     let now_us = SystemClock.unix_us();
@@ -182,6 +185,10 @@ fn take(
         }
         Some(Up::Observed(observed)) => {
             fleet.observe(id, observed, now_us);
+            true
+        }
+        Some(Up::Logs(lines)) => {
+            logs.take(lines, down);
             true
         }
         // A second hello or a message of a later release: this session is not understood.

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Fleet, Member};
+use crate::logs;
 use crate::orchestrator::{ActiveRun, Runs, Wanted, Wish, hash_token, labels_from_wire};
 use crate::query;
 use crate::refusal::{Kind, Refusal};
@@ -25,6 +26,8 @@ use super::results::to_wire;
 /// How often a watcher hears of its run.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const MAX_PAGE: u32 = 500;
+/// Lines of logs on their way to one reader; the next one waits until there is room.
+const LOG_LINES: usize = 64;
 /// A stop is carried out after this, whether the store knows the run by then or not.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -42,6 +45,7 @@ pub struct ControlApi {
 #[tonic::async_trait]
 impl ControlService for ControlApi {
     type WatchStream = Out<v1::RunProgress>;
+    type ReadLogsStream = Out<v1::RunLogLine>;
 
     async fn start_run(
         &self,
@@ -284,6 +288,20 @@ impl ControlService for ControlApi {
         request: Request<v1::ExportRunRequest>,
     ) -> Result<Response<v1::ExportRunResponse>, Status> {
         Ok(Response::new(self.exported(request.into_inner()).await?))
+    }
+
+    async fn read_logs(
+        &self,
+        request: Request<v1::ReadLogsRequest>,
+    ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        let wanted = self.logs_wanted(request.into_inner()).await?;
+        let (sender, out) = mpsc::channel(LOG_LINES);
+        let read = logs::read(self.store.clone(), self.runs.clone(), wanted, sender);
+        let soft = self.lifecycle.soft();
+        self.lifecycle.spawn("read logs", async move {
+            tokio::select! { () = read => {}, () = soft.cancelled() => {} }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use shoal_domain::labels::{Labels, MAX_TEXT};
+use shoal_domain::logs::Level;
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, SystemClock};
 
 use super::ControlApi;
+use crate::logs;
 use crate::orchestrator::{labels_from_wire, text};
 use crate::refusal::{Kind, Refusal};
 use crate::store::{BaselineRow, NewEvent, PrunePolicy, RunRow};
@@ -23,6 +25,21 @@ fn reference(row: &RunRow) -> v1::RunReference {
 }
 
 impl ControlApi {
+    pub(super) async fn logs_wanted(
+        &self,
+        request: v1::ReadLogsRequest,
+    ) -> Result<logs::Wanted, Refusal> {
+        let v1::ReadLogsRequest { run, agent_id, level, follow } = request;
+        let word = if level.is_empty() { "INFO".to_owned() } else { level.to_uppercase() };
+        let level = Level::from_word(&word).ok_or_else(|| {
+            let message = format!("`{level}` is no level: error, warn or info is expected");
+            Refusal::new(Kind::Invalid, "SH0602", message)
+        })?;
+        let run = self.find(&run).await?.run_id;
+        let agent = (!agent_id.is_empty()).then_some(agent_id);
+        Ok(logs::Wanted { run, agent, level, follow })
+    }
+
     pub(super) async fn annotated(
         &self,
         request: v1::AnnotateRequest,

@@ -324,12 +324,16 @@ impl Driver {
             let text = format!("{} {}", phase.word(), cause.clone().unwrap_or_default());
             keep("phase", text.trim_end().to_owned());
         }
-        for (kind, text) in move_events(&self.record.roster, &record.roster) {
-            keep(kind, text);
+        let moves = move_events(&self.record.roster, &record.roster);
+        for (kind, text) in &moves {
+            keep(kind, text.clone());
         }
         self.persist(record, judged, changes, &kept, &commands, now_us).await?;
-        for (phase, _) in &phases {
-            tracing::info!(run = %self.row.run_id, phase = phase.word(), "run");
+        for (phase, cause) in &phases {
+            tracing::info!(run = %self.row.run_id, phase = phase.word(), cause, "run");
+        }
+        for (kind, text) in &moves {
+            tracing::warn!(run = %self.row.run_id, kind, "{text}");
         }
         for command in commands {
             self.act(&command);

@@ -14,6 +14,7 @@ mod coarsen;
 mod dashboards;
 mod fold;
 mod ingest;
+mod logs;
 mod open;
 mod owners;
 mod results;

@@ -35,6 +35,7 @@ pub mod histogram;
 pub mod ids;
 pub mod labels;
 pub mod lease;
+pub mod logs;
 pub mod object;
 pub mod observed;
 pub mod outcome;

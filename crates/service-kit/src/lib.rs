@@ -10,6 +10,7 @@ pub mod clock;
 pub mod http_get;
 pub mod lifecycle;
 pub mod limits;
+pub mod logs;
 pub mod random;
 pub mod target_guard;
 pub mod telemetry;

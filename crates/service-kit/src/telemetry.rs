@@ -1,4 +1,5 @@
-//! Logging of a Shoal process: to stderr, as text for people or JSON for collectors; and its traces.
+//! Logging of a Shoal process: to stderr, as text for people or JSON for collectors, and into the books
+//! of its parts ([`crate::logs`]); and its traces.
 //!
 //! stdout belongs to data, so nothing here ever writes to it. `SHOAL_LOG` takes the usual filter
 //! directives (`info,shoal_agent=debug`); a directive that cannot be read is refused, not ignored.
@@ -10,6 +11,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use crate::logs;
 use crate::traces::Delivery;
 
 /// The environment variable with the filter directives.
@@ -71,7 +73,7 @@ pub fn init(
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    let logs = match format {
+    let printed = match format {
         LogFormat::Text => layer.with_filter(filter).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
     };
@@ -86,7 +88,12 @@ pub fn init(
             .with_threads(false)
             .with_filter(is_ours)
     });
-    tracing_subscriber::registry().with(logs).with(spans).try_init().map_err(|_| Error::Twice)?;
+    tracing_subscriber::registry()
+        .with(printed)
+        .with(logs::layer())
+        .with(spans)
+        .try_init()
+        .map_err(|_| Error::Twice)?;
     Ok(Telemetry { _traces: traces })
 }
 
