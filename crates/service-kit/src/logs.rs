@@ -16,7 +16,7 @@ use tracing::Level;
 
 use crate::clock::{Clock, SystemClock};
 
-pub(crate) use self::capture::layer;
+pub(crate) use self::capture::{SPAN, layer};
 
 mod capture;
 
@@ -92,7 +92,7 @@ impl Book {
 
     /// What is logged inside it is this book's, whoever else has one. Nobody sees the span itself.
     pub fn span(&self) -> tracing::Span {
-        tracing::debug_span!(target: capture::SPAN, "book", book = self.shared.id)
+        tracing::info_span!(target: capture::SPAN, "book", book = self.shared.id)
     }
 
     /// Says something of its own, past the logging of the process.

@@ -101,6 +101,7 @@ fn filter(directives: &str, default_level: tracing::Level) -> Result<EnvFilter, 
     EnvFilter::builder()
         .with_default_directive(LevelFilter::from_level(default_level).into())
         .parse(directives)
+        .and_then(|filter| Ok(filter.add_directive(format!("{}=off", logs::SPAN).parse()?)))
         .map_err(|source| Error::Filter { found: directives.to_owned(), source })
 }
 
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn an_empty_filter_means_the_default_level() {
-        assert_eq!(filter("", tracing::Level::WARN).unwrap().to_string(), "warn");
+        assert_eq!(filter("", tracing::Level::WARN).unwrap().to_string(), "book_of=off,warn");
     }
 
     #[test]

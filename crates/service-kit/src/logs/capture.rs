@@ -13,15 +13,15 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::{BOOKS, MOST_TEXT, Shared, said};
 
-/// Target of the spans that say whose book it is; at DEBUG, so that nobody else sees them.
-pub(super) const SPAN: &str = "book_of";
+/// Target of the spans that say whose book it is, which is nobody else's business. At INFO: a filter with
+/// DEBUG in it would let `enabled!` in libraries through, behind which events are lost.
+pub(crate) const SPAN: &str = "book_of";
 
 /// For the subscriber of the process. Only what our own crates say: a library may name what is secret.
 pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     // Static, as a filter that is asked each time loses events behind a library's `enabled!`.
-    let ours = Targets::new()
-        .with_target("shoal", LevelFilter::INFO)
-        .with_target(SPAN, LevelFilter::DEBUG);
+    let ours =
+        Targets::new().with_target("shoal", LevelFilter::INFO).with_target(SPAN, LevelFilter::INFO);
     Capture.with_filter(ours)
 }
 
