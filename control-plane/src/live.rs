@@ -110,7 +110,7 @@ impl LiveRun {
         let moment = self.recent.entry(delta.last_window).or_default();
         for ((series, _), tally) in &delta.cells {
             let operation = plan.series.get(series.index()).map(|series| series.operation);
-            if operation.is_some_and(|operation| operation != Operation::Connect) {
+            if operation.is_some_and(Operation::is_send) {
                 moment.sent += tally.sent;
                 moment.response_time.merge(&tally.response_time);
             }

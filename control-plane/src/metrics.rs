@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_domain::delta::{Samples, Tally};
 use shoal_domain::ids::SeriesId;
+use shoal_domain::outcome::Operation;
 use shoal_domain::plan::Plan;
 use shoal_domain::run::Phase;
 
@@ -69,11 +70,11 @@ pub struct RunSample {
 struct SeriesSample {
     group: String,
     series: String,
-    operation: &'static str,
+    operation: Operation,
     attempts: u64,
     acknowledged: u64,
     errors: Vec<(&'static str, u64)>,
-    /// `None`: connecting has no slots.
+    /// `None`: what happens to connections has no slots.
     slots: Option<[(&'static str, u64); 5]>,
     response_time: Option<TimeSample>,
     service_time: Option<TimeSample>,
@@ -116,7 +117,7 @@ impl RunSample {
         let known = |(id, tally): (SeriesId, Tally)| {
             let series = plan.series.get(id.index())?;
             let group = &plan.groups.get(series.group)?.name;
-            let names = (group.clone(), series.name.clone(), series.operation.word());
+            let names = (group.clone(), series.name.clone(), series.operation);
             Some(SeriesSample::of(names, &tally))
         };
         let gauges = || live.parts.values().flat_map(|part| &part.devices);
@@ -133,7 +134,7 @@ impl RunSample {
 }
 
 impl SeriesSample {
-    fn of((group, series, operation): (String, String, &'static str), tally: &Tally) -> Self {
+    fn of((group, series, operation): (String, String, Operation), tally: &Tally) -> Self {
         let slots = [
             ("sent", tally.sent),
             ("missed", tally.missed),
@@ -148,7 +149,7 @@ impl SeriesSample {
             attempts: tally.sent,
             acknowledged: tally.acked,
             errors: tally.errors.iter().map(|(class, n)| (class.word(), *n)).collect(),
-            slots: (operation != "connect").then_some(slots),
+            slots: operation.is_send().then_some(slots),
             response_time: TimeSample::of(&tally.response_time),
             service_time: TimeSample::of(&tally.service_time),
         }

@@ -327,7 +327,7 @@ fn trust(
     blind: &[Blindness],
 ) -> (Validity, Vec<ValidityReason>) {
     let is_send =
-        |series: SeriesId, _: StageId| plan.series[series.index()].operation != Operation::Connect;
+        |series: SeriesId, _: StageId| plan.series[series.index()].operation.is_send();
     let (sends, slots) = facts.total(is_send);
     let (all, _) = facts.total(|_, _| true);
     let is_over = record.state.phase().is_over();
@@ -626,7 +626,7 @@ pub fn progress(
             progress.errors += tally.n_errors();
             progress.missed += tally.missed;
             let operation = active.plan.series.get(series.index()).map(|s| s.operation);
-            if operation.is_some_and(|operation| operation != Operation::Connect) {
+            if operation.is_some_and(Operation::is_send) {
                 progress.sent += tally.sent;
             }
         }

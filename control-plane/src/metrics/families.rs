@@ -73,7 +73,7 @@ fn of_series<'a>(
 ) -> Vec<Point<'a>> {
     labels.push(("group", series.group.as_str().into()));
     labels.push(("series", series.series.as_str().into()));
-    labels.push(("operation", series.operation.into()));
+    labels.push(("operation", series.operation.word().into()));
     let one = |value| vec![Point { labels: labels.clone(), value }];
     let by_class = |counts: &[(&'static str, u64)]| {
         let point = |(class, n): &(&'static str, u64)| {

@@ -31,7 +31,7 @@ fn series_line(run: &str, series: &SeriesSample) -> String {
         "shoal_series,{run},group={},series={},operation={} attempts={}i,acknowledged={}i,errors={}i",
         tag(&series.group),
         tag(&series.series),
-        series.operation,
+        series.operation.word(),
         series.attempts,
         series.acknowledged,
         series.errors.iter().map(|(_, n)| n).sum::<u64>()
@@ -71,7 +71,7 @@ mod tests {
         let series = SeriesSample {
             group: "a b".into(),
             series: "s".into(),
-            operation: "publish",
+            operation: shoal_domain::outcome::Operation::Publish,
             attempts: 7,
             acknowledged: 6,
             errors: vec![("ack_timeout", 1)],

@@ -187,8 +187,8 @@ impl Measured {
             Metric::Errors => share(tally.n_errors(), tally.sent),
             Metric::Rate => (self.seconds > 0.0).then(|| tally.sent as f64 / self.seconds),
             Metric::Sent | Metric::Count => Some(tally.sent as f64),
-            // Connecting has attempts, not slots.
-            _ if self.operation == Operation::Connect => None,
+            // What happens to connections has attempts, not slots.
+            _ if !self.operation.is_send() => None,
             Metric::Missed => share(tally.missed, tally.n_classed()),
             Metric::Held => share(tally.held, tally.n_classed()),
             Metric::NotConnected => share(tally.not_connected, tally.n_classed()),

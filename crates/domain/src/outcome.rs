@@ -41,6 +41,14 @@ impl Operation {
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| operation.word() == word)
     }
+
+    /// What a scenario sends, and so what may have slots; the others happen to connections.
+    pub const fn is_send(self) -> bool {
+        match self {
+            Self::Publish | Self::Http | Self::Command => true,
+            Self::Connect | Self::Subscribe | Self::Disconnect => false,
+        }
+    }
 }
 
 /// Why an operation failed. `Generator*` are ours and never the target's fault.

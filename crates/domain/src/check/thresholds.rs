@@ -189,7 +189,7 @@ impl Check<'_> {
             let message = format!("no series of this file does `{word}`");
             return self.refuse(written, message, None);
         }
-        if matches!(operation, Operation::Connect | Operation::Subscribe) {
+        if !operation.is_send() {
             self.has_slots(metric, line.path, written)?;
         }
         if operation == Operation::Publish
@@ -238,7 +238,7 @@ impl Check<'_> {
             self.has_slots(metric, &path, written)?;
         }
         let position = position?;
-        if matches!(found.series[position].operation, Operation::Connect | Operation::Subscribe) {
+        if !found.series[position].operation.is_send() {
             self.has_slots(metric, &path, written)?;
         }
         if let Some(groups) = found.groups {

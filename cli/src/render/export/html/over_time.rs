@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use shoal_domain::export::{RunExport, SeriesCourse};
+use shoal_domain::outcome::Operation;
 
 use crate::render::export::chart::{Band, COLORS, Chart, Line, Mark};
 use crate::render::numbers::{count, seconds};
@@ -107,10 +108,13 @@ impl Page<'_> {
         let some = |wanted: &dyn Fn(&SeriesCourse) -> bool| -> Vec<&SeriesCourse> {
             course.series.iter().filter(|series| wanted(series)).collect()
         };
-        let sends = || some(&|series| series.operation != "connect");
+        let is_send = |series: &SeriesCourse| {
+            Operation::from_word(&series.operation).is_some_and(Operation::is_send)
+        };
+        let sends = || some(&is_send);
         let sent = together(sends(), &|series| self.per_second(&series.sent));
         html.push_str(&self.chart("attempts per second", sent, axis_rate));
-        let timed = some(&|series| series.operation != "connect" && series.time.is_some());
+        let timed = some(&|series| is_send(series) && series.time.is_some());
         let p95 = together(timed, &|series| times(&series.p95_us));
         html.push_str(&self.chart("95th percentile of the response time", p95, axis_time));
         let failing = some(&|series| series.errors.iter().any(|n| *n > 0));
