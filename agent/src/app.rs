@@ -202,6 +202,7 @@ fn hello(config: &Config, identity: &Identity, sources: &SourceAddresses) -> v1:
         capacity: Some(capacity(config.capacity, sources)),
         inventory: Vec::new(),
         predecessor: identity.predecessor.clone(),
+        host: Some(crate::host::read()),
     }
 }
 

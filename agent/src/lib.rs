@@ -12,6 +12,7 @@ mod connection;
 pub mod engine;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod host;
 mod identity;
 mod kafka;
 mod leases;

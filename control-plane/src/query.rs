@@ -20,9 +20,9 @@ use shoal_domain::ids::{GrantId, ObserverId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, StageKind};
 use shoal_domain::report::{
-    AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport,
-    RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdResult,
-    TimeReport, ValidityReason,
+    AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, HostReport,
+    LoadRevisionReport, RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport,
+    ThresholdResult, TimeReport, ValidityReason,
 };
 use shoal_domain::roster::{Grant, Move, Why};
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
@@ -326,8 +326,7 @@ fn trust(
     storage_gaps: &[String],
     blind: &[Blindness],
 ) -> (Validity, Vec<ValidityReason>) {
-    let is_send =
-        |series: SeriesId, _: StageId| plan.series[series.index()].operation.is_send();
+    let is_send = |series: SeriesId, _: StageId| plan.series[series.index()].operation.is_send();
     let (sends, slots) = facts.total(is_send);
     let (all, _) = facts.total(|_, _| true);
     let is_over = record.state.phase().is_over();
@@ -510,6 +509,11 @@ fn failures(plan: &Plan, shares: &[Share]) -> Vec<FailureReport> {
     merged.into_iter().filter(known).map(report).collect()
 }
 
+/// `None` where the agent never said, or said what this release does not know.
+fn host(json: &str) -> Option<HostReport> {
+    serde_json::from_str(json).ok().filter(|host| *host != HostReport::default())
+}
+
 /// One row an agent, whatever it held in turn.
 async fn agents(
     store: &Store,
@@ -541,13 +545,11 @@ async fn agents(
         newest.sort_by_key(|share| (share.ended.is_none(), share.row.grant.epoch));
         let live = shares.iter().filter(|share| share.ended.is_none());
         let proved = shares.iter().filter_map(|share| share.totals_proved);
+        let known = known.iter().find(|known| known.agent_id == agent);
         AgentReport {
             agent: agent.to_owned(),
-            build: known
-                .iter()
-                .find(|known| known.agent_id == agent)
-                .map(|known| known.build.clone())
-                .unwrap_or_default(),
+            build: known.map(|known| known.build.clone()).unwrap_or_default(),
+            host: known.and_then(|known| host(&known.host_json)),
             devices: live.map(|share| share.devices).sum(),
             state: newest.last().map_or("", |share| state(share)).to_owned(),
             restarts: restarts as u64,

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use shoal_domain::ids::{AgentId, NotAnAgentId, ObserverId};
+use shoal_domain::report::HostReport;
 use shoal_domain::shard::Shard;
 use shoal_proto::v1::agent_message::Message as Up;
 use shoal_proto::v1::agent_service_server::AgentService;
@@ -204,6 +205,7 @@ fn agent_row(hello: &v1::Hello, now_us: u64) -> AgentRow {
         incarnation: number.unwrap_or_default() as i64,
         build: hello.build.clone(),
         labels_json: serde_json::json!(hello.labels).to_string(),
+        host_json: host_json(hello.host.as_ref()),
         capacity_json: serde_json::json!({
             "cores": capacity.cores,
             "descriptors": capacity.descriptors,
@@ -216,4 +218,18 @@ fn agent_row(hello: &v1::Hello, now_us: u64) -> AgentRow {
         first_seen_us: now_us as i64,
         last_seen_us: now_us as i64,
     }
+}
+
+/// As the document shows it, so a later release may know more.
+fn host_json(host: Option<&v1::Host>) -> String {
+    let Some(host) = host else { return "{}".to_owned() };
+    let report = HostReport {
+        name: host.name.clone(),
+        system: host.system.clone(),
+        kernel: host.kernel.clone(),
+        processor: host.processor.clone(),
+        processors: host.processors,
+        memory_bytes: host.memory_bytes,
+    };
+    serde_json::json!(report).to_string()
 }

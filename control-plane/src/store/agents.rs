@@ -14,6 +14,7 @@ pub struct AgentRow {
     pub build: String,
     pub labels_json: String,
     pub capacity_json: String,
+    pub host_json: String,
     pub first_seen_us: i64,
     pub last_seen_us: i64,
 }
@@ -22,10 +23,12 @@ impl Store {
     /// Writes all but `first_seen_us`, which stays what it was at the first call.
     pub async fn upsert_agent(&self, agent: &AgentRow) -> Result<(), StoreError> {
         const UPSERT: &str = "INSERT INTO agents (agent_id, incarnation, build, labels_json, \
-             capacity_json, first_seen_us, last_seen_us) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+             capacity_json, first_seen_us, last_seen_us, host_json) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
              ON CONFLICT (agent_id) DO UPDATE SET incarnation = excluded.incarnation, \
              build = excluded.build, labels_json = excluded.labels_json, \
-             capacity_json = excluded.capacity_json, last_seen_us = excluded.last_seen_us";
+             capacity_json = excluded.capacity_json, last_seen_us = excluded.last_seen_us, \
+             host_json = excluded.host_json";
         on_db!(self, write, |p| sqlx::query(UPSERT)
             .bind(&agent.agent_id)
             .bind(agent.incarnation)
@@ -34,6 +37,7 @@ impl Store {
             .bind(&agent.capacity_json)
             .bind(agent.first_seen_us)
             .bind(agent.last_seen_us)
+            .bind(&agent.host_json)
             .execute(p)
             .await
             .map(drop))
@@ -69,7 +73,7 @@ impl Store {
     /// All agents ever seen, by id.
     pub async fn agents(&self) -> Result<Vec<AgentRow>, StoreError> {
         const AGENTS: &str = "SELECT agent_id, incarnation, build, labels_json, capacity_json, \
-             first_seen_us, last_seen_us FROM agents ORDER BY agent_id";
+             host_json, first_seen_us, last_seen_us FROM agents ORDER BY agent_id";
         on_db!(self, read, |p| sqlx::query_as(AGENTS).fetch_all(p).await)
             .map_err(unavailable("list the agents"))
     }

@@ -102,7 +102,8 @@ pub(super) async fn insert_assignments(
          VALUES ($1, $2, $3, $4, $5, $6, $7, -1, -1, 0)";
     // The registry is overwritten when an agent comes back with another build.
     const REMEMBER: &str = "INSERT INTO run_agents (run_id, agent_id, build, labels_json, \
-         capacity_json) SELECT $1, agent_id, build, labels_json, capacity_json FROM agents \
+         capacity_json, host_json) \
+         SELECT $1, agent_id, build, labels_json, capacity_json, host_json FROM agents \
          WHERE agent_id = $2 ON CONFLICT (run_id, agent_id) DO NOTHING";
     for grant in grants {
         in_tx!(*tx, |c| sqlx::query(INSERT)

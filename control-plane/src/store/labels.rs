@@ -16,6 +16,7 @@ pub struct RunAgentRow {
     pub build: String,
     pub labels_json: String,
     pub capacity_json: String,
+    pub host_json: String,
 }
 
 type LabelRow = (String, String, String);
@@ -87,7 +88,7 @@ impl Store {
     }
 
     pub async fn run_agents(&self, run_id: RunId) -> Result<Vec<RunAgentRow>, StoreError> {
-        const AGENTS: &str = "SELECT agent_id, build, labels_json, capacity_json \
+        const AGENTS: &str = "SELECT agent_id, build, labels_json, capacity_json, host_json \
              FROM run_agents WHERE run_id = $1 ORDER BY agent_id";
         on_db!(self, read, |p| sqlx::query_as(AGENTS).bind(run_id.to_string()).fetch_all(p).await)
             .map_err(unavailable("read a run's agents"))

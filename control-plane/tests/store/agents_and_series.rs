@@ -18,6 +18,7 @@ async fn an_agent_keeps_its_first_sight(store: &Store) {
         build: "0.1.0".to_owned(),
         labels_json: r#"{"region":"eu"}"#.to_owned(),
         capacity_json: "{}".to_owned(),
+        host_json: "{}".to_owned(),
         first_seen_us: 10,
         last_seen_us: 10,
     };

@@ -108,6 +108,7 @@ async fn an_agent_is_remembered_as_the_run_had_it(store: &Store) {
         build: build.into(),
         labels_json: "{}".into(),
         capacity_json: r#"{"cores":2.0}"#.into(),
+        host_json: format!(r#"{{"kernel":"{build}"}}"#),
         first_seen_us: NOW_US,
         last_seen_us: NOW_US,
     };
@@ -120,6 +121,7 @@ async fn an_agent_is_remembered_as_the_run_had_it(store: &Store) {
     let agents = store.run_agents(run).await.unwrap();
     assert_eq!(agents.len(), 1);
     assert_eq!((agents[0].agent_id.as_str(), agents[0].build.as_str()), ("agent-1", "0.1.0"));
+    assert_eq!(agents[0].host_json, r#"{"kernel":"0.1.0"}"#);
 }
 
 async fn a_baseline_has_its_repeats_in_order_and_is_replaced_as_a_whole(store: &Store) {

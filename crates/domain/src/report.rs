@@ -438,4 +438,20 @@ pub struct AgentReport {
     pub network_sent_bytes: u64,
     /// Whether the agent's closing totals equal what was stored.
     pub totals_proved: Option<bool>,
+    /// What it runs on; `None`: it never said.
+    #[serde(default)]
+    pub host: Option<HostReport>,
+}
+
+/// A machine, or what a container sees of it. Empty or 0: it could not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostReport {
+    pub name: String,
+    pub system: String,
+    pub kernel: String,
+    pub processor: String,
+    /// That the machine has, whatever the agent may use of them.
+    pub processors: u32,
+    pub memory_bytes: u64,
 }

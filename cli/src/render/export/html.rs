@@ -137,8 +137,7 @@ fn trust(html: &mut String, report: &RunReport) {
     tile(&count(devices.planned), "devices planned", "");
     tile(&count(devices.connected), "connected", "");
     tile(&count(devices.failed), "failed", if devices.failed > 0 { "bad" } else { "" });
-    for series in
-        report.series.iter().filter(|s| s.stage == "all" && s.operation.is_send()).take(3)
+    for series in report.series.iter().filter(|s| s.stage == "all" && s.operation.is_send()).take(3)
     {
         let name = escaped(&format!("{}.{}", series.group, series.name));
         tile(&count(series.count), &format!("{name} attempts"), "");

@@ -2,7 +2,9 @@
 
 use shoal_domain::labels::Labels;
 use shoal_domain::outcome::{ErrorClass, Operation};
-use shoal_domain::report::{AgentReport, DeviceTotals, EventReport, FailureReport, ValidityReason};
+use shoal_domain::report::{
+    AgentReport, DeviceTotals, EventReport, FailureReport, HostReport, ValidityReason,
+};
 use shoal_domain::report::{LoadRevisionReport, SCHEMA, ScenarioReport, ThresholdReport};
 
 use super::*;
@@ -132,6 +134,14 @@ pub(crate) fn passed() -> RunReport {
             network_received_bytes: 512,
             network_sent_bytes: 3_565_158,
             totals_proved: Some(true),
+            host: Some(HostReport {
+                name: "build-7".into(),
+                system: "Debian GNU/Linux 12".into(),
+                kernel: "6.1.0".into(),
+                processor: "AMD EPYC".into(),
+                processors: 2,
+                memory_bytes: 8 << 30,
+            }),
         }],
         events: vec![event(-0.5, "phase", "RUNNING"), event(12.0, "phase", "FINISHED completed")],
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 use shoal_domain::export::RunExport;
-use shoal_domain::report::{RunReport, SeriesReport, TimeReport};
+use shoal_domain::report::{HostReport, RunReport, SeriesReport, TimeReport};
 
 use crate::render::export::escaped;
 use crate::render::numbers::{bytes, count, in_unit, micros, percent, rate, seconds};
@@ -194,11 +194,24 @@ pub(super) fn history(html: &mut String, export: &RunExport) {
     html.push_str("</tbody></table></div></div></section>\n");
 }
 
+/// What could be read of it.
+fn runs_on(host: &HostReport) -> String {
+    let HostReport { name, system, kernel, processor, processors, memory_bytes } = host;
+    let memory = (*memory_bytes > 0).then(|| bytes(*memory_bytes));
+    let processors = match processor.is_empty() {
+        true => format!("{processors} processors"),
+        false => format!("{processors} × {processor}"),
+    };
+    let parts = [name.clone(), system.clone(), kernel.clone(), processors];
+    let parts = parts.into_iter().chain(memory).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(", ")
+}
+
 pub(super) fn agents(html: &mut String, report: &RunReport) {
     if report.agents.is_empty() {
         return;
     }
-    html.push_str("<section><h2>Agents</h2><div class=\"scroll\"><table><thead><tr><th>agent</th><th>state</th><th class=\"n\">devices</th><th class=\"n\">cores used</th><th class=\"n\">memory</th><th class=\"n\">descriptors</th><th class=\"n\">received</th><th class=\"n\">sent</th><th class=\"n\">longest stall</th><th class=\"n\">stalled</th><th class=\"n\">descriptor errors</th><th class=\"n\">port errors</th><th>totals proved</th><th>build</th></tr></thead><tbody>");
+    html.push_str("<section><h2>Agents</h2><div class=\"scroll\"><table><thead><tr><th>agent</th><th>state</th><th class=\"n\">devices</th><th class=\"n\">cores used</th><th class=\"n\">memory</th><th class=\"n\">descriptors</th><th class=\"n\">received</th><th class=\"n\">sent</th><th class=\"n\">longest stall</th><th class=\"n\">stalled</th><th class=\"n\">descriptor errors</th><th class=\"n\">port errors</th><th>totals proved</th><th>build</th><th>runs on</th></tr></thead><tbody>");
     for agent in &report.agents {
         let class = if ["lost", "silent"].contains(&agent.state.as_str()) { "bad" } else { "" };
         let proved = match agent.totals_proved {
@@ -208,7 +221,7 @@ pub(super) fn agents(html: &mut String, report: &RunReport) {
         };
         let _ = write!(
             html,
-            "<tr><td>{}</td><td class=\"{class}\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.2}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{proved}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td class=\"{class}\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.2}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{proved}</td><td>{}</td><td>{}</td></tr>",
             escaped(&agent.agent),
             escaped(&agent.state),
             count(agent.devices),
@@ -221,7 +234,8 @@ pub(super) fn agents(html: &mut String, report: &RunReport) {
             micros(agent.stalled_us as f64),
             count(agent.descriptor_errors),
             count(agent.port_errors),
-            escaped(&agent.build)
+            escaped(&agent.build),
+            escaped(&agent.host.as_ref().map(runs_on).unwrap_or_default())
         );
     }
     html.push_str("</tbody></table></div></section>\n");
