@@ -43,12 +43,6 @@ impl Cluster {
     /// With agents 0.. of equal capacity, connected.
     pub async fn start(n_agents: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let secrets = dir.path().join("secrets");
-        std::fs::create_dir(&secrets).expect("a directory in the temporary one");
-        for (name, value) in SECRETS {
-            std::fs::write(secrets.join(name), value).expect("a file in the temporary directory");
-        }
-        let broker = BrokerThread::on_loopback().expect("a port of loopback");
         let control_plane = Lifecycle::new();
         let config = control_plane::Config {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -62,6 +56,27 @@ impl Cluster {
         let serving = control_plane::start(config, &control_plane).await;
         let serving = serving.expect("a control plane serves").expect("nobody else leads");
         let server = format!("http://{}", serving.addr);
+        Self::around(server, control_plane, dir, n_agents).await
+    }
+
+    /// Agents and broker in this process, the control plane in another.
+    pub async fn of_control_plane(server: String, n_agents: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::around(server, Lifecycle::new(), dir, n_agents).await
+    }
+
+    async fn around(
+        server: String,
+        control_plane: Lifecycle,
+        dir: TempDir,
+        n_agents: usize,
+    ) -> Self {
+        let secrets = dir.path().join("secrets");
+        std::fs::create_dir(&secrets).expect("a directory in the temporary one");
+        for (name, value) in SECRETS {
+            std::fs::write(secrets.join(name), value).expect("a file in the temporary directory");
+        }
+        let broker = BrokerThread::on_loopback().expect("a port of loopback");
         let client = ControlServiceClient::connect(server.clone()).await.expect("it answers");
         let agents = BTreeMap::new();
         let mut cluster = Self { agents, control_plane, server, client, broker, dir };
