@@ -11,6 +11,7 @@ mod mqtt;
 mod reading;
 mod seen;
 pub mod trial;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use std::thread::JoinHandle;
 
 use shoal_domain::ids::{ObserverId, RunId};
 use shoal_domain::observed::Positions;
-use shoal_domain::plan::{Endpoint, KafkaSource, MqttSource, Plan, Source};
+use shoal_domain::plan::{Endpoint, KafkaSource, MqttSource, Plan, Source, WebhookSource};
 use shoal_domain::template::{DeviceScope, Template};
 use shoal_service_kit::{Permit, TargetGuard};
 use tokio::sync::{mpsc, oneshot};
@@ -28,9 +29,9 @@ use tokio_rustls::TlsConnector;
 use self::kafka::KafkaReader;
 use self::mqtt::MqttReader;
 use self::reading::{Reader, Reading};
+use self::webhook::WebhookReader;
 use crate::assignments::load::Refusal;
 use crate::engine::{Control, CoreReport, client_config};
-use crate::kafka::Headers;
 
 /// What this agent is to read in one run.
 pub(crate) struct ObserverJob {
@@ -62,6 +63,33 @@ struct Event<'e> {
     enqueued: Enqueued,
     /// It had waited while nobody read.
     is_backlog: bool,
+}
+
+/// What stands beside the value of an event.
+#[derive(Debug, Clone, Copy)]
+enum Headers<'e> {
+    None,
+    Kafka(crate::kafka::Headers<'e>),
+    Http(&'e hyper::HeaderMap),
+}
+
+impl<'e> Headers<'e> {
+    fn get(self, name: &str) -> Option<&'e [u8]> {
+        match self {
+            Self::None => None,
+            Self::Kafka(headers) => headers.get(name),
+            Self::Http(headers) => headers.get(name).map(|value| value.as_bytes()),
+        }
+    }
+
+    /// The first of the values for which there is something.
+    fn find_map<T>(self, look: impl Fn(&'e [u8]) -> Option<T>) -> Option<T> {
+        match self {
+            Self::None => None,
+            Self::Kafka(headers) => headers.iter().find_map(|(_, value)| look(value)),
+            Self::Http(headers) => headers.values().find_map(|value| look(value.as_bytes())),
+        }
+    }
 }
 
 /// What a source says about the time at which the platform took an event in.
@@ -132,6 +160,7 @@ pub(crate) async fn prepare(job: ObserverJob) -> Result<Prepared, Refusal> {
     let reader = match &observer.source {
         Source::Mqtt(source) => Reader::Mqtt(Box::new(mqtt_reader(&job, &name, source).await?)),
         Source::Kafka(source) => Reader::Kafka(Box::new(kafka_reader(&job, &name, source).await?)),
+        Source::Webhook(source) => Reader::Webhook(webhook_reader(&job, &name, source)?),
     };
     let (ready, is_ready) = oneshot::channel();
     let (begin, begun) = oneshot::channel();
@@ -203,6 +232,23 @@ async fn kafka_reader(
         n_shares: job.n_shares,
     };
     Ok(KafkaReader::new(source, &starts, job.is_resumed))
+}
+
+/// To listen somewhere takes the same leave as to send there.
+fn webhook_reader(
+    job: &ObserverJob,
+    name: &str,
+    source: &WebhookSource,
+) -> Result<WebhookReader, Refusal> {
+    let WebhookSource { listen, path, bearer } = source;
+    let permit = job.guard.authorize(&listen.ip().to_string(), *listen);
+    let refused = |refused| Refusal::new("SH0302", format!("observer {name}: {refused}"));
+    Ok(WebhookReader::new(webhook::Source {
+        permit: permit.map_err(refused)?,
+        path: path.clone(),
+        mark: job.run.mark(),
+        bearer: bearer.as_ref().map(|bearer| render(job, bearer)).transpose()?,
+    }))
 }
 
 async fn resolve(job: &ObserverJob, endpoint: &Endpoint) -> Result<Vec<Permit>, Refusal> {

@@ -52,7 +52,7 @@ impl Finder {
 }
 
 fn stamp_in(event: &Event<'_>, unzipped: &mut Vec<u8>) -> Option<Stamp> {
-    let in_headers = || event.headers.iter().find_map(|(_, value)| stamp::find(value));
+    let in_headers = || event.headers.find_map(stamp::find);
     stamp::find(event.payload)
         .or_else(|| stamp::find(unzip(event.payload, unzipped)?))
         .or_else(|| stamp::find(event.place))
@@ -78,13 +78,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kafka::Headers;
-    use crate::observe::Enqueued;
+    use crate::observe::{Enqueued, Headers};
 
     const STAMP: &[u8] = b"sh1.0000002a.1.2.3.4.5";
 
     fn event(payload: &[u8]) -> Event<'_> {
-        let (headers, enqueued) = (Headers::default(), Enqueued::Never);
+        let (headers, enqueued) = (Headers::None, Enqueued::Never);
         Event { place: b"some/topic", payload, headers, enqueued, is_backlog: false }
     }
 

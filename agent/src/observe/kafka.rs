@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use self::link::{Answer, Link};
-use super::{Enqueued, Event, Heard};
+use super::{Enqueued, Event, Headers, Heard};
 use crate::kafka::{Fetched, Leader, Listed, Metadata, Record, Stamped, sentence};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -366,7 +366,7 @@ fn event<'r>(record: &Record<'r>, is_backlog: bool) -> Event<'r> {
     Event {
         place: record.key,
         payload: record.value,
-        headers: record.headers,
+        headers: Headers::Kafka(record.headers),
         enqueued,
         is_backlog,
     }

@@ -18,8 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::{Enqueued, Event, Heard};
-use crate::kafka::Headers;
+use super::{Enqueued, Event, Headers, Heard};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -242,7 +241,7 @@ impl MqttReader {
 
 /// MQTT says nothing of the time, and what nobody read is gone.
 fn event<'p>(place: &'p [u8], payload: &'p [u8]) -> Event<'p> {
-    let (headers, enqueued) = (Headers::default(), Enqueued::Never);
+    let (headers, enqueued) = (Headers::None, Enqueued::Never);
     Event { place, payload, headers, enqueued, is_backlog: false }
 }
 

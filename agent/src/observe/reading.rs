@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 use super::kafka::KafkaReader;
 use super::mqtt::MqttReader;
 use super::seen::Seen;
+use super::webhook::WebhookReader;
 use super::{Begin, Heard, ObserverJob};
 use crate::engine::{Closed, CoreReport};
 
@@ -23,6 +24,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 pub(super) enum Reader {
     Mqtt(Box<MqttReader>),
     Kafka(Box<KafkaReader>),
+    Webhook(WebhookReader),
 }
 
 impl Reader {
@@ -35,6 +37,7 @@ impl Reader {
         match self {
             Self::Mqtt(mqtt) => mqtt.open().await,
             Self::Kafka(kafka) => kafka.open().await,
+            Self::Webhook(webhook) => webhook.open().await,
         }
     }
 
@@ -42,6 +45,7 @@ impl Reader {
         match self {
             Self::Mqtt(mqtt) => mqtt.read(each).await,
             Self::Kafka(kafka) => kafka.read(each).await,
+            Self::Webhook(webhook) => webhook.read(each).await,
         }
     }
 
@@ -49,6 +53,7 @@ impl Reader {
         match self {
             Self::Mqtt(mqtt) => mqtt.keep_alive().await,
             Self::Kafka(kafka) => kafka.keep_alive(),
+            Self::Webhook(_) => Ok(()),
         }
     }
 
@@ -73,8 +78,10 @@ impl Reader {
     }
 
     async fn close(&mut self) {
-        if let Self::Mqtt(mqtt) = self {
-            mqtt.close().await;
+        match self {
+            Self::Mqtt(mqtt) => mqtt.close().await,
+            Self::Webhook(webhook) => webhook.close(),
+            Self::Kafka(_) => {}
         }
     }
 }

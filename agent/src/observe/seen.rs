@@ -88,9 +88,8 @@ impl Seen {
     pub(super) fn event(&mut self, event: &Event<'_>, now_unix_us: u64) {
         self.newest_us = now_unix_us;
         let stamp = match self.finder.find(event) {
-            Reading::Message(stamp) if stamp.sent_us.abs_diff(now_unix_us) < FAR_US => stamp,
-            // By a wrong unit, for one.
-            Reading::Message(_) | Reading::Unparsed => {
+            Reading::Message(stamp) => stamp,
+            Reading::Unparsed => {
                 self.at(now_unix_us).unparsed += 1;
                 return;
             }
@@ -105,6 +104,11 @@ impl Seen {
             && u64::from(stamp.n) < self.max_n;
         if !is_ours {
             self.at(now_unix_us).foreign += 1;
+            return;
+        }
+        if stamp.sent_us.abs_diff(now_unix_us) > FAR_US {
+            // By a wrong unit, for one.
+            self.at(now_unix_us).unparsed += 1;
             return;
         }
         self.received.push(Run::one(stamp.device, stamp.incarnation, stamp.n));

@@ -32,6 +32,7 @@ mod text;
 mod thresholds;
 mod typed;
 mod vars;
+mod webhook;
 mod windows;
 
 use std::collections::BTreeSet;

@@ -10,6 +10,7 @@ mod sparkplug;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -443,6 +444,18 @@ pub struct Observer {
 pub enum Source {
     Mqtt(Box<MqttSource>),
     Kafka(KafkaSource),
+    Webhook(WebhookSource),
+}
+
+/// The platform pushes events to whoever reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebhookSource {
+    /// On the agent.
+    pub listen: SocketAddr,
+    /// Behind it the run's mark may stand.
+    pub path: String,
+    /// What the platform must show.
+    pub bearer: Option<Template>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -808,6 +821,7 @@ impl Source {
         match self {
             Self::Mqtt(_) => "mqtt",
             Self::Kafka(_) => "kafka",
+            Self::Webhook(_) => "webhook",
         }
     }
 
@@ -820,6 +834,7 @@ impl Source {
     pub fn max_readers(&self) -> usize {
         match self {
             Self::Mqtt(mqtt) if mqtt.share.is_none() => 1,
+            Self::Webhook(_) => 1,
             Self::Mqtt(_) | Self::Kafka(_) => usize::MAX,
         }
     }

@@ -19,3 +19,4 @@ pub mod postgres;
 mod programs;
 pub mod subscriber;
 mod watchdog;
+pub mod webhook;

@@ -17,6 +17,7 @@ pub(crate) struct Observer {
     pub(crate) source: &'static str,
     pub(crate) mqtt: Option<MqttSource>,
     pub(crate) kafka: Option<KafkaSource>,
+    pub(crate) webhook: Option<WebhookSource>,
     pub(crate) later: Vec<LaterText>,
 }
 
@@ -46,6 +47,14 @@ pub(crate) struct KafkaCredentials {
     pub(crate) password: Option<Written>,
 }
 
+#[derive(Debug)]
+pub(crate) struct WebhookSource {
+    pub(crate) listen: Option<Written>,
+    pub(crate) path: Option<Written>,
+    /// `credentials.bearer`.
+    pub(crate) bearer: Option<Written>,
+}
+
 pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<Observer> {
     let (path, place) = (field.path.clone(), field.key_place);
     let mut fields = Fields::open(field.node, &field.path, out)?;
@@ -58,17 +67,42 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
     let kind = fields.exactly_one(&["mqtt", "kafka", "eventhubs", "webhook", "nats"]);
     fields.close();
     let (source, field) = kind?;
-    let (mut of_mqtt, mut of_kafka) = (None, None);
+    let (mut of_mqtt, mut of_kafka, mut of_webhook) = (None, None, None);
     match source {
         "mqtt" => of_mqtt = Some(mqtt(&field, out)?),
         "kafka" => of_kafka = Some(kafka(&field, out)?),
+        "webhook" => of_webhook = Some(webhook(&field, out)?),
         _ => {
             out.later(field.key_place, &field.path, &format!("an observer of `{source}`"));
             of_later_kind(source, &field, &mut later, out)?;
         }
     }
-    let (mqtt, kafka) = (of_mqtt, of_kafka);
-    Some(Observer { name, path, place, of, drain, has_read, read, source, mqtt, kafka, later })
+    Some(Observer {
+        name,
+        path,
+        place,
+        of,
+        drain,
+        has_read,
+        read,
+        source,
+        mqtt: of_mqtt,
+        kafka: of_kafka,
+        webhook: of_webhook,
+        later,
+    })
+}
+
+fn webhook(field: &Field<'_>, out: &Collector) -> Option<WebhookSource> {
+    let mut inner = Fields::open(field.node, &field.path, out)?;
+    let (listen, path) = (inner.required_text("listen"), inner.text("path"));
+    let mut bearer = None;
+    if let Some(mut credentials) = inner.map("credentials") {
+        bearer = credentials.required_text("bearer");
+        credentials.close();
+    }
+    inner.close();
+    Some(WebhookSource { listen, path, bearer })
 }
 
 fn kafka(field: &Field<'_>, out: &Collector) -> Option<KafkaSource> {
@@ -116,7 +150,6 @@ fn of_later_kind(
 ) -> Option<()> {
     let (required, optional): (&[&'static str], &[&'static str]) = match source {
         "eventhubs" => (&["connection", "hub"], &["consumer_group"]),
-        "webhook" => (&["listen"], &["path", "ca", "credentials"]),
         _ => (&["url", "subject"], &["stream", "durable", "ca", "credentials"]),
     };
     let mut inner = Fields::open(field.node, &field.path, out)?;

@@ -16,6 +16,7 @@ mod shipped;
 mod sparkplug;
 mod target;
 mod thresholds;
+mod webhook;
 
 /// Twenty devices that send ten times a second, over the vars `hold` and `devices`.
 const STEADY: &str = r#"

@@ -12,6 +12,7 @@ use shoal_testkit::cluster::Cluster;
 use shoal_testkit::http_server::HttpServer;
 use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
 use shoal_testkit::platform::{Fate, Partitioned, Platform};
+use shoal_testkit::webhook::{WAYS, free_addr, push_to};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shipped_scenario_runs() {
@@ -51,6 +52,14 @@ async fn every_shipped_scenario_runs() {
                 Box::new(move |at: i32, values: &[Vec<u8>]| stand_in.produce(at, values))
             };
             let to = Partitioned { n_partitions: 2, delay: Duration::ZERO, write };
+            platform = Some(Platform::partitioned(cluster.broker_addr(), to, |_| Fate::Pass));
+        }
+        // Or is pushed.
+        let listen = free_addr();
+        if text.contains("vars.listen") {
+            overrides.push(("listen", listen.to_string()));
+            let write = push_to(listen, "/events");
+            let to = Partitioned { n_partitions: WAYS, delay: Duration::ZERO, write };
             platform = Some(Platform::partitioned(cluster.broker_addr(), to, |_| Fate::Pass));
         }
         if text.contains("vars.output_broker") {
