@@ -11,6 +11,7 @@ mod mqtt;
 mod reading;
 mod seen;
 pub mod trial;
+pub mod tried;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -155,13 +156,8 @@ impl Prepared {
 
 /// Connects and subscribes; everything that is wrong is one sentence.
 pub(crate) async fn prepare(job: ObserverJob) -> Result<Prepared, Refusal> {
-    let observer = &job.plan.observers[job.observer.index()];
-    let name = observer.name.clone();
-    let reader = match &observer.source {
-        Source::Mqtt(source) => Reader::Mqtt(Box::new(mqtt_reader(&job, &name, source).await?)),
-        Source::Kafka(source) => Reader::Kafka(Box::new(kafka_reader(&job, &name, source).await?)),
-        Source::Webhook(source) => Reader::Webhook(webhook_reader(&job, &name, source)?),
-    };
+    let name = job.plan.observers[job.observer.index()].name.clone();
+    let reader = reader_of(&job).await?;
     let (ready, is_ready) = oneshot::channel();
     let (begin, begun) = oneshot::channel();
     let reading = Reading::new(&job, reader);
@@ -174,6 +170,17 @@ pub(crate) async fn prepare(job: ObserverJob) -> Result<Prepared, Refusal> {
         Ok(Err(why)) => Err(failed(why)),
         Err(_) => Err(failed("it ended before it could read".to_owned())),
     }
+}
+
+/// It is not connected yet.
+async fn reader_of(job: &ObserverJob) -> Result<Reader, Refusal> {
+    let observer = &job.plan.observers[job.observer.index()];
+    let name = &observer.name;
+    Ok(match &observer.source {
+        Source::Mqtt(source) => Reader::Mqtt(Box::new(mqtt_reader(job, name, source).await?)),
+        Source::Kafka(source) => Reader::Kafka(Box::new(kafka_reader(job, name, source).await?)),
+        Source::Webhook(source) => Reader::Webhook(webhook_reader(job, name, source)?),
+    })
 }
 
 async fn mqtt_reader(

@@ -384,7 +384,9 @@ Example:
     /// Drive one device per group for one message per series and show every step
     #[command(after_help = "\
 It connects as the first device of each group, from this machine and without a control plane; a broker
-disconnects another client of the same id. Exit code 1: a device did not get through.")]
+disconnects another client of the same id. Observers are connected before: each shows the event that it
+saw, what it found in it and how late it came. Exit code 1: a device did not get through, or an observer
+saw nothing.")]
     Try {
         /// The scenario, a YAML file
         file: PathBuf,

@@ -17,6 +17,7 @@ mod show;
 mod start;
 mod stop;
 mod try_http;
+mod try_observe;
 mod try_out;
 mod watch;
 mod watching;

@@ -213,6 +213,49 @@ fn one_device_of_each_group_can_be_tried_step_by_step() {
 }
 
 #[test]
+fn an_observer_that_is_tried_shows_what_it_finds_in_one_event() {
+    let desk = Desk::new();
+    let file = desk.scenario("1s", "sensors.telemetry.errors == 0");
+    let scenario = std::fs::read_to_string(&file).unwrap();
+    let source = "mqtt: { url: builtin, filter: t/# }";
+    let observed = |read: &str| {
+        let observers =
+            format!("observers:\n  out: {{ of: sensors.telemetry, {read}{source} }}\nload:");
+        let fields = "trace: \"${stamp}\", run: \"${run}\", n: \"${seq}\", at: \"${now_us}\"";
+        let text = scenario.replace("load:", &observers).replace("trace: \"${stamp}\"", fields);
+        std::fs::write(&file, text).unwrap();
+        desk.run(&["scenario", "try", file.to_str().unwrap(), "--output", "json"])
+    };
+    let steps = |tried: &Output| -> Vec<(String, String)> {
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let tried = document(tried);
+        assert_eq!(tried[1]["observer"], "out", "{tried:#}");
+        let steps = tried[1]["steps"].as_array().unwrap().clone();
+        steps.iter().map(|step| (text(&step["step"]), text(&step["what"]))).collect()
+    };
+    let tried = observed("");
+    assert_eq!(tried.status.code(), Some(0), "{}{}", stdout(&tried), stderr(&tried));
+    let seen = steps(&tried);
+    assert_eq!(seen[0], ("reads".to_owned(), "subscribed to t/#".to_owned()));
+    assert!(seen[1].1.ends_with("bytes at t/sensors-0"), "{seen:?}");
+    assert!(seen[3].1.ends_with("device 0, incarnation 0, number 0"), "{seen:?}");
+    assert!(seen[4].1.starts_with("end to end ") && !seen[4].1.contains('-'), "{seen:?}");
+
+    // A field that is somewhere else is seen at once.
+    let read = |seq: &str| {
+        format!("read: {{ run: /run, device: /d, seq: {seq}, sent: {{ json: /at, unit: us }} }}, ")
+    };
+    let tried = observed(&read("/n"));
+    assert_eq!(tried.status.code(), Some(1), "{}{}", stdout(&tried), stderr(&tried));
+    let seen = steps(&tried);
+    assert_eq!(seen[1].0, "failed", "{seen:?}");
+    assert!(
+        seen[2].0 == "unparsed" && seen[2].1.starts_with("1 events, like {\"trace\""),
+        "{seen:?}"
+    );
+}
+
+#[test]
 fn help_is_data_and_teaches() {
     let desk = Desk::new();
     for (name, args) in [

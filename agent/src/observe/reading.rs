@@ -33,7 +33,7 @@ impl Reader {
         matches!(self, Self::Kafka(_))
     }
 
-    async fn open(&mut self) -> Result<(), String> {
+    pub(super) async fn open(&mut self) -> Result<(), String> {
         match self {
             Self::Mqtt(mqtt) => mqtt.open().await,
             Self::Kafka(kafka) => kafka.open().await,
@@ -41,7 +41,7 @@ impl Reader {
         }
     }
 
-    async fn read(&mut self, each: impl FnMut(Heard<'_>)) -> Result<(), String> {
+    pub(super) async fn read(&mut self, each: impl FnMut(Heard<'_>)) -> Result<(), String> {
         match self {
             Self::Mqtt(mqtt) => mqtt.read(each).await,
             Self::Kafka(kafka) => kafka.read(each).await,
@@ -49,7 +49,7 @@ impl Reader {
         }
     }
 
-    async fn keep_alive(&mut self) -> Result<(), String> {
+    pub(super) async fn keep_alive(&mut self) -> Result<(), String> {
         match self {
             Self::Mqtt(mqtt) => mqtt.keep_alive().await,
             Self::Kafka(kafka) => kafka.keep_alive(),
@@ -57,7 +57,7 @@ impl Reader {
         }
     }
 
-    fn positions(&self, observer: ObserverId) -> Positions {
+    pub(super) fn positions(&self, observer: ObserverId) -> Positions {
         let mut positions = Positions::default();
         if let Self::Kafka(kafka) = self {
             kafka.positions().for_each(|(partition, next)| {
@@ -77,7 +77,7 @@ impl Reader {
         }
     }
 
-    async fn close(&mut self) {
+    pub(super) async fn close(&mut self) {
         match self {
             Self::Mqtt(mqtt) => mqtt.close().await,
             Self::Webhook(webhook) => webhook.close(),

@@ -114,7 +114,9 @@ fn one_device(
             help: format!("it has {devices} devices, 0 to {}", devices - 1),
         });
     }
-    let device = one::device(scenario, group, index, SystemClock.unix_us(), &BTreeMap::new());
+    let when = one::When::AsPlanned(SystemClock.unix_us());
+    let device =
+        one::device(&scenario.plan, one::EXAMPLE_RUN, (group, index), when, &BTreeMap::new());
     Ok(match output {
         Output::Table => one::device_text(&device),
         output => json::document(&one::device_document(&device), output),

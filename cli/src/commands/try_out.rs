@@ -1,5 +1,6 @@
 //! `shoal scenario try`: the first device of each group sends one message per series from here, and
-//! every step is shown: address, connection, CONNACK, exact topic and payload, acknowledgement.
+//! every step is shown: address, connection, CONNACK, exact topic and payload, acknowledgement; and of
+//! each observer the event that it saw, and how late.
 //!
 //! For the minute before a run, when "does it get through at all?" is the question. It measures
 //! nothing: no schedule, no control plane, no document.
@@ -7,12 +8,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shoal_domain::plan::{Endpoint, Group, Plan, Protocol};
-use shoal_service_kit::{Clock as _, SystemClock};
+use shoal_domain::ids::RunId;
+use shoal_domain::plan::{Endpoint, Group, Observer, Plan, Protocol};
+use shoal_service_kit::{Clock as _, SystemClock, random};
 
+use super::try_observe::{Seen, Watching};
 use super::{DONE, try_http};
 use crate::args::{Changes, Global, Output};
 use crate::builtin::Builtin;
@@ -37,6 +41,10 @@ impl Steps {
     pub(super) fn add(&mut self, step: &'static str, what: impl Into<String>) {
         self.0.push((step, what.into()));
     }
+
+    fn documents(&self) -> Vec<Value> {
+        self.0.iter().map(|(step, what)| json!({ "step": step, "what": what })).collect()
+    }
 }
 
 pub(super) async fn perform(
@@ -55,10 +63,18 @@ pub(super) async fn perform(
         Some(_) => Some(Builtin::start().await?),
         None => None,
     };
+    let plan = Arc::new(scenario.plan);
+    let run = RunId::from_parts(SystemClock.unix_us() / 1_000, random::u128());
+    let addr = builtin.as_ref().map(|broker| broker.addr);
+    let watching = Watching::start(&plan, (run, view::seed(&plan)), &secrets, addr).await;
     let mut through = true;
     let mut documents = Vec::new();
-    for (index, group) in scenario.plan.groups.iter().enumerate() {
-        let device = view::device(&scenario, index, 0, SystemClock.unix_us(), &secrets);
+    for (index, group) in plan.groups.iter().enumerate() {
+        let device = || {
+            let when = view::When::Now(SystemClock.unix_us());
+            view::device(&plan, &run.mark(), (index, 0), when, &secrets)
+        };
+        let (sending, device) = (&device, device());
         if let Some(name) = device.missing.first() {
             return Err(Error::Refused {
                 code: Some("SH0303".into()),
@@ -66,13 +82,13 @@ pub(super) async fn perform(
                 help: Some(format!("put it into a file called {name} and give --secrets-dir")),
             });
         }
-        let (host, port) = match (scenario.plan.targets[group.target].endpoint(), &builtin) {
+        let (host, port) = match (plan.targets[group.target].endpoint(), &builtin) {
             (Endpoint::Tcp { host, port }, _) => (host.clone(), *port),
             (Endpoint::Builtin, Some(broker)) => (broker.addr.ip().to_string(), broker.addr.port()),
             (Endpoint::Builtin, None) => unreachable!("started above for every builtin target"),
         };
         let mut steps = Steps::default();
-        if let Some(what) = beyond(&scenario.plan, group) {
+        if let Some(what) = beyond(&plan, group) {
             return Err(Error::Refused {
                 code: None,
                 message: format!(
@@ -82,13 +98,12 @@ pub(super) async fn perform(
                 help: Some("use `shoal run` with few devices".into()),
             });
         }
-        let failed = if scenario.plan.targets[group.target].http().is_some() {
-            let scope = device.scope(&scenario.plan, index, &secrets);
+        let failed = if plan.targets[group.target].http().is_some() {
+            let scope = device.scope(&plan, index, &secrets);
             let place = (host.as_str(), port);
-            let plan = &scenario.plan;
-            try_http::drive(plan, group, &scope, place, PATIENCE, &mut steps).await.err()
+            try_http::drive(&plan, group, &scope, place, PATIENCE, &mut steps).await.err()
         } else {
-            drive(&device, &host, port, &mut steps).await.err()
+            drive(&device, sending, (&host, port), &mut steps).await.err()
         };
         if let Some(why) = &failed {
             steps.add("failed", why.clone());
@@ -98,6 +113,14 @@ pub(super) async fn perform(
             // Each group as soon as it is known: the next one may take its time.
             Output::Table => render::data(&text(&device, &steps))?,
             _ => documents.push(document(&device, &steps, failed.is_none())),
+        }
+    }
+    for seen in watching.finish().await {
+        let observer = &plan.observers[seen.observer.index()];
+        through &= seen.through;
+        match global.output {
+            Output::Table => render::data(&observer_text(observer, &seen.steps))?,
+            _ => documents.push(observer_document(observer, &seen)),
         }
     }
     if global.output != Output::Table {
@@ -125,13 +148,20 @@ fn beyond(plan: &Plan, group: &Group) -> Option<&'static str> {
     }
 }
 
-async fn drive(device: &Device, host: &str, port: u16, steps: &mut Steps) -> Result<(), String> {
+/// `sending` renders the device's messages as they are at that moment.
+async fn drive(
+    device: &Device,
+    sending: &impl Fn() -> Device,
+    (host, port): (&str, u16),
+    steps: &mut Steps,
+) -> Result<(), String> {
     let mut connection = Connection::open(host, port, PATIENCE).await?;
     steps.add("tcp", format!("connected to {}", connection.peer));
     let login = device.username.as_deref().map(|name| (name, device.password.as_deref()));
     let code = connection.connect(&device.id, login, PATIENCE).await?;
     steps.add("connack", code);
     // One of each series: the first slot.
+    let device = sending();
     for (n, message) in device.messages.iter().filter(|message| message.slot == 0).enumerate() {
         steps.add("series", message.series.clone());
         steps.add("topic", message.topic.clone());
@@ -153,7 +183,15 @@ async fn drive(device: &Device, host: &str, port: u16, steps: &mut Steps) -> Res
 }
 
 fn text(device: &Device, steps: &Steps) -> String {
-    let mut text = format!("device {} of group {}\n", clean(&device.id), clean(&device.group));
+    let head = format!("device {} of group {}\n", clean(&device.id), clean(&device.group));
+    listed(head, steps)
+}
+
+fn observer_text(observer: &Observer, steps: &Steps) -> String {
+    listed(format!("observer {} by {}\n", clean(&observer.name), observer.source.word()), steps)
+}
+
+fn listed(mut text: String, steps: &Steps) -> String {
     for (step, what) in &steps.0 {
         let _ = writeln!(text, "  {step:8} {}", clean(what));
     }
@@ -161,13 +199,21 @@ fn text(device: &Device, steps: &Steps) -> String {
     text
 }
 
+fn observer_document(observer: &Observer, seen: &Seen) -> Value {
+    json!({
+        "observer": observer.name,
+        "source": observer.source.word(),
+        "through": seen.through,
+        "steps": seen.steps.documents(),
+    })
+}
+
 fn document(device: &Device, steps: &Steps, through: bool) -> Value {
-    let steps = steps.0.iter().map(|(step, what)| json!({ "step": step, "what": what }));
     json!({
         "group": device.group,
         "device": device.id,
         "through": through,
-        "steps": steps.collect::<Vec<_>>(),
+        "steps": steps.documents(),
     })
 }
 

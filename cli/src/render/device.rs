@@ -15,13 +15,13 @@ use super::clean;
 use super::numbers::seconds;
 use super::plan::{EXAMPLE_SEED, s, timetable};
 use super::requests::{self, Request};
-use crate::scenario::Scenario;
 
 /// Slots shown of one device and series.
 const SHOWN_SLOTS: usize = 3;
 /// One device as an agent would drive it.
 #[derive(Debug)]
 pub(crate) struct Device {
+    run: String,
     pub(crate) group: String,
     index: u64,
     pub(crate) id: String,
@@ -73,21 +73,30 @@ pub(crate) fn payload_text(payload: &[u8]) -> String {
 }
 
 /// The mark of the example run in `${run}` and `${stamp}`.
-const EXAMPLE_RUN: &str = "00000000";
+pub(crate) const EXAMPLE_RUN: &str = "00000000";
+
+/// When messages are sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum When {
+    /// By the schedule of a run that begins at this time.
+    AsPlanned(u64),
+    /// All of them now.
+    Now(u64),
+}
 
 pub(crate) fn device(
-    scenario: &Scenario,
-    group_index: usize,
-    index: u64,
-    now_us: u64,
+    plan: &Plan,
+    run: &str,
+    (group_index, index): (usize, u64),
+    when: When,
     secrets: &BTreeMap<String, String>,
 ) -> Device {
-    let plan = &scenario.plan;
     let group = &plan.groups[group_index];
-    let seed = plan.seed.unwrap_or(EXAMPLE_SEED);
+    let seed = seed(plan);
+    let (When::AsPlanned(now_us) | When::Now(now_us)) = when;
     let mut scope = DeviceScope {
         seed,
-        run: EXAMPLE_RUN,
+        run,
         group: group_index as u32,
         index,
         device: "",
@@ -134,7 +143,10 @@ pub(crate) fn device(
                 slot,
                 incarnation: 0,
                 n: n as u32,
-                now_us: now_us + intended_us,
+                now_us: match when {
+                    When::AsPlanned(now_us) => now_us + intended_us,
+                    When::Now(now_us) => now_us,
+                },
             };
             let mut render = |template: &Template| {
                 let mut out = Vec::new();
@@ -165,6 +177,7 @@ pub(crate) fn device(
         }
     };
     Device {
+        run: run.to_owned(),
         requests,
         lets: lets.clone(),
         group: group.name.clone(),
@@ -180,6 +193,11 @@ pub(crate) fn device(
     }
 }
 
+/// The file's, or that of examples.
+pub(crate) fn seed(plan: &Plan) -> u64 {
+    plan.seed.unwrap_or(EXAMPLE_SEED)
+}
+
 impl Device {
     /// What its texts render with; nothing is captured yet.
     pub(crate) fn scope<'d>(
@@ -190,7 +208,7 @@ impl Device {
     ) -> DeviceScope<'d> {
         DeviceScope {
             seed: self.seed,
-            run: EXAMPLE_RUN,
+            run: &self.run,
             group: group as u32,
             index: self.index,
             device: &self.id,
@@ -279,6 +297,7 @@ mod tests {
 
     use super::*;
     use crate::render::golden;
+    use crate::scenario::Scenario;
 
     fn quickstart() -> Scenario {
         let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scenarios/quickstart.yaml");
@@ -289,7 +308,8 @@ mod tests {
 
     #[test]
     fn one_device_of_the_quickstart_with_its_messages() {
-        let device = device(&quickstart(), 0, 17, 1_772_366_405_000_000, &BTreeMap::new());
+        let when = When::AsPlanned(1_772_366_405_000_000);
+        let device = device(&quickstart().plan, EXAMPLE_RUN, (0, 17), when, &BTreeMap::new());
         golden::assert("device.txt", &device_text(&device));
     }
 }
