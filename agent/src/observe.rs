@@ -19,11 +19,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use rustls::pki_types::ServerName;
 use shoal_domain::ids::{ObserverId, RunId};
 use shoal_domain::observed::Positions;
-use shoal_domain::plan::{Endpoint, KafkaSource, MqttSource, Plan, Source, WebhookSource};
+use shoal_domain::plan::{Endpoint, KafkaSource, MqttSource, Plan, Source, Tls, WebhookSource};
 use shoal_domain::template::{DeviceScope, Template};
 use shoal_service_kit::{Permit, TargetGuard};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsConnector;
 
@@ -33,6 +35,11 @@ use self::reading::{Reader, Reading};
 use self::webhook::WebhookReader;
 use crate::assignments::load::Refusal;
 use crate::engine::{Control, CoreReport, client_config};
+
+/// A connection to a source, inside TLS or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// What this agent is to read in one run.
 pub(crate) struct ObserverJob {
@@ -195,6 +202,10 @@ async fn mqtt_reader(
         Ok::<_, Refusal>((part(&login.username)?, part(&login.password)?))
     });
     let (username, password) = login.transpose()?.unwrap_or_default();
+    let tls = match &source.broker.tls {
+        None => None,
+        Some(wanted) => Some(mqtt_tls(job, name, source, wanted).await?),
+    };
     let mark = job.run.mark();
     let filter = match &source.share {
         // Runs side by side must not take each other's events.
@@ -203,12 +214,32 @@ async fn mqtt_reader(
     };
     Ok(MqttReader::new(mqtt::Login {
         permits,
+        tls,
         client_id: format!("shoal-{mark}-{name}-{}", job.share),
         username,
         password,
         filter,
         qos: source.qos,
     }))
+}
+
+/// What judges the broker's certificate, and whom it must be for.
+async fn mqtt_tls(
+    job: &ObserverJob,
+    name: &str,
+    source: &MqttSource,
+    wanted: &Tls,
+) -> Result<(TlsConnector, ServerName<'static>), Refusal> {
+    let wrong = |why: String| Refusal::new("SH0310", format!("observer {name}: {why}"));
+    let host = match (&wanted.server_name, &source.broker.endpoint) {
+        (Some(name), _) => name.as_str(),
+        (None, Endpoint::Tcp { host, .. }) => host.trim_start_matches('[').trim_end_matches(']'),
+        (None, Endpoint::Builtin) => "localhost",
+    };
+    let host = ServerName::try_from(host.to_owned())
+        .map_err(|_| wrong(format!("`{host}` is no name that a certificate can be for")))?;
+    let config = client_config(&job.plan, wanted, &[]).await.map_err(wrong)?;
+    Ok((TlsConnector::from(Arc::new(config)), host))
 }
 
 async fn kafka_reader(

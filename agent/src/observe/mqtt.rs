@@ -12,13 +12,15 @@ use rumqttc::mqttbytes::v4::{
     Subscribe, SubscribeReasonCode,
 };
 use rumqttc::mqttbytes::{Error as CodecError, QoS};
+use rustls::pki_types::ServerName;
 use shoal_domain::plan::Qos;
 use shoal_service_kit::Permit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
 
-use super::{Enqueued, Event, Headers, Heard};
+use super::{Enqueued, Event, Headers, Heard, Stream};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -28,6 +30,7 @@ const SUBSCRIPTION: u16 = 1;
 
 pub(super) struct Login {
     pub(super) permits: Vec<Permit>,
+    pub(super) tls: Option<(TlsConnector, ServerName<'static>)>,
     pub(super) client_id: String,
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
@@ -37,13 +40,21 @@ pub(super) struct Login {
 
 pub(super) struct MqttReader {
     login: Login,
-    stream: Option<TcpStream>,
+    stream: Option<Box<dyn Stream>>,
     incoming: BytesMut,
     outgoing: BytesMut,
     /// Bytes of an oversized event that are still to come.
     to_skip: usize,
     heard: Instant,
     said: Instant,
+}
+
+impl Login {
+    async fn secure(&self, tcp: TcpStream) -> Result<Box<dyn Stream>, String> {
+        let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
+        let stream = connector.connect(name.clone(), tcp).await;
+        Ok(Box::new(stream.map_err(|error| format!("TLS failed: {error}"))?))
+    }
 }
 
 impl MqttReader {
@@ -77,14 +88,16 @@ impl MqttReader {
         for permit in &self.login.permits {
             match TcpStream::connect(permit.addr()).await {
                 Ok(stream) => {
-                    self.stream = Some(stream);
+                    stream.set_nodelay(true).map_err(text)?;
+                    self.stream = Some(self.login.secure(stream).await?);
                     break;
                 }
                 Err(error) => refused = format!("cannot connect to {}: {error}", permit.addr()),
             }
         }
-        let stream = self.stream.as_mut().ok_or(refused)?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        if self.stream.is_none() {
+            return Err(refused);
+        }
         let mut connect = Connect::new(self.login.client_id.clone());
         connect.keep_alive = KEEP_ALIVE.as_secs() as u16;
         connect.clean_session = true;
@@ -167,7 +180,7 @@ impl MqttReader {
             }
             self.said = Instant::now();
         }
-        Ok(())
+        stream.flush().await.map_err(|error| format!("the connection broke: {error}"))
     }
 
     /// Waits for bytes and hands on every whole event in them. Cancel safe.
@@ -257,7 +270,7 @@ fn remaining_length(bytes: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
-fn text(error: CodecError) -> String {
+fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 

@@ -8,11 +8,11 @@ use base64::Engine as _;
 use bytes::{Buf, BytesMut};
 use rustls::pki_types::ServerName;
 use shoal_domain::plan::SaslMechanism;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{Login, Source};
+use super::{Login, Source, Stream};
 use crate::kafka::{
     self, Api, FetchReader, Fetched, Hash, Listed, Malformed, Metadata, Scram, Versions,
     frame_length,
@@ -21,10 +21,6 @@ use crate::kafka::{
 const READ_BUFFER: usize = 256 * 1024;
 /// Of everything but a fetch: what is longer is not a broker's answer.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 pub(super) struct Link {
     host: String,

@@ -106,10 +106,8 @@ impl Check<'_> {
     /// What the reader of an observer speaks in this release.
     fn plain_broker(&self, mqtt: &scenario::MqttSource, broker: MqttTarget) -> Option<MqttTarget> {
         let (url, protocol) = (&mqtt.broker.url, &mqtt.broker.protocol);
-        let (is_secured, is_wrapped) = (broker.tls.is_some(), broker.web_socket.is_some());
         let beyond = [
-            (url, is_secured, "an observer's broker over TLS"),
-            (url, is_wrapped, "an observer's broker over WebSocket"),
+            (url, broker.web_socket.is_some(), "an observer's broker over WebSocket"),
             (protocol, broker.protocol == Protocol::V5, "an observer's broker with MQTT 5"),
         ];
         for (written, is_beyond, what) in beyond {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use shoal_domain::report::{ObserverReport, RunReport};
 use shoal_domain::run::Phase;
+use shoal_testkit::authority::Authority;
 use shoal_testkit::cluster::{Cluster, series};
-use shoal_testkit::mosquitto::Mosquitto;
+use shoal_testkit::mosquitto::{Door, Mosquitto, Setup};
 use shoal_testkit::platform::{Fate, Platform};
 
 const INGESTION: &str = include_str!("../../../../scenarios/ingestion-mqtt.yaml");
@@ -121,6 +122,31 @@ async fn events_that_are_compressed_are_read() {
     let seen = observed(&report);
     assert!(seen.sent.is_some_and(|sent| sent > 0), "{seen:#?}");
     assert_eq!((seen.unique, seen.lost, seen.unparsed), (seen.sent, Some(0), 0), "{seen:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_read_over_tls_from_a_broker_that_proves_who_it_is() {
+    let authority = Authority::new();
+    let broker = Mosquitto::with(&Setup::default().with_all_doors(&authority));
+    let cluster = Cluster::start(1).await;
+    let ca = cluster.file("ca.pem", authority.cert_pem());
+    let (url, secured) = (url(&broker), broker.url_of(Door::Tls));
+    let mut overrides: BTreeMap<_, _> =
+        overrides(&url, "devices/+/telemetry", "2s").into_iter().collect();
+    overrides.insert("output_broker", &secured);
+    let overrides: Vec<_> = overrides.into_iter().collect();
+    let trusting = INGESTION.replace("filter: \"$", &format!("ca: \"agent:{ca}\", filter: \"$"));
+    assert_ne!(trusting, INGESTION);
+    let report = cluster.run(&trusting, &overrides).await.over().await;
+    let seen = observed(&report);
+    assert!(seen.sent.is_some_and(|sent| sent > 0), "{report:#?}");
+    assert_eq!((seen.unique, seen.lost, seen.received), (seen.sent, Some(0), seen.sent.unwrap()));
+
+    // The public authorities do not know it.
+    let report = cluster.run(INGESTION, &overrides).await.over().await;
+    assert_eq!(report.phase, Phase::FailedToStart, "{report:#?}");
+    let cause = report.cause.unwrap();
+    assert!(cause.contains("SH0310") && cause.contains("TLS failed"), "{cause}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
