@@ -19,6 +19,9 @@ use crate::store::{Closing, IncomingDelta, Outcome, Store, StoreError};
 const QUEUE: usize = 1_024;
 /// Most deltas in one transaction.
 const BATCH: usize = 512;
+/// A transaction also ends where its deltas have this many cells: decoded, a cell's histograms take
+/// tens of kilobytes, and many agents would otherwise make that gigabytes.
+const MOST_CELLS: usize = 2_000;
 
 /// A delta on its way in, and where its ack goes.
 pub struct Arrival {
@@ -53,16 +56,26 @@ impl Ingest {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             let mut checked = Vec::with_capacity(batch.len());
+            let mut n_cells = 0;
             for arrival in batch.drain(..) {
                 match check(&arrival.delta) {
-                    Ok((run, delta)) => checked.push(Checked { arrival, run, delta }),
+                    Ok((run, delta)) => {
+                        n_cells += delta.cells.len();
+                        checked.push(Checked { arrival, run, delta });
+                    }
                     Err(why) => {
                         tracing::warn!(why, id = arrival.delta.assignment_id, "delta refused");
                         let _ = arrival.acks.try_send(Err(Status::invalid_argument(why)));
                     }
                 }
+                if n_cells >= MOST_CELLS {
+                    n_cells = 0;
+                    self.take(std::mem::take(&mut checked)).await;
+                }
             }
-            self.take(checked).await;
+            if !checked.is_empty() {
+                self.take(checked).await;
+            }
         }
     }
 

@@ -78,7 +78,9 @@ impl Driver {
         let key = reader.map_or_else(|| self.grant_key(id), |reader| self.reader_key(reader));
         let is_live = roster.grant(id).map(Grant::is_live).or_else(|| reader.map(Reader::is_live))
             == Some(true);
-        let is_assigned = self.record.state.phase() >= Phase::Preparing && is_live;
+        // After the end nobody is to hold anything, so that nobody does says nothing.
+        let phase = self.record.state.phase();
+        let is_assigned = phase >= Phase::Preparing && !phase.is_over() && is_live;
         let read_through_us = self.runs.live.read(self.row.run_id, |live| {
             live.parts.get(&key).filter(|_| reader.is_some()).map(|part| part.through_us)
         });

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use shoal_domain::report::RunReport;
+use shoal_domain::report::{RunReport, ValidityReason};
 use shoal_domain::run::{Phase, Validity};
 use shoal_testkit::authority::Authority;
 use shoal_testkit::cluster::{Cluster, series};
@@ -135,4 +135,6 @@ async fn https_is_spoken_in_both_versions_and_a_wrong_authority_is_named() {
     assert_eq!((report.phase, report.exit_code), (Phase::FailedToStart, Some(3)), "{report:#?}");
     let cause = report.cause.unwrap();
     assert!(cause.contains("SH0307"), "{cause}");
+    let is_loss = |reason: &ValidityReason| reason.code == "agent_lost";
+    assert!(!report.validity_reasons.iter().any(is_loss), "{:?}", report.validity_reasons);
 }
