@@ -109,10 +109,10 @@ fn remarks(observer: &ObserverReport) -> String {
         let clock = match (observer.clock_bound_us, observer.is_indicative) {
             (0, _) => "sent and read by one clock: the delays are exact".to_owned(),
             (bound, false) => {
-                format!("two clocks: delays are right within {}", signed(bound as i64))
+                format!("delays are right within {}", signed(bound as i64))
             }
             (bound, true) => format!(
-                "two clocks: delays are right within {}, more than 10 % of their median, so they are an indication only",
+                "delays are right within {}, more than 10 % of their median, so they are an indication only",
                 signed(bound as i64)
             ),
         };
