@@ -24,6 +24,7 @@ use shoal_domain::files::File;
 use shoal_domain::ids::RunId;
 use shoal_domain::plan::{Endpoint, Plan};
 use shoal_domain::run::{Phase, RunState};
+use shoal_domain::schedule::Timetable;
 use shoal_proto::files::files_from_wire;
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, Lifecycle, SystemClock, random, traces};
@@ -60,8 +61,11 @@ pub struct Status {
 /// What others hold of a run that this process drives.
 #[derive(Debug, Clone)]
 pub struct ActiveRun {
+    pub run: RunId,
     pub name: String,
     pub plan: Arc<Plan>,
+    /// Without revisions of the load.
+    pub timetable: Arc<Timetable>,
     pub owner_token_hash: Option<String>,
     pub wishes: mpsc::Sender<Wish>,
     pub status: watch::Receiver<Status>,
@@ -298,8 +302,10 @@ impl Runs {
         let about = [("run", run.to_string()), ("name", row.name.clone())];
         let accepted = UNIX_EPOCH + Duration::from_micros(row.created_at_us.max(0) as u64);
         let active = ActiveRun {
+            run,
             name: row.name.clone(),
             plan: plan.clone(),
+            timetable: Arc::new(Timetable::new(plan.clone(), row.seed, &[])),
             owner_token_hash: row.owner_token_hash.clone(),
             wishes,
             status,
