@@ -61,7 +61,6 @@ pub struct Status {
 /// What others hold of a run that this process drives.
 #[derive(Debug, Clone)]
 pub struct ActiveRun {
-    pub run: RunId,
     pub name: String,
     pub plan: Arc<Plan>,
     /// Without revisions of the load.
@@ -302,7 +301,6 @@ impl Runs {
         let about = [("run", run.to_string()), ("name", row.name.clone())];
         let accepted = UNIX_EPOCH + Duration::from_micros(row.created_at_us.max(0) as u64);
         let active = ActiveRun {
-            run,
             name: row.name.clone(),
             plan: plan.clone(),
             timetable: Arc::new(Timetable::new(plan.clone(), row.seed, &[])),

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use shoal_domain::belief::{Credit, Given};
 use shoal_domain::delta::Delta;
-use shoal_domain::ids::AgentId;
+use shoal_domain::ids::{AgentId, GrantId};
 use shoal_domain::shard::Shard;
 use shoal_service_kit::Backoff;
 
-use crate::fleet::{Grant, grant_key};
+use crate::fleet::Grant;
 use crate::orchestrator::ActiveRun;
 use crate::store::Store;
 
-/// Grants that are remembered; beyond it those of no active run are forgotten, and then all.
+/// Grants that are remembered; beyond it all are asked for again.
 const MOST_GRANTS: usize = 8_192;
 
 #[derive(Default)]
@@ -45,12 +45,14 @@ impl Beliefs {
         let Some(credit) = self.credits.get_mut(grant) else { return Ok(()) };
         let status = active.status.borrow();
         let roster = &status.record.roster;
-        let is_it = |id| grant_key(active.run, id) == *grant;
+        let owner = owner_of(&grant.0).filter(|_| !grant.0.contains(':'));
+        let is_it = |id: &GrantId| id.epoch == grant.1 && owner.as_ref() == Some(&id.agent);
         let shard = match roster.grants.iter().find(|known| is_it(&known.id)) {
-            // Its blocks are not read back yet.
-            Some(held) if held.blocks.is_empty() => return Ok(()),
-            Some(held) => Shard { blocks: held.blocks.clone() },
-            None => Shard::default(),
+            Some(held) if !held.blocks.is_empty() => Shard { blocks: held.blocks.clone() },
+            // It reads for an observer.
+            None if owner.is_none() => Shard::default(),
+            // What it holds is not read back yet: nothing to judge by.
+            Some(_) | None => return Ok(()),
         };
         let given = Given { timetable: &active.timetable, shard: &shard };
         let believed = credit.take(given, seq, delta).and_then(|()| match &totals {

@@ -9,6 +9,7 @@ use shoal_proto::v1::control_message::Message as Down;
 use shoal_proto::{INCARNATION_KEY, PROTOCOL, v1};
 use shoal_service_kit::random;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -20,8 +21,8 @@ pub struct Impostor {
     client: AgentServiceClient<Channel>,
     incarnation: String,
     desired: watch::Receiver<Vec<v1::Assignment>>,
-    /// Ends when its session does.
-    session: tokio::task::JoinHandle<()>,
+    /// One task, which ends when its session does.
+    session: JoinSet<()>,
 }
 
 impl Impostor {
@@ -43,7 +44,8 @@ impl Impostor {
         let mut down =
             client.session(ReceiverStream::new(out)).await.expect("it is taken in").into_inner();
         let (sender, desired) = watch::channel(Vec::new());
-        let session = tokio::spawn(async move {
+        let mut session = JoinSet::new();
+        session.spawn(async move {
             let mut beat = tokio::time::interval(BEAT);
             loop {
                 let said = tokio::select! {
@@ -98,27 +100,22 @@ impl Impostor {
     }
 
     /// Opens streams and says nothing in them; they stay open with what is returned.
-    pub fn open_streams(&self, n: usize) -> Vec<tokio::task::JoinHandle<()>> {
+    pub fn open_streams(&self, n: usize) -> JoinSet<()> {
         let open = |_| {
             let mut client = self.client.clone();
-            tokio::spawn(async move {
+            async move {
                 let silence = tokio_stream::pending();
                 let _ = client.upload(Request::new(silence)).await;
-            })
+            }
         };
         (0..n).map(open).collect()
     }
 
     /// Returns when the control plane has ended its session.
     pub async fn is_sent_away(&mut self) {
-        let ended = tokio::time::timeout(PATIENCE, &mut self.session).await;
-        ended.expect("its session is ended").expect("it does not panic");
-    }
-}
-
-impl Drop for Impostor {
-    fn drop(&mut self) {
-        self.session.abort();
+        let ended = tokio::time::timeout(PATIENCE, self.session.join_next()).await;
+        let ended = ended.expect("its session is ended");
+        ended.expect("it had one").expect("it does not panic");
     }
 }
 

@@ -34,8 +34,9 @@ fn says(of: &v1::Assignment, seq: u64, delta: &Delta) -> v1::UploadDelta {
 /// The publishes of [`STEADY`].
 fn telemetry() -> SeriesId {
     let plan = parse_plan(STEADY, &[], &Files::none()).expect("it is a plan");
-    let at = plan.series.iter().position(|series| series.name == "telemetry");
-    SeriesId(u32::try_from(at.expect("it publishes")).unwrap())
+    let mut series = (0u32..).zip(&plan.series);
+    let (id, _) = series.find(|(_, series)| series.name == "telemetry").expect("it publishes");
+    SeriesId(id)
 }
 
 fn counts(series: SeriesId, tally: Tally) -> Delta {
@@ -140,7 +141,7 @@ async fn messages_without_measure_and_ten_thousand_streams_disturb_nobody() {
     run.has_sent(100).await;
     // From here on it is silent as well.
     drop(noisy);
-    streams.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(streams);
     eventually(PATIENCE, "all devices are driven", || async {
         run.report().await.devices.connected == 20
     })
