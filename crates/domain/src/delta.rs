@@ -4,6 +4,7 @@
 //! coalesced, the sum is the same. Percentiles are read from merged histograms only, never from
 //! parts. Gauges are last values and travel beside the tallies.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
@@ -20,10 +21,10 @@ use crate::receipts::Receipt;
 pub const WINDOW_US: u64 = 1_000_000;
 
 /// Durations in microseconds; min, max, sum and count are exact, the rest within 0.1 %.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Samples {
     /// `None` while empty, so that an idle series costs nothing.
-    histogram: Option<Box<Histogram<u64>>>,
+    counts: Option<Counts>,
     count: u64,
     sum_us: u64,
     min_us: u64,
@@ -40,8 +41,7 @@ pub enum SamplesError {
 
 impl Samples {
     pub fn record(&mut self, us: u64) {
-        let histogram = self.histogram.get_or_insert_with(|| Box::new(histogram::empty()));
-        histogram.saturating_record(us);
+        self.histogram().saturating_record(us);
         self.min_us = if self.count == 0 { us } else { self.min_us.min(us) };
         self.max_us = self.max_us.max(us);
         self.count += 1;
@@ -49,15 +49,30 @@ impl Samples {
     }
 
     pub fn merge(&mut self, other: &Self) {
-        let Some(theirs) = &other.histogram else { return };
-        match &mut self.histogram {
-            Some(ours) => ours.add(theirs.as_ref()).expect("all histograms have one layout"),
-            None => self.histogram = Some(theirs.clone()),
+        let Some(theirs) = &other.counts else { return };
+        match &self.counts {
+            Some(_) => {
+                let ours = self.histogram();
+                ours.add(&*theirs.read()).expect("all histograms have one layout");
+            }
+            None => self.counts = Some(theirs.clone()),
         }
         self.min_us = if self.count == 0 { other.min_us } else { self.min_us.min(other.min_us) };
         self.max_us = self.max_us.max(other.max_us);
         self.count += other.count;
         self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+
+    /// For counting more.
+    fn histogram(&mut self) -> &mut Histogram<u64> {
+        let counts = self.counts.get_or_insert_with(|| Counts::Open(Box::new(histogram::empty())));
+        if let Counts::Packed(bytes) = counts {
+            *counts = Counts::Open(Box::new(unpacked(bytes)));
+        }
+        match counts {
+            Counts::Open(histogram) => histogram,
+            Counts::Packed(_) => unreachable!("it was opened a line above"),
+        }
     }
 
     pub fn count(&self) -> u64 {
@@ -82,18 +97,22 @@ impl Samples {
 
     /// `quantile` in 0..=1; never outside [min, max]. `None` without samples.
     pub fn quantile_us(&self, quantile: f64) -> Option<u64> {
-        let histogram = self.histogram.as_ref()?;
+        let histogram = self.counts.as_ref()?.read();
         Some(histogram.value_at_quantile(quantile).clamp(self.min_us, self.max_us))
     }
 
     /// How many are at most `us`, up to the width of its bucket.
     pub fn count_at_most(&self, us: u64) -> u64 {
-        self.histogram.as_ref().map_or(0, |histogram| histogram.count_between(0, us))
+        self.counts.as_ref().map_or(0, |counts| counts.read().count_between(0, us))
     }
 
     /// V2 bytes, empty without samples.
     pub fn encoded(&self) -> Vec<u8> {
-        self.histogram.as_ref().map_or_else(Vec::new, |histogram| histogram::encode(histogram))
+        match &self.counts {
+            None => Vec::new(),
+            Some(Counts::Open(histogram)) => histogram::encode(histogram),
+            Some(Counts::Packed(bytes)) => bytes.to_vec(),
+        }
     }
 
     /// From untrusted parts, as they came over the wire or out of the database.
@@ -122,8 +141,44 @@ impl Samples {
         if sum_us < bounds.0 || sum_us > bounds.1 {
             return Err(SamplesError::Inconsistent("the sum is outside count × [min, max]"));
         }
-        Ok(Self { histogram: Some(Box::new(histogram)), count, sum_us, min_us, max_us })
+        Ok(Self { counts: Some(Counts::Packed(bytes.into())), count, sum_us, min_us, max_us })
     }
+}
+
+/// Whether they hold the same, however they hold it.
+impl PartialEq for Samples {
+    fn eq(&self, other: &Self) -> bool {
+        let known =
+            |samples: &Self| (samples.count, samples.sum_us, samples.min_us, samples.max_us);
+        let same_counts = || match (&self.counts, &other.counts) {
+            (Some(ours), Some(theirs)) => *ours.read() == *theirs.read(),
+            (ours, theirs) => ours.is_none() == theirs.is_none(),
+        };
+        known(self) == known(other) && same_counts()
+    }
+}
+
+/// A histogram in which one can count takes tens of kilobytes, its bytes some hundred. What came
+/// from elsewhere stays packed until something is added to it, so that whoever holds the results of
+/// hundreds of agents does not hold as many histograms.
+#[derive(Debug, Clone)]
+enum Counts {
+    Open(Box<Histogram<u64>>),
+    /// They were decoded once, so they can be again.
+    Packed(Box<[u8]>),
+}
+
+impl Counts {
+    fn read(&self) -> Cow<'_, Histogram<u64>> {
+        match self {
+            Self::Open(histogram) => Cow::Borrowed(histogram),
+            Self::Packed(bytes) => Cow::Owned(unpacked(bytes)),
+        }
+    }
+}
+
+fn unpacked(bytes: &[u8]) -> Histogram<u64> {
+    histogram::decode(bytes).expect("these bytes were decoded before")
 }
 
 /// Everything counted for one series in one stage (the stage of the *intended* time).
