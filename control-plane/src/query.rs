@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use shoal_domain::account::{Holding, Until, account, applied, residual};
 use shoal_domain::delta::{
-    Cells, Delta, DeviceGauge, Failure, Health, Samples, add_failure, merge_cells,
+    Cells, Delta, DeviceGauge, Failure, Health, Samples, Tally, add_failure, merge_cells,
 };
 use shoal_domain::files::File;
 use shoal_domain::ids::{GrantId, ObserverId, SeriesId, StageId};
@@ -139,9 +139,9 @@ async fn shares(
     record: &Record,
 ) -> Result<(Vec<Share>, Trackers), Refusal> {
     let mut trackers = Trackers::restored(plan, &store.trackers(row.run_id).await?)?;
-    let mut totals: BTreeMap<(String, i64), Delta> = BTreeMap::new();
+    let mut parts: BTreeMap<(String, i64), Vec<Delta>> = BTreeMap::new();
     let mut add = |id: String, epoch: i64, delta: Delta| {
-        totals.entry((id, epoch)).or_default().absorb(delta);
+        parts.entry((id, epoch)).or_default().push(delta);
     };
     for summary in store.summaries(row.run_id).await? {
         let delta = decode("summaries", &summary.assignment_id, &summary.body)?;
@@ -157,7 +157,8 @@ async fn shares(
         let granted = shard_of(plan, &assignment)?;
         let observe = observe_of(plan, &assignment)?;
         let key = (assignment.grant.assignment_id.clone(), assignment.grant.epoch);
-        let total = totals.remove(&key).unwrap_or_default();
+        let mut total = Delta::default();
+        parts.remove(&key).into_iter().flatten().for_each(|part| total.absorb(part));
         let totals_proved = match &assignment.closing {
             Some(closing) if !closing.totals.is_empty() => {
                 let closing = decode("assignments", &key.0, &closing.totals)?;
@@ -165,6 +166,8 @@ async fn shares(
             }
             _ => None,
         };
+        // There may be hundreds of shares, and all of them are held at once.
+        total.cells.values_mut().for_each(Tally::pack);
         let stays = |block: &&Block| block.until_us == u64::MAX;
         let devices = granted.blocks.iter().filter(stays).map(Block::len).sum();
         let grant = grant_of(&record.roster, &assignment).cloned();
