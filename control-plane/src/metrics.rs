@@ -5,7 +5,7 @@
 //! minutes after its end, so that a scrape every minute sees its last second. Labels are a run's
 //! name, its scenario and its series: as many as the scenario names, for at most a few runs.
 //!
-//! [`RunSample`]s become [`families`], and those `/metrics` ([`text`]) or what is sent by itself
+//! [`RunSample`]s become families of points, and those `/metrics` or what is sent by itself
 //! ([`outputs`]).
 
 mod families;
