@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Value, json};
 use shoal_proto::v1::{AgentRow, RunRow};
 
-use super::clean;
 use super::columns::Columns;
 use super::numbers::{count, instant, seconds};
 
@@ -113,10 +112,7 @@ pub(crate) fn agents(rows: &[AgentRow]) -> String {
             or_dash(&labels_text(&row.labels)),
         ]);
     }
-    let remarks = rows.iter().filter(|row| !row.remark.is_empty());
-    let remarks = remarks
-        .map(|row| format!("{} is {}: {}\n", clean(&row.agent_id), row.state, clean(&row.remark)));
-    columns.render() + &remarks.collect::<String>()
+    columns.render()
 }
 
 pub(crate) fn agent_document(row: &AgentRow) -> Value {
@@ -131,7 +127,6 @@ pub(crate) fn agent_document(row: &AgentRow) -> Value {
         "last_seen_us": row.last_seen_us,
         "build": row.build,
         "labels": sorted(&row.labels),
-        "remark": (!row.remark.is_empty()).then_some(&row.remark),
     })
 }
 
@@ -185,14 +180,7 @@ mod tests {
             descriptors: 65_536,
             memory_bytes: 8 << 30,
             run: String::new(),
-            remark: String::new(),
         };
-        let liar = AgentRow {
-            agent_id: "a2".into(),
-            state: "quarantined".into(),
-            remark: "it reported 7 slots\u{1b}; 2 report(s) were not taken".into(),
-            ..row.clone()
-        };
-        golden::assert("agents.txt", &agents(&[row, liar]));
+        golden::assert("agents.txt", &agents(&[row]));
     }
 }

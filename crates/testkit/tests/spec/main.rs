@@ -6,7 +6,6 @@ mod agents;
 mod commands;
 mod counting;
 mod files;
-mod hostile;
 mod http;
 mod http_load;
 mod kafka;
