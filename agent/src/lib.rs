@@ -1,8 +1,9 @@
 //! The agent: it receives shards of simulated devices, drives them and reports what happened.
 //!
 //! `session` talks with the control plane, `assignments` holds what it wants, `engine` drives the
-//! devices, `observe` reads the platform's output, `runner` merges what its cores report, `uplink` delivers it exactly once. Data moves
-//! engine → runner → uplink, control moves back as desired state.
+//! devices, `observe` reads the platform's output, `runner` merges what its cores report, `uplink`
+//! delivers it exactly once. Data moves engine → runner → uplink, control moves back as desired
+//! state.
 
 pub mod app;
 mod assignments;

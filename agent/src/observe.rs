@@ -8,10 +8,10 @@
 mod finding;
 mod kafka;
 mod mqtt;
+pub mod preview;
 mod reading;
 mod seen;
 pub mod trial;
-pub mod tried;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -59,6 +59,26 @@ pub(crate) struct ObserverJob {
     pub(crate) secrets: Arc<BTreeMap<String, String>>,
     pub(crate) guard: TargetGuard,
     pub(crate) builtin: Option<SocketAddr>,
+}
+
+impl ObserverJob {
+    /// The whole of a source, read from its beginning by nobody else.
+    pub(crate) fn alone(plan: Arc<Plan>, observer: ObserverId, run: RunId, seed: u64) -> Self {
+        Self {
+            plan,
+            observer,
+            share: 0,
+            n_shares: 1,
+            positions: Positions::default(),
+            is_resumed: false,
+            from_us: 0,
+            run,
+            seed,
+            secrets: Arc::default(),
+            guard: TargetGuard::any(),
+            builtin: None,
+        }
+    }
 }
 
 /// One event of the platform's output.

@@ -182,11 +182,13 @@ impl Keeper {
         let ours = own.iter().map(|line| own_line(line, now_us));
         for line in ours {
             let runs = line.run.map_or_else(|| self.runs.ids(), |run| vec![run]);
-            new.extend(runs.into_iter().map(|run_id| NewLogLine {
-                run_id,
-                agent_id: String::new(),
-                process: self.process.clone(),
-                line: line.clone(),
+            new.extend(runs.into_iter().filter(|run| line.is_about(*run)).map(|run_id| {
+                NewLogLine {
+                    run_id,
+                    agent_id: String::new(),
+                    process: self.process.clone(),
+                    line: line.clone(),
+                }
             }));
         }
         if new.is_empty() { Ok(()) } else { self.store.add_logs(&new).await }
@@ -211,7 +213,8 @@ impl Keeper {
                 Some(_) => continue,
                 None => held.clone(),
             };
-            new.extend(runs.into_iter().map(|run_id| NewLogLine {
+            let runs = runs.into_iter().filter(|run| line.is_about(*run));
+            new.extend(runs.map(|run_id| NewLogLine {
                 run_id,
                 agent_id: sent.agent.to_string(),
                 process: sent.process.clone(),

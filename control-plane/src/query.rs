@@ -1,33 +1,32 @@
 //! The read side: every number of every face is made here, from the store, by one function.
 
+mod agents;
 pub mod compare;
 pub mod course;
 mod observers;
 mod parts;
+mod shares;
 mod thresholds;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use shoal_domain::account::{Holding, Until, account, applied, residual};
-use shoal_domain::delta::{
-    Cells, Delta, DeviceGauge, Failure, Health, Samples, Tally, add_failure, merge_cells,
-};
+use shoal_domain::delta::{Cells, DeviceGauge, Failure, Samples, add_failure, merge_cells};
 use shoal_domain::files::File;
-use shoal_domain::ids::{GrantId, ObserverId, SeriesId, StageId};
+use shoal_domain::ids::{GrantId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, StageKind};
 use shoal_domain::report::{
-    AgentReport, DeviceTotals, EventReport, FailureReport, FileReport, HostReport,
-    LoadRevisionReport, RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport,
-    ThresholdResult, TimeReport, ValidityReason,
+    DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport, RunReport, SCHEMA,
+    ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdResult, TimeReport,
+    ValidityReason,
 };
-use shoal_domain::roster::{Grant, Move, Why};
+use shoal_domain::roster::Move;
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
-use shoal_domain::shard::{Block, Shard};
 use shoal_domain::validity::{AgentHealth, Blindness, FleetHealth, assess};
 use shoal_domain::verdict::{self, Facts};
 use shoal_proto::v1;
@@ -35,15 +34,15 @@ use shoal_service_kit::{Clock, SystemClock};
 
 use crate::fleet::grant_key;
 use crate::live::LiveRuns;
-use crate::orchestrator::{ActiveRun, Status, decode};
-use crate::record::{Record, Scaled, grant_of, observe_of, plan_of, reader_of, shard_of};
+use crate::orchestrator::{ActiveRun, Status};
+use crate::record::{Record, Scaled, plan_of};
 use crate::refusal::Refusal;
-use crate::store::{AssignmentRow, EventRow, RunRow, Store, ThresholdRow};
-use crate::trackers::Trackers;
+use crate::store::{EventRow, RunRow, Store, ThresholdRow};
 
 use self::observers::Observing;
 pub use self::observers::observe_live;
 pub use self::parts::parts;
+use self::shares::Share;
 
 /// What is stored with a run's last phase.
 #[derive(Debug, Clone, Copy)]
@@ -52,22 +51,6 @@ pub struct Judged {
     pub validity: Option<Validity>,
     pub verdict: Option<Verdict>,
     pub exit_code: u8,
-}
-
-/// One grant with everything that is stored of it.
-struct Share {
-    row: AssignmentRow,
-    /// In run time; empty where it never began.
-    shard: Shard,
-    /// It reads for an observer and drives no devices.
-    observe: Option<v1::ObserverShare>,
-    /// Another reader went on where this one ended.
-    is_superseded: bool,
-    /// Devices that it held at the end, or was to hold.
-    devices: u64,
-    ended: Option<Why>,
-    total: Delta,
-    totals_proved: Option<bool>,
 }
 
 fn files(plan: &Plan) -> Vec<FileReport> {
@@ -79,12 +62,6 @@ fn files(plan: &Plan) -> Vec<FileReport> {
     let mut files: Vec<FileReport> = plan.files.iter().map(report).collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
-}
-
-impl Share {
-    fn reads(&self, observer: ObserverId) -> bool {
-        self.observe.as_ref().is_some_and(|share| share.observer == observer.0)
-    }
 }
 
 /// A run's document as of now.
@@ -132,65 +109,6 @@ fn result_word(result: ThresholdResult) -> &'static str {
     }
 }
 
-async fn shares(
-    store: &Store,
-    row: &RunRow,
-    plan: &Plan,
-    record: &Record,
-) -> Result<(Vec<Share>, Trackers), Refusal> {
-    let mut trackers = Trackers::restored(plan, &store.trackers(row.run_id).await?)?;
-    let mut parts: BTreeMap<(String, i64), Vec<Delta>> = BTreeMap::new();
-    let mut add = |id: String, epoch: i64, delta: Delta| {
-        parts.entry((id, epoch)).or_default().push(delta);
-    };
-    for summary in store.summaries(row.run_id).await? {
-        let delta = decode("summaries", &summary.assignment_id, &summary.body)?;
-        add(summary.assignment_id, summary.epoch, delta);
-    }
-    for stored in store.unfolded(row.run_id, None).await? {
-        let mut delta = decode("deltas", &stored.assignment_id, &stored.body)?;
-        trackers.add(&std::mem::take(&mut delta.receipts));
-        add(stored.assignment_id, stored.epoch, delta);
-    }
-    let mut shares = Vec::new();
-    for assignment in store.assignments(row.run_id).await? {
-        let granted = shard_of(plan, &assignment)?;
-        let observe = observe_of(plan, &assignment)?;
-        let key = (assignment.grant.assignment_id.clone(), assignment.grant.epoch);
-        let mut total = Delta::default();
-        parts.remove(&key).into_iter().flatten().for_each(|part| total.absorb(part));
-        let totals_proved = match &assignment.closing {
-            Some(closing) if !closing.totals.is_empty() => {
-                let closing = decode("assignments", &key.0, &closing.totals)?;
-                Some(closing.cells == total.cells && closing.arrivals == total.arrivals)
-            }
-            _ => None,
-        };
-        // There may be hundreds of shares, and all of them are held at once.
-        total.cells.values_mut().for_each(Tally::pack);
-        let stays = |block: &&Block| block.until_us == u64::MAX;
-        let devices = granted.blocks.iter().filter(stays).map(Block::len).sum();
-        let grant = grant_of(&record.roster, &assignment).cloned();
-        let reader = reader_of(&record.roster, &assignment);
-        let is_superseded = reader.is_some_and(|reader| record.roster.successor(reader).is_some());
-        let ended = grant.as_ref().and_then(|grant| grant.ended.as_ref()).map(|ended| ended.why);
-        let shard = grant
-            .and_then(|grant| Grant { blocks: granted.blocks, ..grant }.tenures(total.handover))
-            .unwrap_or_default();
-        shares.push(Share {
-            row: assignment,
-            shard,
-            observe,
-            is_superseded,
-            devices,
-            ended,
-            total,
-            totals_proved,
-        });
-    }
-    Ok((shares, trackers))
-}
-
 async fn build(
     store: &Store,
     row: &RunRow,
@@ -199,7 +117,7 @@ async fn build(
     server: &str,
 ) -> Result<RunReport, Refusal> {
     let phase = record.state.phase();
-    let (shares, trackers) = shares(store, row, plan, record).await?;
+    let (shares, trackers) = shares::of_run(store, row, plan, record).await?;
     let observing = Observing::new(plan, record, &shares, trackers);
     let mut facts = facts(row, plan, record, shares.iter());
     observing.add_to(&mut facts, &shares);
@@ -255,7 +173,7 @@ async fn build(
         load_revisions: load_revisions(plan, record),
         failures: failures(plan, &shares),
         thresholds,
-        agents: agents(store, row, record, &shares).await?,
+        agents: agents::of_run(store, row, record, &shares).await?,
         parts: Vec::new(),
         events: events(store, row, record).await?,
         observers: if has_run { observing.reports(plan, row, &facts) } else { Vec::new() },
@@ -510,65 +428,6 @@ fn failures(plan: &Plan, shares: &[Share]) -> Vec<FailureReport> {
     };
     let known = |failure: &Failure| failure.series.index() < plan.series.len();
     merged.into_iter().filter(known).map(report).collect()
-}
-
-/// `None` where the agent never said, or said what this release does not know.
-fn host(json: &str) -> Option<HostReport> {
-    serde_json::from_str(json).ok().filter(|host| *host != HostReport::default())
-}
-
-/// One row an agent, whatever it held in turn.
-async fn agents(
-    store: &Store,
-    row: &RunRow,
-    record: &Record,
-    shares: &[Share],
-) -> Result<Vec<AgentReport>, Refusal> {
-    let known = store.run_agents(row.run_id).await?;
-    let state = |share: &Share| match share.ended {
-        _ if share.row.closing.is_some() => "closed",
-        Some(why) => why.word(),
-        None if record.state.phase() == Phase::FailedToStart => "not_started",
-        None if record.state.phase().is_over() => "silent",
-        None => "running",
-    };
-    let mut by_agent: BTreeMap<&str, Vec<&Share>> = BTreeMap::new();
-    for share in shares {
-        by_agent.entry(&share.row.grant.agent_id).or_default().push(share);
-    }
-    let report = |(agent, shares): (&str, Vec<&Share>)| {
-        let mut health = Health::default();
-        let seconds: u64 = shares.iter().map(|share| share.total.seconds()).sum();
-        shares.iter().for_each(|share| health.merge(&share.total.health));
-        let was_restarted =
-            |share: &&&Share| share.observe.is_none() && share.ended == Some(Why::Restarted);
-        let restarts = shares.iter().filter(was_restarted).count();
-        // What it holds now, else the last that it held.
-        let mut newest = shares.clone();
-        newest.sort_by_key(|share| (share.ended.is_none(), share.row.grant.epoch));
-        let live = shares.iter().filter(|share| share.ended.is_none());
-        let proved = shares.iter().filter_map(|share| share.totals_proved);
-        let known = known.iter().find(|known| known.agent_id == agent);
-        AgentReport {
-            agent: agent.to_owned(),
-            build: known.map(|known| known.build.clone()).unwrap_or_default(),
-            host: known.and_then(|known| host(&known.host_json)),
-            devices: live.map(|share| share.devices).sum(),
-            state: newest.last().map_or("", |share| state(share)).to_owned(),
-            restarts: restarts as u64,
-            stall_max_us: health.stall_max_us,
-            stalled_us: health.stalled_us,
-            descriptor_errors: health.descriptor_errors,
-            port_errors: health.port_errors,
-            cpu_cores: health.cpu_us as f64 / 1e6 / seconds.max(1) as f64,
-            memory_max_bytes: health.memory_bytes,
-            descriptors_max: health.descriptors,
-            network_received_bytes: health.received_bytes,
-            network_sent_bytes: health.sent_bytes,
-            totals_proved: proved.reduce(|all, one| all && one),
-        }
-    };
-    Ok(by_agent.into_iter().map(report).collect())
 }
 
 async fn events(store: &Store, row: &RunRow, record: &Record) -> Result<Vec<EventReport>, Refusal> {

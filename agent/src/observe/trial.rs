@@ -1,12 +1,10 @@
 //! One observer that reads by itself, without an agent around it: what a bench measures.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_domain::ids::{ObserverId, RunId};
-use shoal_domain::observed::Positions;
 use shoal_domain::plan::Plan;
-use shoal_service_kit::{Clock, SystemClock, TargetGuard};
+use shoal_service_kit::{Clock, SystemClock};
 use tokio::sync::mpsc;
 
 use super::{ObserverJob, prepare};
@@ -21,20 +19,7 @@ pub async fn read(
     listening: impl FnOnce(),
     done: impl FnOnce(),
 ) -> Result<(), String> {
-    let job = ObserverJob {
-        plan: Arc::new(plan),
-        observer: ObserverId(0),
-        share: 0,
-        n_shares: 1,
-        positions: Positions::default(),
-        is_resumed: false,
-        from_us: 0,
-        run,
-        seed: 0,
-        secrets: Arc::new(BTreeMap::new()),
-        guard: TargetGuard::any(),
-        builtin: None,
-    };
+    let job = ObserverJob::alone(Arc::new(plan), ObserverId(0), run, 0);
     let prepared = prepare(job).await.map_err(|refusal| refusal.why)?;
     let control = Arc::new(Control::new(u64::MAX, u64::MAX));
     let (sender, mut reports) = mpsc::channel(64);

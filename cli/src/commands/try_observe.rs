@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_agent::observe::tried::{Is, Sight, Tried};
+use shoal_agent::observe::preview::{Is, Preview, Sight};
 use shoal_domain::ids::{ObserverId, RunId};
 use shoal_domain::plan::{Plan, Source};
 use shoal_domain::stamp::Stamp;
@@ -48,12 +48,12 @@ impl Watching {
         let secrets = Arc::new(secrets.clone());
         for observer in (0..plan.observers.len()).map(|n| ObserverId(n as u32)) {
             let opened =
-                Tried::open(Arc::clone(plan), observer, run, Arc::clone(&secrets), builtin).await;
+                Preview::open(Arc::clone(plan), observer, run, Arc::clone(&secrets), builtin).await;
             let mut steps = Steps::default();
             match opened {
-                Ok(tried) => {
-                    steps.add("reads", place(&plan.observers[observer.index()].source, &tried));
-                    tasks.spawn(watch(tried, observer, steps, sending.clone()));
+                Ok(preview) => {
+                    steps.add("reads", place(&plan.observers[observer.index()].source, &preview));
+                    tasks.spawn(watch(preview, observer, steps, sending.clone()));
                 }
                 Err(why) => {
                     steps.add("failed", why);
@@ -77,12 +77,12 @@ impl Watching {
     }
 }
 
-fn place(source: &Source, tried: &Tried) -> String {
+fn place(source: &Source, preview: &Preview) -> String {
     match source {
         Source::Mqtt(mqtt) => format!("subscribed to {}", mqtt.filter),
         Source::Webhook(webhook) => format!("listens on {}{}", webhook.listen, webhook.path),
         Source::Kafka(kafka) => {
-            let partitions = tried.positions();
+            let partitions = preview.positions();
             let each =
                 partitions.iter().map(|(partition, next)| format!("{partition} from {next}"));
             let each = each.collect::<Vec<_>>().join(", ");
@@ -92,7 +92,7 @@ fn place(source: &Source, tried: &Tried) -> String {
 }
 
 async fn watch(
-    mut tried: Tried,
+    mut preview: Preview,
     observer: ObserverId,
     mut steps: Steps,
     mut sending: watch::Receiver<bool>,
@@ -102,7 +102,7 @@ async fn watch(
     let through = loop {
         let end = limit.unwrap_or_else(|| Instant::now() + PATIENCE);
         let looked = tokio::select! {
-            looked = tried.look() => looked,
+            looked = preview.look() => looked,
             _ = sending.changed(), if limit.is_none() => {
                 limit = Some(Instant::now() + PATIENCE);
                 continue;
@@ -146,7 +146,7 @@ async fn watch(
         let value = payload_text(&sight.value);
         steps.add("unparsed", format!("{n_unparsed} events, like {value}"));
     }
-    tried.close().await;
+    preview.close().await;
     Seen { observer, steps, through }
 }
 

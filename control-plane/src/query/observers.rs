@@ -13,7 +13,7 @@ use shoal_domain::tracker::Horizon;
 use shoal_domain::validity::Blindness;
 use shoal_domain::verdict::{Facts, ObserverFacts};
 
-use super::Share;
+use super::shares::Share;
 use crate::live::LiveRun;
 use crate::record::Record;
 use crate::store::RunRow;

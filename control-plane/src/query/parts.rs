@@ -6,7 +6,7 @@ use shoal_domain::plan::Plan;
 use shoal_domain::report::{DeviceTotals, PartReport};
 use shoal_domain::verdict::{Facts, GroupDevices};
 
-use super::Share;
+use super::shares::Share;
 use crate::record::{Record, plan_of};
 use crate::refusal::{Kind, Refusal};
 use crate::store::{RunRow, Store};
@@ -72,7 +72,7 @@ pub async fn parts(store: &Store, row: &RunRow, by: &str) -> Result<Vec<PartRepo
     if record.state.t0_us().is_none() {
         return Ok(Vec::new());
     }
-    let (shares, _) = super::shares(store, row, &plan, &record).await?;
+    let (shares, _) = super::shares::of_run(store, row, &plan, &record).await?;
     let ended_us = super::facts(row, &plan, &record, shares.iter()).ended_us;
     let mut of_part: BTreeMap<String, Vec<&Share>> = BTreeMap::new();
     for share in shares.iter().filter(|share| share.observe.is_none()) {

@@ -12,8 +12,8 @@ use shoal_domain::report::{ThresholdReport, ThresholdResult, WindowsReport};
 use shoal_domain::verdict::{Facts, Judgement, judge};
 use shoal_domain::windowed::{Held, Windowed};
 
-use super::Share;
 use super::parts::{Regions, facts_of, name_of};
+use super::shares::Share;
 use crate::fold::FACTS;
 use crate::orchestrator::decode;
 use crate::record::Record;

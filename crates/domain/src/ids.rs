@@ -15,6 +15,11 @@ impl RunId {
         Self(ulid::Ulid::from_parts(unix_ms, random))
     }
 
+    /// When it was made, in control-plane time: microseconds since 1970, to the millisecond.
+    pub fn made_at_us(self) -> u64 {
+        self.0.timestamp_ms().saturating_mul(1_000)
+    }
+
     /// All 128 bits of it.
     pub fn number(self) -> u128 {
         self.0.0

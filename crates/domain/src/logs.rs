@@ -52,7 +52,7 @@ pub struct LogLine {
     pub level: Level,
     /// The module that said it.
     pub target: String,
-    /// `None`: it is about all runs that its sender takes part in.
+    /// `None`: it is about all runs that its sender took part in when it was said.
     pub run: Option<RunId>,
     pub text: String,
     /// A JSON object.
@@ -62,6 +62,15 @@ pub struct LogLine {
 }
 
 impl LogLine {
+    /// Whether it is about a run that its sender takes part in. What names none is about all that
+    /// were there when it was said: it may come later, when its sender has got another one.
+    pub fn is_about(&self, run: RunId) -> bool {
+        match self.run {
+            Some(named) => named == run,
+            None => self.at_us >= run.made_at_us(),
+        }
+    }
+
     /// Brings what somebody sent within bounds. `now_us`: it was said before.
     #[must_use]
     pub fn bounded(self, now_us: u64) -> Self {
@@ -121,6 +130,18 @@ mod tests {
     fn an_honest_line_is_kept_as_it_is() {
         let honest = line("refused".into(), r#"{"code":"SH0301","n":3}"#.into(), (7, 1_000, 2));
         assert_eq!(honest.clone().bounded(2_000), honest);
+    }
+
+    #[test]
+    fn a_line_is_about_the_run_that_it_names_or_those_that_were_there() {
+        let run = |ms: u64| RunId::from_parts(ms, 7);
+        let says =
+            |run: Option<RunId>| LogLine { run, ..line("x".into(), "{}".into(), (0, 5_000, 0)) };
+        assert!(says(Some(run(9))).is_about(run(9)) && !says(Some(run(9))).is_about(run(4)));
+        assert!(
+            says(None).is_about(run(5)) && !says(None).is_about(run(6)),
+            "it was not there yet"
+        );
     }
 
     #[test]

@@ -28,6 +28,19 @@ pub enum Fate {
     Garble,
 }
 
+impl Fate {
+    /// Of a thousand messages 10 are lost, 5 doubled, 2 swapped and 1 is garbled.
+    pub fn in_a_thousand(number: u64) -> Self {
+        match number % 1_000 {
+            n if n % 100 == 50 => Self::Lose,
+            n if n % 200 == 120 => Self::Double,
+            n if n % 500 == 333 => Self::Swap,
+            777 => Self::Garble,
+            _ => Self::Pass,
+        }
+    }
+}
+
 /// What it did so far.
 #[derive(Debug, Default)]
 struct Counts {

@@ -112,16 +112,8 @@ async fn four_observers_read_ten_partitions_and_all_is_there_once() {
 async fn injected_loss_duplicates_and_reordering_come_out_exact() {
     let (broker, kafka) = (Mosquitto::start(), Kafka::start());
     let topic = kafka.topic(PARTITIONS, Stamps::Append);
-    // Of a thousand: 10 lost, 5 doubled, 2 swapped, 1 garbled.
-    let decide = |number| match number % 1_000 {
-        n if n % 100 == 50 => Fate::Lose,
-        n if n % 200 == 120 => Fate::Double,
-        n if n % 500 == 333 => Fate::Swap,
-        777 => Fate::Garble,
-        _ => Fate::Pass,
-    };
     let to = to_kafka(&kafka, &topic, Duration::ZERO);
-    let platform = Platform::partitioned(broker.addr(), to, decide);
+    let platform = Platform::partitioned(broker.addr(), to, Fate::in_a_thousand);
     let cluster = Cluster::start(2).await;
     let vars = Vars::new(&broker, kafka.bootstrap(), &topic, "8s");
     let scenario = INGESTION.replace("drain: 30s", "drain: 3s");

@@ -59,14 +59,7 @@ async fn a_platform_that_loses_nothing_is_said_to_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_loss_duplicates_and_reordering_come_out_exact() {
     let broker = Mosquitto::start();
-    // Of a thousand: 10 lost, 5 doubled, 2 swapped, 1 garbled.
-    let platform = Platform::start(broker.addr(), |number| match number % 1_000 {
-        n if n % 100 == 50 => Fate::Lose,
-        n if n % 200 == 120 => Fate::Double,
-        n if n % 500 == 333 => Fate::Swap,
-        777 => Fate::Garble,
-        _ => Fate::Pass,
-    });
+    let platform = Platform::start(broker.addr(), Fate::in_a_thousand);
     let cluster = Cluster::start(2).await;
     let url = url(&broker);
     let overrides = overrides(&url, "out/#", "10s");

@@ -24,14 +24,7 @@ fn sent(report: &RunReport, name: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_loss_duplicates_and_reordering_come_out_exact_by_fields() {
     let broker = Mosquitto::start();
-    // Of a thousand: 10 lost, 5 doubled, 2 swapped, 1 garbled.
-    let platform = Platform::start(broker.addr(), |number| match number % 1_000 {
-        n if n % 100 == 50 => Fate::Lose,
-        n if n % 200 == 120 => Fate::Double,
-        n if n % 500 == 333 => Fate::Swap,
-        777 => Fate::Garble,
-        _ => Fate::Pass,
-    });
+    let platform = Platform::start(broker.addr(), Fate::in_a_thousand);
     let cluster = Cluster::start(2).await;
     let url = format!("mqtt://{}", broker.addr());
     let overrides = [

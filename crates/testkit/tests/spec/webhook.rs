@@ -41,14 +41,7 @@ fn pushing(
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_loss_duplicates_and_reordering_come_out_exact_of_pushes() {
     let (broker, listen) = (Mosquitto::start(), free_addr());
-    // Of a thousand: 10 lost, 5 doubled, 2 swapped, 1 garbled.
-    let platform = pushing(&broker, listen, |number| match number % 1_000 {
-        n if n % 100 == 50 => Fate::Lose,
-        n if n % 200 == 120 => Fate::Double,
-        n if n % 500 == 333 => Fate::Swap,
-        777 => Fate::Garble,
-        _ => Fate::Pass,
-    });
+    let platform = pushing(&broker, listen, Fate::in_a_thousand);
     let cluster = Cluster::start(1).await;
     let (url, listen) = (format!("mqtt://{}", broker.addr()), listen.to_string());
     // What is lost never comes: the drain is waited for.

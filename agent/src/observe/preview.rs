@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use shoal_domain::fields::Reading;
 use shoal_domain::ids::{ObserverId, RunId, SeriesId};
-use shoal_domain::observed::Positions;
 use shoal_domain::plan::Plan;
 use shoal_domain::stamp::Stamp;
-use shoal_service_kit::{Clock as _, SystemClock, TargetGuard};
+use shoal_service_kit::{Clock as _, SystemClock};
 
 use super::finding::Finder;
 use super::reading::Reader;
@@ -20,7 +19,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// More of an event is not kept.
 const MAX_KEPT: usize = 4 * 1024;
 
-pub struct Tried {
+pub struct Preview {
     reader: Reader,
     finder: Finder,
     observer: ObserverId,
@@ -58,7 +57,7 @@ pub struct AppendedAt {
     pub us: Option<u64>,
 }
 
-impl Tried {
+impl Preview {
     /// Connects; everything that is wrong is one sentence.
     pub async fn open(
         plan: Arc<Plan>,
@@ -68,20 +67,7 @@ impl Tried {
         builtin: Option<SocketAddr>,
     ) -> Result<Self, String> {
         let of = plan.observers[observer.index()].of;
-        let job = ObserverJob {
-            plan,
-            observer,
-            share: 0,
-            n_shares: 1,
-            positions: Positions::default(),
-            is_resumed: false,
-            from_us: 0,
-            run,
-            seed,
-            secrets,
-            guard: TargetGuard::any(),
-            builtin,
-        };
+        let job = ObserverJob { secrets, builtin, ..ObserverJob::alone(plan, observer, run, seed) };
         let mut reader = reader_of(&job).await.map_err(|refusal| refusal.why)?;
         reader.open().await?;
         Ok(Self { reader, finder: Finder::new(&job), observer, of, mark: run.mark() })
