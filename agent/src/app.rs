@@ -110,6 +110,7 @@ pub async fn start_watched(
     let identity = Identity::take(&config.data_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hello = hello(&config, &identity, &sources);
+    let incarnation = identity.incarnation.clone();
 
     let counts: Arc<Counts> = Arc::default();
     let since_boot_us = clock.boot_us();
@@ -148,7 +149,7 @@ pub async fn start_watched(
     let ended = thread::start(session, lifecycle.hard(), book.span());
     let ended = ended.map_err(|source| StartError::Thread { source })?;
 
-    let (uplink, actor) = uplink::new(dialer.clone());
+    let (uplink, actor) = uplink::new(dialer.clone().of(&incarnation));
     let is_drained = drained.clone();
     let deliver = async move {
         actor.run().await;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shoal_proto::v1::agent_service_client::AgentServiceClient;
-use shoal_proto::{CODE_KEY, MAX_MESSAGE};
+use shoal_proto::{CODE_KEY, INCARNATION_KEY, MAX_MESSAGE};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -28,6 +28,8 @@ pub(crate) struct Dialer {
     /// Which of them is tried; all clones go on together.
     current: Arc<AtomicUsize>,
     bearer: Bearer,
+    /// Says whose process this is, where a call does not say it by itself.
+    incarnation: Option<MetadataValue<Ascii>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +50,23 @@ impl Dialer {
             endpoints: endpoints?.into(),
             current: Arc::default(),
             bearer: Bearer(header.map_err(|_| BadServer::Token)?),
+            incarnation: None,
         })
+    }
+
+    /// For the calls of this process of an agent.
+    #[must_use]
+    pub(crate) fn of(self, incarnation: &str) -> Self {
+        Self { incarnation: incarnation.parse().ok(), ..self }
+    }
+
+    /// A request that says whose it is.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(incarnation) = &self.incarnation {
+            request.metadata_mut().insert(INCARNATION_KEY, incarnation.clone());
+        }
+        request
     }
 
     pub(crate) async fn dial(&self) -> Result<Client, tonic::transport::Error> {

@@ -217,7 +217,7 @@ fn open(dialer: Dialer, delay: Duration) -> Opening {
         let mut client = dialer.dial().await.map_err(|error| sentence(&error))?;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         // A server may answer only after the first message; the acks' time-out covers the rest.
-        let call = client.upload(ReceiverStream::new(receiver));
+        let call = client.upload(dialer.request(ReceiverStream::new(receiver)));
         let called = tokio::time::timeout(Duration::from_secs(10), call).await;
         let called = called.map_err(|_| "no answer to Upload within 10 s".to_owned())?;
         let acks = called.map_err(|status| answer(&status))?.into_inner();

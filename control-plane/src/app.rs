@@ -123,7 +123,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
     // all runs are the leader's.
     let owner = if config.local { random::token() } else { LEADER.to_owned() };
     let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), owner, config.local);
-    let deltas = ingest::start(store.clone(), runs.clone(), lifecycle);
+    let deltas = ingest::start(store.clone(), runs.clone(), fleet.clone(), lifecycle);
     let logs = Logs::start(store.clone(), fleet.clone(), runs.clone(), lifecycle);
     for drained in store.drained_agents().await? {
         if let Ok(agent) = drained.parse() {

@@ -14,6 +14,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::refusal::{Kind, Refusal};
 
+pub use self::quarantine::Quarantine;
+use self::quarantine::sane;
+
+mod quarantine;
+
 /// Messages to one agent that may wait in its session. Desired state is sent as a whole, so a full
 /// queue ends the session: the agent reconnects and gets the newest.
 const SESSION_QUEUE: usize = 64;
@@ -48,7 +53,12 @@ struct State {
     heard_floor_us: u64,
     /// Agents that an operator wants to take no devices.
     drained: BTreeSet<AgentId>,
+    /// Agents that are not believed any more.
+    quarantined: BTreeMap<AgentId, Quarantine>,
 }
+
+/// Assignments that an agent may say something of; more than one ever holds.
+const MOST_OBSERVED: usize = 1_024;
 
 /// A process that did not run for so long has heard nobody: that is no silence of the agents.
 const OWN_ABSENCE_US: u64 = 3_000_000;
@@ -87,6 +97,8 @@ pub struct Member {
     pub is_leaving: bool,
     /// By an operator, until that is undone.
     pub is_drained: bool,
+    /// It is not believed any more.
+    pub quarantine: Option<Quarantine>,
     /// Devices in all desired assignments.
     pub n_devices: u64,
     /// Run ids of the desired assignments.
@@ -102,6 +114,7 @@ impl Default for Fleet {
             looked_us: u64::MAX,
             heard_floor_us: 0,
             drained: BTreeSet::new(),
+            quarantined: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), changes: watch::Sender::new(0) }
     }
@@ -168,7 +181,11 @@ impl Fleet {
         now_us: u64,
     ) -> Result<(u64, SessionReceiver), Refusal> {
         let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
+        let hello = sane(hello);
         let mut state = self.lock();
+        if let Some(quarantine) = state.quarantined.get(id) {
+            return Err(quarantine.refusal(id));
+        }
         if let Some(known) = state.agents.get(id) {
             let is_live = known.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
                 && known.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive;
@@ -263,7 +280,10 @@ impl Fleet {
         if let Some(agent) = self.lock().agents.get_mut(id) {
             agent.liveness.hear(now_us);
             let key = (observed.assignment_id.clone(), observed.epoch);
-            agent.observed.insert(key, observed);
+            // Nobody says more of what it was not given than fits an inventory.
+            if agent.desired.contains_key(&key) || agent.observed.len() < MOST_OBSERVED {
+                agent.observed.insert(key, quarantine::sane_observed(observed));
+            }
         }
         self.changed();
     }
@@ -317,13 +337,19 @@ impl Fleet {
 
     pub fn members(&self) -> Vec<Member> {
         let state = self.lock();
-        let member = |(id, agent): (&AgentId, &Agent)| agent.member(id, state.drained.contains(id));
-        state.agents.iter().map(member).collect()
+        state.agents.iter().map(|(id, agent)| state.member(id, agent)).collect()
     }
 
     pub fn member(&self, id: &AgentId) -> Option<Member> {
         let state = self.lock();
-        state.agents.get(id).map(|agent| agent.member(id, state.drained.contains(id)))
+        state.agents.get(id).map(|agent| state.member(id, agent))
+    }
+}
+
+impl State {
+    fn member(&self, id: &AgentId, agent: &Agent) -> Member {
+        let quarantine = self.quarantined.get(id).cloned();
+        Member { quarantine, ..agent.member(id, self.drained.contains(id)) }
     }
 }
 
@@ -369,6 +395,7 @@ impl Agent {
             is_connected: self.session.as_ref().is_some_and(|(_, sender)| !sender.is_closed()),
             is_leaving: self.is_leaving || is_drained,
             is_drained,
+            quarantine: None,
             n_devices: self.desired.values().map(devices).sum(),
             runs: self.desired.values().map(|a| a.run_id.clone()).collect(),
         }
@@ -376,120 +403,4 @@ impl Agent {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hello(incarnation: &str, predecessor: &str) -> v1::Hello {
-        v1::Hello {
-            incarnation: incarnation.into(),
-            predecessor: predecessor.into(),
-            ..v1::Hello::default()
-        }
-    }
-
-    fn id() -> AgentId {
-        "a".parse().unwrap()
-    }
-
-    #[test]
-    fn a_second_agent_with_the_same_id_is_refused_while_the_first_lives() {
-        let fleet = Fleet::default();
-        let _first = fleet.join(&id(), hello("one", ""), 0).unwrap();
-        assert_eq!(fleet.join(&id(), hello("two", ""), 1_000).unwrap_err().code, "SH0406");
-        assert!(fleet.join(&id(), hello("two", "one"), 1_000).is_ok(), "its proven successor");
-    }
-
-    #[test]
-    fn an_agent_that_reconnects_replaces_its_own_session() {
-        let fleet = Fleet::default();
-        let (first, _queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
-        let (second, _queue) = fleet.join(&id(), hello("one", ""), 10).unwrap();
-        assert_eq!(fleet.beat(&id(), first, false, 20), None);
-        assert_eq!(fleet.beat(&id(), second, false, 20), Some(vec![]));
-    }
-
-    #[test]
-    fn a_restarted_agent_does_not_inherit_what_its_predecessor_held() {
-        let fleet = Fleet::default();
-        let _first = fleet.join(&id(), hello("one", ""), 0).unwrap();
-        let assignment =
-            v1::Assignment { assignment_id: "x".into(), epoch: 1, ..v1::Assignment::default() };
-        fleet.assign(&id(), assignment, 0);
-        assert_eq!(fleet.holds(&id(), &("x".into(), 1)), Some(true));
-        let _second = fleet.join(&id(), hello("two", "one"), 1_000).unwrap();
-        assert_eq!(fleet.holds(&id(), &("x".into(), 1)), Some(false));
-    }
-
-    #[test]
-    fn after_our_own_restart_an_agent_keeps_what_its_inventory_names() {
-        let fleet = Fleet::default();
-        for held in ["x", "y"] {
-            let assignment =
-                v1::Assignment { assignment_id: held.into(), epoch: 1, ..Default::default() };
-            fleet.assign(&id(), assignment, 0);
-        }
-        let observed =
-            v1::Observed { assignment_id: "x".into(), epoch: 1, ..v1::Observed::default() };
-        let hello = v1::Hello { inventory: vec![observed], ..hello("one", "") };
-        let _session = fleet.join(&id(), hello, 1_000).unwrap();
-        assert_eq!(
-            (fleet.holds(&id(), &("x".into(), 1)), fleet.holds(&id(), &("y".into(), 1))),
-            (Some(true), Some(false))
-        );
-    }
-
-    #[test]
-    fn what_died_with_a_process_is_not_begun_by_the_next() {
-        let fleet = Fleet::default();
-        let _first = fleet.join(&id(), hello("one", ""), 0).unwrap();
-        let assignment =
-            v1::Assignment { assignment_id: "x".into(), epoch: 1, ..v1::Assignment::default() };
-        fleet.assign(&id(), assignment.clone(), 0);
-        let _second = fleet.join(&id(), hello("two", "one"), 1).unwrap();
-        // Somebody who has not looked since says again what should be held.
-        fleet.assign(&id(), assignment.clone(), 2);
-        assert_eq!(fleet.holds(&id(), &("x".into(), 1)), Some(false));
-        fleet.assign(&id(), v1::Assignment { epoch: 2, ..assignment }, 3);
-        assert_eq!(fleet.holds(&id(), &("x".into(), 2)), Some(true));
-    }
-
-    #[test]
-    fn an_absence_of_our_own_is_no_silence_of_the_agents() {
-        let fleet = Fleet::default();
-        let _session = fleet.join(&id(), hello("one", ""), 0).unwrap();
-        assert_eq!(fleet.look(0), None);
-        assert_eq!(fleet.look(500_000), None);
-        assert_eq!(fleet.look(60_000_000), Some(59_500_000));
-        let presence = fleet.member(&id()).unwrap().liveness.presence(60_000_001, 30_000_000);
-        assert_eq!(presence, Presence::Alive);
-    }
-
-    #[test]
-    fn without_authority_no_lease_is_renewed() {
-        let fleet = Fleet::default();
-        let (session, _queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
-        fleet.assign(&id(), v1::Assignment::default(), 0);
-        fleet.renew_leases(false);
-        assert_eq!(fleet.beat(&id(), session, false, 1), Some(vec![]));
-        fleet.renew_leases(true);
-        assert_eq!(fleet.beat(&id(), session, false, 2).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_beat_renews_exactly_what_is_desired() {
-        let fleet = Fleet::default();
-        let (session, mut queue) = fleet.join(&id(), hello("one", ""), 0).unwrap();
-        let assignment =
-            v1::Assignment { assignment_id: "x".into(), epoch: 3, ..v1::Assignment::default() };
-        fleet.assign(&id(), assignment, 0);
-        assert_eq!(fleet.beat(&id(), session, false, 1).unwrap().len(), 1);
-        fleet.withdraw(&id(), &("x".into(), 3));
-        assert_eq!(fleet.beat(&id(), session, false, 2), Some(vec![]));
-        let mut last = None;
-        while let Ok(Ok(message)) = queue.try_recv() {
-            last = message.message;
-        }
-        let empty = v1::DesiredState { assignments: vec![] };
-        assert_eq!(last, Some(v1::control_message::Message::Desired(empty)));
-    }
-}
+mod tests;

@@ -6,14 +6,19 @@
 use std::time::Duration;
 
 use shoal_domain::delta::Delta;
-use shoal_domain::ids::RunId;
+use shoal_domain::ids::{AgentId, RunId};
 use shoal_proto::{metrics, v1};
 use shoal_service_kit::{Backoff, Clock, Lifecycle, SystemClock};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::fleet::Fleet;
 use crate::orchestrator::Runs;
 use crate::store::{Closing, IncomingDelta, Outcome, Store, StoreError};
+
+mod believing;
+
+use self::believing::{Beliefs, owner_of};
 
 /// Deltas that wait for the next commit. Full: upload streams wait.
 const QUEUE: usize = 1_024;
@@ -26,15 +31,22 @@ const MOST_CELLS: usize = 2_000;
 /// A delta on its way in, and where its ack goes.
 pub struct Arrival {
     pub delta: v1::UploadDelta,
+    /// Who sent it, as far as its stream said so.
+    pub from: Option<AgentId>,
     pub acks: mpsc::Sender<Result<v1::UploadAck, Status>>,
 }
 
 /// Starts the one task that writes deltas; the sender is for the upload streams.
-pub fn start(store: Store, runs: Runs, lifecycle: &Lifecycle) -> mpsc::Sender<Arrival> {
+pub fn start(
+    store: Store,
+    runs: Runs,
+    fleet: Fleet,
+    lifecycle: &Lifecycle,
+) -> mpsc::Sender<Arrival> {
     let (sender, queue) = mpsc::channel(QUEUE);
     let hard = lifecycle.hard();
     lifecycle.spawn("ingest", async move {
-        let work = Ingest { store, runs }.run(queue);
+        let work = Ingest { store, runs, fleet, beliefs: Beliefs::default() }.run(queue);
         tokio::select! { () = work => {}, () = hard.cancelled() => {} }
     });
     sender
@@ -43,6 +55,8 @@ pub fn start(store: Store, runs: Runs, lifecycle: &Lifecycle) -> mpsc::Sender<Ar
 struct Ingest {
     store: Store,
     runs: Runs,
+    fleet: Fleet,
+    beliefs: Beliefs,
 }
 
 struct Checked {
@@ -52,21 +66,18 @@ struct Checked {
 }
 
 impl Ingest {
-    async fn run(self, mut queue: mpsc::Receiver<Arrival>) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Arrival>) {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             let mut checked = Vec::with_capacity(batch.len());
             let mut n_cells = 0;
             for arrival in batch.drain(..) {
-                match check(&arrival.delta) {
+                match self.believe(&arrival).await {
                     Ok((run, delta)) => {
                         n_cells += delta.cells.len();
                         checked.push(Checked { arrival, run, delta });
                     }
-                    Err(why) => {
-                        tracing::warn!(why, id = arrival.delta.assignment_id, "delta refused");
-                        let _ = arrival.acks.try_send(Err(Status::invalid_argument(why)));
-                    }
+                    Err(why) => self.refuse(&arrival, &why),
                 }
                 if n_cells >= MOST_CELLS {
                     n_cells = 0;
@@ -77,6 +88,43 @@ impl Ingest {
                 self.take(checked).await;
             }
         }
+    }
+
+    /// What a delta says, if it can be true and comes from who may say it.
+    async fn believe(&mut self, arrival: &Arrival) -> Result<(RunId, Delta), String> {
+        let wire = &arrival.delta;
+        if let Some(from) = &arrival.from {
+            if self.fleet.refuses(from) {
+                return Err("nothing of a quarantined agent is taken".to_owned());
+            }
+            if owner_of(&wire.assignment_id).is_some_and(|owner| owner != *from) {
+                return Err("results of another agent's assignment".to_owned());
+            }
+        }
+        let (run, delta, totals) = check(wire)?;
+        let Some(active) = self.runs.active(run) else { return Ok((run, delta)) };
+        let grant = (wire.assignment_id.clone(), wire.epoch);
+        let believed = self.beliefs.take(&self.store, &active, &grant, wire.seq, &delta, totals);
+        believed.await.map(|()| (run, delta))
+    }
+
+    /// Whoever reports what cannot be is not listened to any more. Who it was is only known of
+    /// streams that said so, and only they prove that it was not somebody in its name.
+    fn refuse(&self, arrival: &Arrival, why: &str) {
+        let wire = &arrival.delta;
+        let Some(from) = &arrival.from else {
+            tracing::warn!(why, id = wire.assignment_id, "delta refused");
+            let _ = arrival.acks.try_send(Err(Status::invalid_argument(why)));
+            return;
+        };
+        if self.fleet.quarantine(from, why, SystemClock.unix_us()) {
+            let run = wire.assignment_id.split('.').next();
+            tracing::warn!(run, agent = %from, why, "an agent is quarantined");
+        }
+        // So that an honest one that is broken does not send it for ever.
+        let outcome = v1::UploadOutcome::Unknown.into();
+        let (assignment_id, epoch, seq) = (wire.assignment_id.clone(), wire.epoch, wire.seq);
+        let _ = arrival.acks.try_send(Ok(v1::UploadAck { assignment_id, epoch, seq, outcome }));
     }
 
     async fn take(&self, checked: Vec<Checked>) {
@@ -153,7 +201,7 @@ impl Ingest {
 }
 
 /// Everything that can be wrong with the bytes of a delta is found here, before the store.
-fn check(wire: &v1::UploadDelta) -> Result<(RunId, Delta), String> {
+fn check(wire: &v1::UploadDelta) -> Result<(RunId, Delta, Option<Delta>), String> {
     let numbers = [wire.epoch, wire.seq, wire.closing.as_ref().map_or(0, |c| c.closed_at_us)];
     if numbers.iter().any(|n| i64::try_from(*n).is_err()) {
         return Err("a number of the delta does not fit in 63 bits".into());
@@ -163,10 +211,9 @@ fn check(wire: &v1::UploadDelta) -> Result<(RunId, Delta), String> {
     if i64::try_from(delta.last_window).is_err() {
         return Err("the window does not fit in 63 bits".into());
     }
-    if let Some(closing) = &wire.closing {
-        metrics::decode(&closing.totals).map_err(|error| format!("totals: {error}"))?;
-    }
-    Ok((run, delta))
+    let totals = wire.closing.as_ref().map(|closing| metrics::decode(&closing.totals));
+    let totals = totals.transpose().map_err(|error| format!("totals: {error}"))?;
+    Ok((run, delta, totals))
 }
 
 /// Assignment ids are `<run id>.<agent id>`.

@@ -24,6 +24,7 @@ use shoal_domain::files::File;
 use shoal_domain::ids::RunId;
 use shoal_domain::plan::{Endpoint, Plan};
 use shoal_domain::run::{Phase, RunState};
+use shoal_domain::schedule::Timetable;
 use shoal_proto::files::files_from_wire;
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, Lifecycle, SystemClock, random, traces};
@@ -62,6 +63,8 @@ pub struct Status {
 pub struct ActiveRun {
     pub name: String,
     pub plan: Arc<Plan>,
+    /// Without revisions of the load.
+    pub timetable: Arc<Timetable>,
     pub owner_token_hash: Option<String>,
     pub wishes: mpsc::Sender<Wish>,
     pub status: watch::Receiver<Status>,
@@ -300,6 +303,7 @@ impl Runs {
         let active = ActiveRun {
             name: row.name.clone(),
             plan: plan.clone(),
+            timetable: Arc::new(Timetable::new(plan.clone(), row.seed, &[])),
             owner_token_hash: row.owner_token_hash.clone(),
             wishes,
             status,

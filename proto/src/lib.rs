@@ -27,6 +27,9 @@ pub const MAX_START: usize = shoal_domain::files::MAX_TOTAL_BYTES as usize + MAX
 pub const CODE_KEY: &str = "shoal-code";
 pub const HELP_KEY: &str = "shoal-help";
 
+/// The metadata key by which an upload says whose it is: the incarnation of the agent's process.
+pub const INCARNATION_KEY: &str = "shoal-incarnation";
+
 /// A field that cannot become a domain value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}`: {why}")]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Value, json};
 use shoal_proto::v1::{AgentRow, RunRow};
 
+use super::clean;
 use super::columns::Columns;
 use super::numbers::{count, instant, seconds};
 
@@ -112,7 +113,10 @@ pub(crate) fn agents(rows: &[AgentRow]) -> String {
             or_dash(&labels_text(&row.labels)),
         ]);
     }
-    columns.render()
+    let remarks = rows.iter().filter(|row| !row.remark.is_empty());
+    let remarks = remarks
+        .map(|row| format!("{} is {}: {}\n", clean(&row.agent_id), row.state, clean(&row.remark)));
+    columns.render() + &remarks.collect::<String>()
 }
 
 pub(crate) fn agent_document(row: &AgentRow) -> Value {
@@ -127,6 +131,7 @@ pub(crate) fn agent_document(row: &AgentRow) -> Value {
         "last_seen_us": row.last_seen_us,
         "build": row.build,
         "labels": sorted(&row.labels),
+        "remark": (!row.remark.is_empty()).then_some(&row.remark),
     })
 }
 
@@ -180,7 +185,14 @@ mod tests {
             descriptors: 65_536,
             memory_bytes: 8 << 30,
             run: String::new(),
+            remark: String::new(),
         };
-        golden::assert("agents.txt", &agents(&[row]));
+        let liar = AgentRow {
+            agent_id: "a2".into(),
+            state: "quarantined".into(),
+            remark: "it reported 7 slots\u{1b}; 2 report(s) were not taken".into(),
+            ..row.clone()
+        };
+        golden::assert("agents.txt", &agents(&[row, liar]));
     }
 }

@@ -8,7 +8,7 @@ use shoal_domain::shard::Shard;
 use shoal_proto::v1::agent_message::Message as Up;
 use shoal_proto::v1::agent_service_server::AgentService;
 use shoal_proto::v1::control_message::Message as Down;
-use shoal_proto::{PROTOCOL, assignment, files, v1};
+use shoal_proto::{INCARNATION_KEY, PROTOCOL, assignment, files, v1};
 use shoal_service_kit::{Clock, Lifecycle, SystemClock};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -103,6 +103,11 @@ impl AgentService for AgentApi {
         &self,
         request: Request<Streaming<v1::UploadDelta>>,
     ) -> Result<Response<Self::UploadStream>, Status> {
+        let incarnation =
+            request.metadata().get(INCARNATION_KEY).and_then(|text| text.to_str().ok());
+        let incarnation = incarnation.unwrap_or_default().to_owned();
+        let fleet = self.fleet.clone();
+        let mut from = None;
         let mut up = request.into_inner();
         let (acks, out) = mpsc::channel(ACKS);
         let deltas = self.deltas.clone();
@@ -115,7 +120,10 @@ impl AgentService for AgentApi {
                 };
                 let Ok(Some(delta)) = delta else { break };
                 // Waits while the database does: then this agent keeps its deltas.
-                if deltas.send(Arrival { delta, acks: acks.clone() }).await.is_err() {
+                // Its session may have opened after this stream.
+                from = from.or_else(|| fleet.who(&incarnation));
+                let arrival = Arrival { delta, from: from.clone(), acks: acks.clone() };
+                if deltas.send(arrival).await.is_err() {
                     break;
                 }
             }

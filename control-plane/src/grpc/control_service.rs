@@ -222,6 +222,9 @@ impl ControlService for ControlApi {
         let now_us = SystemClock.unix_us() as i64;
         self.store.set_drained(id.as_str(), !undo, now_us).await.map_err(Refusal::from)?;
         self.fleet.drain(&id, !undo);
+        if undo {
+            self.fleet.lift_quarantine(&id);
+        }
         let member = self.fleet.member(&id).ok_or_else(unknown)?;
         Ok(Response::new(self.agent_row(member)))
     }
@@ -346,6 +349,7 @@ impl ControlApi {
     fn agent_row(&self, member: Member) -> v1::AgentRow {
         let presence = member.liveness.presence(SystemClock.unix_us(), 3 * BEAT_US);
         let state = match (member.is_connected, presence) {
+            _ if member.quarantine.is_some() => "quarantined",
             (true, Presence::Alive) if member.is_drained && member.n_devices > 0 => "draining",
             (true, Presence::Alive) if member.is_drained => "drained",
             (true, Presence::Alive) => "connected",
@@ -366,6 +370,7 @@ impl ControlApi {
             last_seen_us: member.liveness.last_heard_us(),
             descriptors: member.capacity.descriptors,
             memory_bytes: member.capacity.memory_bytes,
+            remark: member.quarantine.map(|quarantine| quarantine.sentence()).unwrap_or_default(),
             run: member.runs.iter().filter_map(name).collect::<Vec<_>>().join(","),
         }
     }

@@ -109,6 +109,9 @@ impl Driver {
             is_disowned: false,
         };
         driver.read_grants().await?;
+        // With the blocks, which reports are judged by.
+        let status = Status { record: driver.record.clone(), exit_code: None };
+        driver.publish.send_replace(status);
         driver.read_live().await?;
         driver.find_begins().await?;
         driver.assign_all(now_us);
@@ -222,6 +225,11 @@ impl Driver {
             let taken = changes.granted.iter().map(|at| roster.grants[*at].id.clone());
             let read = changes.read.iter().map(|at| roster.readers[*at].id.clone());
             events.extend(taken.chain(read).map(|grant| RunEvent::Taken { grant }));
+            // Before the deaths themselves: they may be those of all agents.
+            if let Some((first, second)) = roster.poisoned() {
+                let (first, second) = (first.clone(), second.clone());
+                events.push(RunEvent::Poisoned { first, second });
+            }
             for grant in &roster.grants {
                 let key = self.grant_key(&grant.id);
                 events.extend(self.observe_held(&grant.id, &key, grant.ended.as_ref()));
@@ -370,6 +378,7 @@ fn move_events(before: &Roster, after: &Roster) -> Vec<(&'static str, String)> {
     let event = |known: &Move| {
         let kind = match (known.why, known.until_us) {
             (Why::HandedOver, _) => "devices_handed_over",
+            (Why::Quarantined, None) => "agent_quarantined",
             (_, None) => "agent_lost",
             (_, Some(_)) => "devices_moved",
         };

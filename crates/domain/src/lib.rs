@@ -18,6 +18,7 @@
 
 pub mod account;
 pub mod batch;
+pub mod belief;
 pub mod capacity;
 pub mod check;
 pub mod closed;

@@ -10,12 +10,14 @@
 //! when it lets go, and the taker begins [`HANDOVER_GAP_US`] later; or nobody ever began.
 //! Invariant: at any run time a device is held by at most one grant.
 
+mod poison;
 mod readers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::poison::SOON_US;
 pub use self::readers::{ReadShare, Reader};
 use crate::ids::{AgentId, GrantId};
 use crate::plan::OnAgentLoss;
@@ -40,6 +42,8 @@ pub enum Why {
     Lost,
     /// Another process runs under its id and proves that the one before is dead.
     Restarted,
+    /// It reported what cannot be, and is not believed any more; its lease and grace have passed.
+    Quarantined,
     /// Its lease lapsed, and it stopped by itself.
     Fenced,
     /// It closed before it was asked to, as on SIGTERM with nobody to hand over to.
@@ -55,13 +59,17 @@ pub enum Why {
 impl Why {
     /// Whether nothing more can come from it: what it did not report is gone.
     pub const fn is_silent(self) -> bool {
-        matches!(self, Self::Lost | Self::Restarted | Self::Refused | Self::Dropped)
+        matches!(
+            self,
+            Self::Lost | Self::Restarted | Self::Quarantined | Self::Refused | Self::Dropped
+        )
     }
 
     pub const fn word(self) -> &'static str {
         match self {
             Self::Lost => "lost",
             Self::Restarted => "restarted",
+            Self::Quarantined => "quarantined",
             Self::Fenced => "fenced",
             Self::Left => "left",
             Self::HandedOver => "handed_over",
@@ -163,6 +171,7 @@ impl Move {
         let what = match self.why {
             Why::Lost => format!("agent {agent} was lost"),
             Why::Restarted => format!("agent {agent} was restarted"),
+            Why::Quarantined => format!("agent {agent} was quarantined"),
             Why::Fenced => format!("agent {agent} was cut off until its lease ended"),
             Why::Left => format!("agent {agent} left"),
             Why::Refused | Why::Dropped => format!("agent {agent} could not go on"),
@@ -216,6 +225,8 @@ pub struct AgentSeen {
     pub is_alive: bool,
     /// Lease and grace have passed.
     pub is_lost: bool,
+    /// It is not believed any more.
+    pub is_quarantined: bool,
     /// It was asked to go and wants to hand over.
     pub is_leaving: bool,
     /// Run time of its last sign of life.
@@ -279,7 +290,10 @@ impl Policy {
             }),
             Some(_) => None,
             None if said.is_held == Some(false) => Some(Why::Restarted),
-            None if agent.is_some_and(|agent| agent.is_lost) => Some(Why::Lost),
+            None if agent.is_some_and(|agent| agent.is_lost) => {
+                let is_quarantined = agent.is_some_and(|agent| agent.is_quarantined);
+                Some(if is_quarantined { Why::Quarantined } else { Why::Lost })
+            }
             None if said.is_refused && is_taker => Some(Why::Refused),
             None => None,
         }
@@ -362,6 +376,9 @@ impl Roster {
         let agents: BTreeMap<&AgentId, &AgentSeen> =
             agents.iter().map(|agent| (&agent.id, agent)).collect();
         self.end_the_gone(policy, &agents, &seen, now_us, &mut changes);
+        // What kills agents is handed to nobody: for the run this is its end.
+        let is_running = policy.is_running && self.poisoned().is_none();
+        let policy = &Policy { is_running, ..*policy };
         if policy.is_running && policy.on_loss == OnAgentLoss::Reassign {
             self.give_orphans(policy, &agents, &mut changes);
             self.hand_over(policy, &agents, now_us, &mut changes);

@@ -129,6 +129,8 @@ pub enum Cause {
     OwnerLost,
     /// An agent was lost and the file says `on_agent_loss: abort`.
     AgentLost { agent: AgentId },
+    /// What one agent began killed it, and killed the one that took it over.
+    Poisoned { first: AgentId, second: AgentId },
     /// Every agent was lost.
     AllAgentsLost,
     /// Refused while preparing.
@@ -144,6 +146,12 @@ impl Cause {
             Self::Aborted => "aborted".into(),
             Self::OwnerLost => "owner_lost".into(),
             Self::AgentLost { agent } => format!("agent_lost: {agent}"),
+            Self::Poisoned { first, second } if first == second => format!(
+                "SH0210: agent {first} died twice right after it began: nobody else gets its devices"
+            ),
+            Self::Poisoned { first, second } => format!(
+                "SH0210: agent {first} died right after it began, and so did {second}, which took its devices over: nobody else gets them"
+            ),
             Self::AllAgentsLost => "all_agents_lost".into(),
             Self::FailedToStart { code, why } => format!("{code}: {why}"),
         }
@@ -153,7 +161,9 @@ impl Cause {
     fn end(&self) -> Phase {
         match self {
             Self::Completed | Self::StoppedEarly | Self::Threshold => Phase::Finished,
-            Self::Aborted | Self::OwnerLost | Self::AgentLost { .. } => Phase::Aborted,
+            Self::Aborted | Self::OwnerLost | Self::AgentLost { .. } | Self::Poisoned { .. } => {
+                Phase::Aborted
+            }
             Self::AllAgentsLost => Phase::Interrupted,
             Self::FailedToStart { .. } => Phase::FailedToStart,
         }
@@ -246,6 +256,11 @@ pub enum RunEvent {
     Lost {
         grant: GrantId,
         abort: bool,
+    },
+    /// What agents hold kills them.
+    Poisoned {
+        first: AgentId,
+        second: AgentId,
     },
     Stop {
         abort: bool,
@@ -428,6 +443,10 @@ pub fn apply(
         (S::Running { agents, closed, t0_us, .. }, E::OwnerSilent) => {
             Ok(halt(agents, closed, t0_us, Cause::OwnerLost, now_us, limits))
         }
+        (S::Running { agents, closed, t0_us, .. }, E::Poisoned { first, second }) => {
+            let cause = Cause::Poisoned { first, second };
+            Ok(halt(agents, closed, t0_us, cause, now_us, limits))
+        }
         (S::Running { agents, mut closed, t0_us, end_us }, E::Lost { grant, abort }) => {
             if !agents.contains(&grant) {
                 return stay(S::Running { agents, closed, t0_us, end_us });
@@ -505,6 +524,7 @@ pub fn apply(
             | E::Refused { .. }
             | E::Delivered { .. }
             | E::StoreAway
+            | E::Poisoned { .. }
             | E::Lost { .. },
         ) => stay(state),
         (state @ (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }), E::Closed { .. }) => {

@@ -105,6 +105,14 @@ impl Timetable {
         Some(self.slots_on(&self.calendar(group, index)?, group, index, send))
     }
 
+    /// A bound on the slots of a device before `until_us`, wherever the load and its revisions hold it
+    /// active: as if it were so all the time, and one more for where its schedule is anchored.
+    pub fn most_slots(&self, group: usize, index: u64, send: &Send, until_us: u64) -> u64 {
+        let always = Interval { from_us: 0, until_us };
+        let calendar = Calendar::new([always].into(), None, [].into());
+        self.slots_on(&calendar, group, index, send).due_before(until_us) + 1
+    }
+
     /// Adds the number of a group's slots that are due in `[from_us, until_us)` to each stage's
     /// count; `per_stage` has a place for every stage of the plan.
     pub fn count_slots(

@@ -13,8 +13,8 @@ use shoal_demo_broker::{BrokerThread, Script};
 use shoal_domain::report::{RunReport, SeriesReport};
 use shoal_proto::v1::control_service_client::ControlServiceClient;
 use shoal_proto::v1::{
-    DrainAgentRequest, GetReportRequest, Override, ScaleRunRequest, ShippedFile, StartRunRequest,
-    StopRunRequest,
+    AgentRow, DrainAgentRequest, GetReportRequest, ListAgentsRequest, Override, ScaleRunRequest,
+    ShippedFile, StartRunRequest, StopRunRequest,
 };
 use shoal_service_kit::Lifecycle;
 use tempfile::TempDir;
@@ -145,6 +145,17 @@ impl Cluster {
         let agent = self.agents.remove(&number).expect("this agent was started");
         agent.stop_softly();
         agent.wait(PATIENCE).await;
+    }
+
+    /// Where agents dial.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// `shoal agent list`.
+    pub async fn agents(&self) -> Vec<AgentRow> {
+        let answer = self.client.clone().list_agents(ListAgentsRequest {}).await;
+        answer.expect("a control plane knows its agents").into_inner().agents
     }
 
     /// What the broker is told to do, and what it counted.

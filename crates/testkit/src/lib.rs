@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod expect;
 pub mod faults;
 pub mod http_server;
+pub mod impostor;
 pub mod kafka;
 pub mod mosquitto;
 pub mod mosquitto_sub;

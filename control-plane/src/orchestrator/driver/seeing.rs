@@ -63,6 +63,7 @@ impl Driver {
                 is_connected: member.is_connected,
                 is_alive: member.liveness.presence(now_us, 3 * BEAT_US) == Presence::Alive,
                 is_lost: member.liveness.presence(now_us, lease_us) == Presence::Lost,
+                is_quarantined: member.quarantine.is_some(),
                 is_leaving: member.is_leaving,
                 heard_us: member.liveness.last_heard_us().saturating_sub(t0_us),
                 barred: barred(&self.plan, &member.labels),
@@ -123,7 +124,7 @@ impl Driver {
         }
         match ended.map(|ended| ended.why) {
             Some(why) if why.is_silent() => {
-                let is_loss = matches!(why, Why::Lost | Why::Restarted);
+                let is_loss = matches!(why, Why::Lost | Why::Restarted | Why::Quarantined);
                 let abort = is_loss && self.plan.fleet.on_agent_loss == OnAgentLoss::Abort;
                 events.push(RunEvent::Lost { grant: id, abort });
                 return events;

@@ -81,7 +81,10 @@ impl Roster {
             }
             let agent = agents.get(&reader.id.agent).copied();
             let said = seen(&reader.id);
-            if let Some(why) = policy.fate(agent, &said, false, reader.is_successor) {
+            // The end of the run overtook it before it read anything: nothing comes from it.
+            let never_began = !policy.is_running && said.closed_at_us == Some(0);
+            let fate = policy.fate(agent, &said, false, reader.is_successor);
+            if let Some(why) = fate.or(never_began.then_some(Why::Dropped)) {
                 self.readers[at].ended = Some(Ended { at_us: now_us, why });
                 changes.unread.insert(at);
             }

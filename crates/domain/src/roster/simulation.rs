@@ -261,6 +261,7 @@ impl Machine {
             free: 10_000,
             is_connected: self.is_joined,
             is_alive: silent_us < 3 * BEAT_US,
+            is_quarantined: false,
             is_lost: silent_us >= LEASE_US + GRACE_US,
             is_leaving: self.leaving_heard,
             heard_us: self.heard_us,
@@ -443,7 +444,8 @@ impl World {
     }
 }
 
-fn play(seed: u64) {
+/// Whether it ended in what kills agents.
+fn play(seed: u64) -> bool {
     let mut world = World::new(seed);
     let mut now_us = 0;
     while now_us < END_US {
@@ -457,8 +459,13 @@ fn play(seed: u64) {
         assert!(driven.len() as u64 <= DEVICES);
         now_us += STEP_US;
     }
+    // Two deaths right after the begin, one after the other: nobody else gets those devices.
+    if world.roster.poisoned().is_some() {
+        return true;
+    }
     let driven = world.drives(END_US);
     assert_eq!(driven.len() as u64, DEVICES, "all are driven in the end: {}", world.history());
+    false
 }
 
 #[test]
@@ -468,8 +475,13 @@ fn no_device_is_ever_driven_twice_and_in_the_end_all_are_driven() {
         Some(seed) => seed..seed + 1,
         None => 0..number("SHOAL_SEEDS").unwrap_or(200),
     };
+    let (mut n, mut n_poisoned) = (0, 0);
     for seed in seeds {
         let played = std::panic::catch_unwind(|| play(seed));
-        assert!(played.is_ok(), "seed {seed}: play it alone with SHOAL_SEED={seed}");
+        let is_poisoned =
+            played.unwrap_or_else(|_| panic!("seed {seed}: play it alone with SHOAL_SEED={seed}"));
+        (n, n_poisoned) = (n + 1, n_poisoned + u32::from(is_poisoned));
     }
+    // Chance alone must not look like it often, even where something dies every few seconds.
+    assert!(n < 100 || n_poisoned < n / 4, "{n_poisoned} of {n} worlds were given up");
 }

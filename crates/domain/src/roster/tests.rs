@@ -8,6 +8,7 @@ fn agent(name: &str) -> AgentSeen {
         is_connected: true,
         is_alive: true,
         is_lost: false,
+        is_quarantined: false,
         is_leaving: false,
         heard_us: 0,
         barred: BTreeSet::new(),
@@ -224,4 +225,77 @@ fn nobody_reads_on_once_the_load_ends() {
     let ending = Policy { is_running: false, ..policy() };
     let changes = roster.step(&ending, &[lost, agent("b")], |_| GrantSeen::default(), 1);
     assert_eq!((changes.unread.len(), changes.read.len()), (1, 0));
+}
+
+#[test]
+fn a_reader_that_the_end_overtook_is_not_waited_for() {
+    let mut roster = three().reading([("a".parse().unwrap(), share(0))]);
+    let lost = AgentSeen { is_lost: true, is_connected: false, is_alive: false, ..agent("a") };
+    let agents = [lost, agent("b")];
+    roster.step(&policy(), &agents, |_| GrantSeen::default(), 50_000_000);
+    let taker = roster.readers[1].id.clone();
+    let closed = |at_us: u64| {
+        let taker = taker.clone();
+        move |id: &GrantId| GrantSeen {
+            closed_at_us: (*id == taker).then_some(at_us),
+            ..GrantSeen::default()
+        }
+    };
+    let ending = Policy { is_running: false, ..policy() };
+    roster.step(&ending, &agents, closed(51_000_000), 51_000_000);
+    assert!(roster.readers[1].is_live(), "what it read is still to come");
+    roster.step(&ending, &agents, closed(0), 51_000_000);
+    assert_eq!(roster.readers[1].ended.as_ref().map(|ended| ended.why), Some(Why::Dropped));
+}
+
+/// `c` dies at 5 s, and `b`, which takes its devices, `after_us` later than it began.
+fn killed_again(after_us: u64) -> (Roster, Changes) {
+    let mut roster = three();
+    let dead = |name: &str, heard_us: u64| AgentSeen {
+        is_lost: true,
+        is_connected: false,
+        is_alive: false,
+        heard_us,
+        ..agent(name)
+    };
+    let agents = [agent("b"), dead("c", 5_000_000)];
+    roster.step(&policy(), &agents, prepared, 45_000_000);
+    roster.step(&policy(), &agents, prepared, 46_000_000);
+    let begun_us = roster.grants.last().unwrap().from_us.expect("b has begun");
+    let agents = [agent("a"), dead("b", begun_us + after_us), dead("c", 5_000_000)];
+    let changes = roster.step(&policy(), &agents, prepared, begun_us + after_us + 40_000_000);
+    (roster, changes)
+}
+
+#[test]
+fn devices_that_kill_their_second_agent_too_are_given_to_nobody() {
+    let (roster, changes) = killed_again(3_000_000);
+    let (first, second) = roster.poisoned().expect("c died soon, and so did b");
+    assert_eq!((first.as_str(), second.as_str()), ("c", "b"));
+    assert!(changes.granted.is_empty(), "{:?}", roster.grants);
+}
+
+#[test]
+fn an_agent_that_dies_long_after_it_took_over_is_not_killed_by_it() {
+    let (roster, changes) = killed_again(SOON_US + 1);
+    assert_eq!(roster.poisoned(), None);
+    assert!(!changes.granted.is_empty());
+}
+
+#[test]
+fn one_that_is_not_believed_any_more_was_not_killed() {
+    let mut roster = three();
+    let liar = AgentSeen {
+        is_lost: true,
+        is_quarantined: true,
+        is_connected: false,
+        is_alive: false,
+        heard_us: 5_000_000,
+        ..agent("c")
+    };
+    let changes = roster.step(&policy(), &[agent("a"), liar], prepared, 45_000_000);
+    assert_eq!(roster.grants[2].ended.as_ref().unwrap().why, Why::Quarantined);
+    assert_eq!((changes.granted.len(), roster.poisoned()), (1, None));
+    let text = roster.moves[0].sentence();
+    assert!(text.starts_with("agent c was quarantined: 300 devices without agent"), "{text}");
 }

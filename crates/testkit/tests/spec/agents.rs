@@ -3,8 +3,11 @@
 use shoal_domain::report::{RunReport, SlotReport};
 use shoal_domain::run::{Phase, Validity};
 use shoal_testkit::cluster::{Cluster, agent_name, series};
+use shoal_testkit::expect::eventually;
 
 use crate::STEADY;
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// The equation holds, and nothing is reported that did not happen.
 #[track_caller]
@@ -148,4 +151,31 @@ async fn a_drained_agent_hands_over_and_takes_nothing_until_that_is_undone() {
     assert_eq!(cluster.drain_agent(1, true).await, "connected");
     let report = cluster.run(STEADY, &[("hold", "1s")]).await.over().await;
     assert_eq!(devices(&report), [(agent_name(0), 10), (agent_name(1), 10)], "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kills_an_agent_twice_is_given_to_nobody_else() {
+    let mut cluster = Cluster::start(2).await;
+    let run = cluster.run(STEADY, &[("hold", "300s")]).await;
+    run.has_sent(50).await;
+    cluster.kill_agent(1).await;
+    cluster.start_agent(1).await;
+    eventually(PATIENCE, "its devices are driven again", || async {
+        let report = run.report().await;
+        let is_restarted = report.agents.iter().any(|row| row.restarts == 1);
+        is_restarted && report.devices.connected == 20
+    })
+    .await;
+    cluster.kill_agent(1).await;
+    cluster.start_agent(1).await;
+
+    let report = run.over().await;
+    assert_eq!((report.phase, report.exit_code), (Phase::Aborted, Some(3)), "{report:#?}");
+    let cause = report.cause.as_deref().unwrap_or_default();
+    assert_eq!(
+        cause,
+        "SH0210: agent agent-1 died twice right after it began: nobody else gets its devices"
+    );
+    let listed = cluster.agents().await;
+    assert!(listed.iter().all(|row| row.state == "connected" && row.run.is_empty()), "{listed:?}");
 }

@@ -284,7 +284,7 @@ async fn readers_that_die_leave_their_partitions_to_others_and_nothing_is_lost_o
             std::future::ready(platform.taken() >= n)
         })
     };
-    for (victim, taken) in [(1, 1_500), (3, 4_000), (1, 7_000)] {
+    for (victim, taken) in [(1, 1_500), (3, 4_000), (2, 7_000)] {
         has_taken(taken).await;
         cluster.kill_agent(victim).await;
         // Its next process holds the directory's lock, which proves the death at once.

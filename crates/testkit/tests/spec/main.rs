@@ -6,6 +6,7 @@ mod agents;
 mod commands;
 mod counting;
 mod files;
+mod hostile;
 mod http;
 mod http_load;
 mod kafka;
