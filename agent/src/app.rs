@@ -28,6 +28,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::leases::Leases;
 use crate::meter::Counts;
 use crate::pages::Pages;
+use crate::protocol::Protocols;
 use crate::session::lines::Lines;
 use crate::session::{Desired, Session, thread};
 use crate::uplink;
@@ -53,6 +54,8 @@ pub struct Config {
     pub sources: Vec<IpAddr>,
     /// Where `/healthz` is served.
     pub health_listen: Option<SocketAddr>,
+    /// What it speaks beside MQTT and HTTP.
+    pub protocols: Protocols,
 }
 
 /// Why an agent did not start.
@@ -157,9 +160,9 @@ pub async fn start_watched(
     };
     lifecycle.spawn("uplink", deliver.instrument(book.span()));
     let cores = engine_cores();
-    let secrets_dir = config.secrets_dir;
+    let (secrets_dir, protocols) = (config.secrets_dir, config.protocols);
     let assignments = Assignments {
-        loader: Arc::new(EngineLoader { dialer, guard, sources, secrets_dir, cores }),
+        loader: Arc::new(EngineLoader { dialer, guard, sources, protocols, secrets_dir, cores }),
         leases,
         uplink,
         clock,

@@ -14,6 +14,7 @@ use clap::Parser;
 use shoal_service_kit::telemetry::LogFormat;
 
 use crate::app::Config;
+use crate::protocol::Protocols;
 
 /// Drives simulated devices for a Shoal control plane.
 #[derive(Debug, Default, Parser)]
@@ -151,6 +152,7 @@ pub fn resolve(
         secrets_dir: sources.text("secrets-dir").map(|found| found.values[0].clone().into()),
         sources: sources.addresses()?,
         health_listen: sources.parsed::<SocketAddr>("health-listen")?,
+        protocols: Protocols::default(),
     };
     Ok((config, sources.parsed::<LogFormat>("log-format")?.unwrap_or_default()))
 }

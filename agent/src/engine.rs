@@ -35,6 +35,8 @@ use shoal_domain::plan::Plan;
 use shoal_domain::shard::Shard;
 use shoal_service_kit::TargetGuard;
 
+use crate::protocol::Protocols;
+
 pub use self::control::Control;
 pub use self::ports::{NotLocal, SourceAddresses};
 pub use self::prepare::{PrepareError, Prepared, prepare};
@@ -54,6 +56,8 @@ pub struct Job {
     pub secrets: Arc<BTreeMap<String, String>>,
     pub guard: TargetGuard,
     pub sources: SourceAddresses,
+    /// What it can speak beside MQTT and HTTP.
+    pub protocols: Protocols,
     /// Where the target `builtin` listens; only a run inside the CLI has one.
     pub builtin: Option<SocketAddr>,
     pub cores: usize,

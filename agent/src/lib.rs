@@ -1,6 +1,6 @@
 //! The agent: it receives shards of simulated devices, drives them and reports what happened.
 //!
-//! `session` talks with the control plane, `assignments` holds what it wants, `engine` drives the
+//! `daemon` is the whole program. `session` talks with the control plane, `assignments` holds what it wants, `engine` drives the
 //! devices, `observe` reads the platform's output, `runner` merges what its cores report, `uplink`
 //! delivers it exactly once. Data moves engine → runner → uplink, control moves back as desired
 //! state.
@@ -10,6 +10,7 @@ mod assignments;
 mod beat;
 pub mod config;
 mod connection;
+pub mod daemon;
 pub mod engine;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -21,6 +22,7 @@ mod meter;
 mod mqtt;
 pub mod observe;
 mod pages;
+pub mod protocol;
 mod recorder;
 mod runner;
 mod session;

@@ -95,6 +95,7 @@ impl Here {
             secrets_dir: wish.secrets_dir.clone(),
             sources: Vec::new(),
             health_listen: None,
+            protocols: shoal_agent::protocol::Protocols::default(),
         };
         start_agent(config, &self.agents).await
     }

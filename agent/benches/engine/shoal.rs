@@ -62,6 +62,7 @@ fn start(addr: SocketAddr, text: &str) -> Arc<AtomicU64> {
         run: RunId::from_parts(0, 1),
         secrets: Arc::default(),
         sources: SourceAddresses::default(),
+        protocols: Default::default(),
         guard: TargetGuard::any(),
         builtin: Some(addr),
         cores: 1,

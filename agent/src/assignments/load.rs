@@ -24,6 +24,7 @@ use super::files::fetch;
 use crate::connection::Dialer;
 use crate::engine::{self, Control, CoreReport, Job, Prepared, SourceAddresses};
 use crate::observe::{self, ObserverJob};
+use crate::protocol::Protocols;
 
 /// Below the control plane's barrier of 60 s, so that it hears why.
 const PREPARE_LIMIT: Duration = Duration::from_secs(50);
@@ -74,6 +75,7 @@ pub(crate) struct EngineLoader {
     pub(crate) dialer: Dialer,
     pub(crate) guard: TargetGuard,
     pub(crate) sources: SourceAddresses,
+    pub(crate) protocols: Protocols,
     pub(crate) secrets_dir: Option<PathBuf>,
     pub(crate) cores: usize,
 }
@@ -82,7 +84,7 @@ impl Loader for EngineLoader {
     fn prepare(&self, wanted: v1::Assignment) -> BoxFuture<'static, Loaded> {
         let (dir, cores) = (self.secrets_dir.clone(), self.cores);
         let ways = (self.guard.clone(), self.sources.clone());
-        let dialer = self.dialer.clone();
+        let (dialer, protocols) = (self.dialer.clone(), self.protocols.clone());
         let prepared = async move {
             let files = match wanted.has_files {
                 true => fetch(&dialer, &wanted).await?,
@@ -99,7 +101,7 @@ impl Loader for EngineLoader {
                     let prepared = observe::prepare(job).await?;
                     return Ok((hash, Box::new(ReadyObserver(prepared)) as Box<dyn Ready>));
                 }
-                Work::Drive(job) => (job.plan.hash(), *job),
+                Work::Drive(job) => (job.plan.hash(), Job { protocols, ..*job }),
             };
             let n_cores = job.cores;
             let prepared = engine::prepare(job)
@@ -231,6 +233,7 @@ fn read(
         builtin,
         cores,
         spawn_rate: wanted.spawn_rate,
+        protocols: Protocols::default(),
     })))
 }
 

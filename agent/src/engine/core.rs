@@ -28,6 +28,7 @@ use super::simulated::Simulated;
 use super::stalls::{PROBE_US, Stalls};
 use super::start::{Seat, sort_seats};
 use super::{Closed, Control, CoreReport, close};
+use crate::protocol::Protocols;
 use crate::recorder::Recorder;
 
 /// How long a device that is let go may still get an ack: shorter than its next holder waits.
@@ -45,6 +46,7 @@ pub(super) struct Core {
     pub(super) routes: Arc<BTreeMap<usize, Route>>,
     /// By group: the test authority that signs its devices' certificates.
     pub(super) signers: Arc<BTreeMap<usize, Signer>>,
+    pub(super) protocols: Protocols,
     pub(super) control: Arc<Control>,
     pub(super) t0_boot_us: u64,
     pub(super) gate: ConnectGate,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_domain::capacity::{BYTES_PER_DEVICE, SPARE_DESCRIPTORS};
-use shoal_domain::plan::{Endpoint, Target};
+use shoal_domain::plan::{Endpoint, HttpProtocol, Target};
 use shoal_domain::template::MissingSecret;
 use shoal_service_kit::{Permit, Refused, limits};
 use tokio::net::TcpStream;
@@ -45,6 +45,8 @@ pub enum PrepareError {
     Unreachable { target: String, addr: SocketAddr, why: String },
     #[error("target {target} cannot be reached securely: {why}")]
     Insecure { target: String, why: String },
+    #[error("target {target} speaks `{name}`, and this agent does not: {spoken}")]
+    Protocol { target: String, name: String, spoken: String },
     #[error("group {group} cannot start: {why}")]
     Certificate { group: String, why: String },
     #[error("group {group} cannot start: {missing}")]
@@ -81,6 +83,7 @@ impl PrepareError {
             Self::Refused(_) => "SH0302",
             Self::Secret { .. } => "SH0303",
             Self::Descriptors { .. } | Self::Ports { .. } | Self::Memory { .. } => "SH0304",
+            Self::Protocol { .. } => "SH0308",
             Self::Insecure { .. } | Self::Certificate { .. } => "SH0307",
             Self::Unresolved { .. } | Self::NoBuiltin { .. } => "SH0305",
         }
@@ -121,6 +124,7 @@ pub async fn prepare(job: Job) -> Result<Prepared, PrepareError> {
     let (mut routes, mut ports) = (BTreeMap::new(), Vec::new());
     for target in groups.iter().map(|group| job.plan.groups[*group].target) {
         if let Entry::Vacant(entry) = routes.entry(target) {
+            check_protocol(&job, &job.plan.targets[target])?;
             let mut route = resolve(&job, &job.plan.targets[target]).await?;
             let insecure =
                 |why| PrepareError::Insecure { target: job.plan.targets[target].name.clone(), why };
@@ -197,6 +201,20 @@ fn check_certificates(job: &Job) -> Result<BTreeMap<usize, Signer>, PrepareError
         certificates::of_device(&job.plan, wanted, signer, &scope).map_err(error)?;
     }
     Ok(signers)
+}
+
+fn check_protocol(job: &Job, target: &Target) -> Result<(), PrepareError> {
+    let Some(HttpProtocol::Own(name)) = target.http().map(|http| &http.protocol) else {
+        return Ok(());
+    };
+    match job.protocols.get(name) {
+        Some(_) => Ok(()),
+        None => Err(PrepareError::Protocol {
+            target: target.name.clone(),
+            name: name.clone(),
+            spoken: job.protocols.sentence(),
+        }),
+    }
 }
 
 async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {

@@ -6,7 +6,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use shoal_domain::plan::{Endpoint, FileRef, Plan, Target, TargetKind, Tls};
+use shoal_domain::plan::{Endpoint, FileRef, HttpProtocol, Plan, Target, TargetKind, Tls};
 
 use super::tls;
 
@@ -27,8 +27,11 @@ impl Secure {
     pub(super) async fn of(plan: &Plan, target: &Target) -> Result<Option<Self>, String> {
         let (wanted, alpn): (_, &[&[u8]]) = match &target.kind {
             TargetKind::Mqtt(mqtt) => (mqtt.tls.as_ref(), &[]),
-            TargetKind::Http(http) if http.http2 => (http.tls.as_ref(), &[b"h2"]),
-            TargetKind::Http(http) => (http.tls.as_ref(), &[b"http/1.1"]),
+            TargetKind::Http(http) => match http.protocol {
+                HttpProtocol::Http1 => (http.tls.as_ref(), &[b"http/1.1"]),
+                HttpProtocol::Http2 => (http.tls.as_ref(), &[b"h2"]),
+                HttpProtocol::Own(_) => (http.tls.as_ref(), &[]),
+            },
         };
         let Some(wanted) = wanted else { return Ok(None) };
         let config = client_config(plan, wanted, alpn).await?;

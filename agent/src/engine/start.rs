@@ -161,6 +161,7 @@ fn run_core(
         secrets: Arc::clone(&job.secrets),
         routes: Arc::clone(&prepared.routes),
         signers: Arc::clone(&prepared.signers),
+        protocols: job.protocols.clone(),
         control,
         t0_boot_us,
         gate: ConnectGate::new(job.spawn_rate / job.cores.max(1) as f64),

@@ -74,6 +74,7 @@ impl Cluster {
             secrets_dir: None,
             sources: Vec::new(),
             health_listen: None,
+            protocols: Default::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shoal_domain::ids::RunId;
-use shoal_domain::plan::{Endpoint, Group, Observer, Plan, Protocol};
+use shoal_domain::plan::{Endpoint, Group, HttpProtocol, Observer, Plan, Protocol};
 use shoal_service_kit::{Clock as _, SystemClock, random};
 
 use super::try_observe::{Seen, Watching};
@@ -132,8 +132,12 @@ pub(super) async fn perform(
 /// What this command does not speak.
 fn beyond(plan: &Plan, group: &Group) -> Option<&'static str> {
     if let Some(http) = plan.targets[group.target].http() {
-        let is_plain = http.tls.is_none() && !http.http2;
-        return (!is_plain).then_some("TLS or HTTP/2");
+        return match (&http.protocol, &http.tls) {
+            (HttpProtocol::Http1, None) => None,
+            (HttpProtocol::Http1, Some(_)) => Some("TLS"),
+            (HttpProtocol::Http2, _) => Some("HTTP/2"),
+            (HttpProtocol::Own(_), _) => Some("a protocol of the agents' own"),
+        };
     }
     if group.sparkplug.is_some() {
         return Some("Sparkplug");

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub use self::http::{
-    Body, BodyCheck, Capture, CaptureFrom, Expect, HttpRequest, HttpTarget, Loop, Method,
-    StatusRange, Step, Task, Wait,
+    Body, BodyCheck, Capture, CaptureFrom, Expect, HttpProtocol, HttpRequest, HttpTarget, Loop,
+    Method, StatusRange, Step, Task, Wait,
 };
 pub use self::sparkplug::{Metrics, Sparkplug};
 use crate::fields::{DeviceIs, Fields};

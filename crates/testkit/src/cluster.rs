@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use shoal_agent::app::SessionState;
+use shoal_agent::protocol::Protocols;
 use shoal_control_plane::app as control_plane;
 use shoal_demo_broker::{BrokerThread, Script};
 use shoal_domain::report::{RunReport, SeriesReport};
@@ -37,11 +38,18 @@ pub struct Cluster {
     client: ControlServiceClient<Channel>,
     broker: BrokerThread,
     dir: TempDir,
+    /// What its agents speak beside MQTT and HTTP.
+    protocols: Protocols,
 }
 
 impl Cluster {
     /// With agents 0.. of equal capacity, connected.
     pub async fn start(n_agents: usize) -> Self {
+        Self::speaking(Protocols::default(), n_agents).await
+    }
+
+    /// The same with agents that speak more than MQTT and HTTP.
+    pub async fn speaking(protocols: Protocols, n_agents: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let control_plane = Lifecycle::new();
         let config = control_plane::Config {
@@ -56,19 +64,20 @@ impl Cluster {
         let serving = control_plane::start(config, &control_plane).await;
         let serving = serving.expect("a control plane serves").expect("nobody else leads");
         let server = format!("http://{}", serving.addr);
-        Self::around(server, control_plane, dir, n_agents).await
+        Self::around(server, control_plane, dir, protocols, n_agents).await
     }
 
     /// Agents and broker in this process, the control plane in another.
     pub async fn of_control_plane(server: String, n_agents: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Self::around(server, Lifecycle::new(), dir, n_agents).await
+        Self::around(server, Lifecycle::new(), dir, Protocols::default(), n_agents).await
     }
 
     async fn around(
         server: String,
         control_plane: Lifecycle,
         dir: TempDir,
+        protocols: Protocols,
         n_agents: usize,
     ) -> Self {
         let secrets = dir.path().join("secrets");
@@ -79,7 +88,7 @@ impl Cluster {
         let broker = BrokerThread::on_loopback().expect("a port of loopback");
         let client = ControlServiceClient::connect(server.clone()).await.expect("it answers");
         let agents = BTreeMap::new();
-        let mut cluster = Self { agents, control_plane, server, client, broker, dir };
+        let mut cluster = Self { agents, control_plane, server, client, broker, dir, protocols };
         for number in 0..n_agents {
             cluster.start_agent(number).await;
         }
@@ -101,6 +110,7 @@ impl Cluster {
             secrets_dir: Some(self.dir.path().join("secrets")),
             sources: Vec::new(),
             health_listen: None,
+            protocols: self.protocols.clone(),
         };
         let state = shoal_agent::app::start_watched(config, &lifecycle).await;
         let mut state = state.unwrap_or_else(|error| panic!("{name} does not start: {error}"));

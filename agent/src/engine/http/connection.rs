@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,32 +17,49 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use shoal_domain::outcome::ErrorClass;
+use shoal_domain::plan::HttpProtocol;
 use shoal_service_kit::Backoff;
 use tokio::task::JoinHandle;
 
 use super::super::transport::Transport;
 use super::life::Life;
 use super::{Failed, Standing};
+use crate::protocol::{Dialogue, Protocol};
 
 /// Head of a reply; also what an idle connection may come to hold.
 const MAX_HEAD: usize = 64 * 1024;
 
 type Requests = Full<Bytes>;
 
+/// What hyper still reads, or what a protocol of somebody's own has read.
+pub(super) type ReplyBody = http_body_util::Either<Incoming, Full<Bytes>>;
+
 /// A connection that is up.
 pub(super) struct Connection {
     sender: RefCell<Sender>,
-    task: JoinHandle<()>,
+    /// What drives it beside the requests.
+    task: Option<JoinHandle<()>>,
 }
 
 enum Sender {
     Http1(http1::SendRequest<Requests>),
     Http2(http2::SendRequest<Requests>),
+    Own(Own),
+}
+
+/// A connection that speaks a protocol of the agents' own: one request at a time.
+enum Own {
+    Idle(Box<dyn Dialogue>),
+    Asking,
+    /// A request has failed, and nobody knows where the next reply would begin.
+    Over,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -53,17 +71,29 @@ pub(super) enum Unanswered {
 }
 
 impl Connection {
-    async fn open(transport: Transport, http2: bool) -> Result<Self, Failed> {
-        let io = TokioIo::new(transport);
+    async fn open(transport: Transport, protocol: Spoken<'_>) -> Result<Self, Failed> {
         let broken = |error: hyper::Error| failure_of(&error);
-        let (sender, task) = if http2 {
-            let (sender, connection) = http2::handshake(LocalExecutor, io).await.map_err(broken)?;
-            (Sender::Http2(sender), tokio::task::spawn_local(async { drop(connection.await) }))
-        } else {
-            let mut builder = http1::Builder::new();
-            builder.max_buf_size(MAX_HEAD);
-            let (sender, connection) = builder.handshake(io).await.map_err(broken)?;
-            (Sender::Http1(sender), tokio::task::spawn_local(async { drop(connection.await) }))
+        let (sender, task) = match protocol {
+            Spoken::Http2 => {
+                let io = TokioIo::new(transport);
+                let (sender, connection) =
+                    http2::handshake(LocalExecutor, io).await.map_err(broken)?;
+                let task = tokio::task::spawn_local(async { drop(connection.await) });
+                (Sender::Http2(sender), Some(task))
+            }
+            Spoken::Http1 => {
+                let mut builder = http1::Builder::new();
+                builder.max_buf_size(MAX_HEAD);
+                let handshake = builder.handshake(TokioIo::new(transport));
+                let (sender, connection) = handshake.await.map_err(broken)?;
+                let task = tokio::task::spawn_local(async { drop(connection.await) });
+                (Sender::Http1(sender), Some(task))
+            }
+            Spoken::Own(own) => {
+                let dialogue = own.open(Box::new(transport)).await;
+                let dialogue = dialogue.map_err(|error| failure_of_io(&error))?;
+                (Sender::Own(Own::Idle(dialogue)), None)
+            }
         };
         Ok(Self { sender: RefCell::new(sender), task })
     }
@@ -72,13 +102,14 @@ impl Connection {
         match &*self.sender.borrow() {
             Sender::Http1(sender) => sender.is_closed(),
             Sender::Http2(sender) => sender.is_closed(),
+            Sender::Own(own) => matches!(own, Own::Over),
         }
     }
 
     /// How many requests may be on their way at once.
     pub(super) fn capacity(&self, max_in_flight: u32) -> usize {
         match &*self.sender.borrow() {
-            Sender::Http1(_) => 1,
+            Sender::Http1(_) | Sender::Own(_) => 1,
             Sender::Http2(_) => max_in_flight as usize,
         }
     }
@@ -88,6 +119,7 @@ impl Connection {
         std::future::poll_fn(|cx| match &mut *self.sender.borrow_mut() {
             Sender::Http1(sender) => sender.poll_ready(cx),
             Sender::Http2(sender) => sender.poll_ready(cx),
+            Sender::Own(_) => Poll::Ready(Ok(())),
         })
         .await
         .is_ok()
@@ -95,20 +127,42 @@ impl Connection {
 
     pub(super) async fn send(
         &self,
-        request: Request<Requests>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+        request: Request<Bytes>,
+    ) -> Result<Response<ReplyBody>, Unanswered> {
+        if matches!(&*self.sender.borrow(), Sender::Own(_)) {
+            return self.ask(request).await;
+        }
+        let request = request.map(Full::new);
         // The future does not borrow the sender, so no borrow is held while it waits.
         let answer = match &mut *self.sender.borrow_mut() {
             Sender::Http1(sender) => Either::Left(sender.try_send_request(request)),
             Sender::Http2(sender) => Either::Right(sender.try_send_request(request)),
+            Sender::Own(_) => return Err(Unanswered::NotSent),
         };
         let answer = match answer {
             Either::Left(answer) => answer.await,
             Either::Right(answer) => answer.await,
         };
-        answer.map_err(|mut error| match error.take_message() {
-            Some(_) => Unanswered::NotSent,
-            None => Unanswered::Broken(failure_of(error.error())),
+        answer.map(|reply| reply.map(ReplyBody::Left)).map_err(|mut error| {
+            match error.take_message() {
+                Some(_) => Unanswered::NotSent,
+                None => Unanswered::Broken(failure_of(error.error())),
+            }
+        })
+    }
+
+    /// Dropped before it ends, it leaves a connection that nobody uses again.
+    async fn ask(&self, request: Request<Bytes>) -> Result<Response<ReplyBody>, Unanswered> {
+        let taken = std::mem::replace(&mut *self.sender.borrow_mut(), Sender::Own(Own::Asking));
+        let Sender::Own(Own::Idle(mut dialogue)) = taken else { return Err(Unanswered::NotSent) };
+        let answer = dialogue.exchange(request).await;
+        let own = if answer.is_ok() { Own::Idle(dialogue) } else { Own::Over };
+        *self.sender.borrow_mut() = Sender::Own(own);
+        answer.map(|reply| reply.map(|body| ReplyBody::Right(Full::new(body)))).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::NotConnected => Unanswered::NotSent,
+                _ => Unanswered::Broken(failure_of_io(&error)),
+            }
         })
     }
 }
@@ -116,6 +170,37 @@ impl Connection {
 enum Either<L, R> {
     Left(L),
     Right(R),
+}
+
+/// Which protocol a connection is to speak.
+enum Spoken<'p> {
+    Http1,
+    Http2,
+    Own(&'p dyn Protocol),
+}
+
+/// What an error of a body says about the peer.
+pub(super) fn failure_of_body(error: &(dyn std::error::Error + 'static)) -> Failed {
+    match error.downcast_ref::<hyper::Error>() {
+        Some(error) => failure_of(error),
+        None => Failed::answered(ErrorClass::Protocol, error.to_string()),
+    }
+}
+
+/// What an error of a protocol of the agents' own says about the peer.
+fn failure_of_io(error: &io::Error) -> Failed {
+    if let Some((class, text)) = super::super::tls::class_of(error) {
+        return Failed::new(class, text);
+    }
+    match error.kind() {
+        io::ErrorKind::InvalidData => Failed::answered(ErrorClass::Protocol, error.to_string()),
+        io::ErrorKind::InvalidInput => Failed::new(ErrorClass::Unsendable, error.to_string()),
+        io::ErrorKind::UnexpectedEof => Failed::new(
+            ErrorClass::ConnectionLost,
+            "the peer closed the connection before its reply was complete",
+        ),
+        _ => Failed::new(ErrorClass::ConnectionLost, format!("the connection broke: {error}")),
+    }
 }
 
 /// What an error of hyper says about the peer. The texts have no addresses, so that equal failures
@@ -215,7 +300,7 @@ impl Life {
     /// A request ended before its reply did. HTTP/2 only ends its stream; the connection of
     /// HTTP/1.1 would answer the next request with the rest.
     pub(super) fn abandon_reply(&self) {
-        if !self.target().http2 {
+        if self.target().protocol != HttpProtocol::Http2 {
             self.drop_connection();
         }
     }
@@ -241,7 +326,16 @@ impl Life {
             let own_tls = own_tls.map_err(|text| Failed::new(ErrorClass::Tls, text))?;
             let dial = route.dial(self.device.ordinal, own_tls);
             let transport = dial.await.map_err(|lost| Failed::new(lost.class, lost.text))?;
-            Connection::open(transport, self.target().http2).await
+            let spoken = match &self.target().protocol {
+                HttpProtocol::Http1 => Spoken::Http1,
+                HttpProtocol::Http2 => Spoken::Http2,
+                HttpProtocol::Own(name) => match core.protocols.get(name) {
+                    Some(own) => Spoken::Own(own),
+                    // `prepare` has found it.
+                    None => return Err(Failed::new(ErrorClass::Unsendable, "no such protocol")),
+                },
+            };
+            Connection::open(transport, spoken).await
         };
         let patience = Duration::from_micros(self.target().connect_timeout_us);
         let result = match tokio::time::timeout(patience, connect).await {

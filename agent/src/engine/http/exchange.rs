@@ -7,15 +7,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use hyper::header::{
     AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, LOCATION, SET_COOKIE,
 };
 use hyper::{Request, Response, Uri};
 use shoal_domain::ids::SeriesId;
 use shoal_domain::outcome::ErrorClass;
-use shoal_domain::plan::HttpRequest;
+use shoal_domain::plan::{HttpProtocol, HttpRequest};
 use shoal_domain::redirect::{Location, Origin, resolve};
 use shoal_domain::reply::{Captured, Reply};
 use shoal_domain::request::basic;
@@ -23,7 +23,7 @@ use shoal_domain::template::{DeviceScope, MessageScope, Walks};
 
 use super::super::book::Due;
 use super::Failed;
-use super::connection::{Connection, Unanswered, failure_of};
+use super::connection::{Connection, ReplyBody, Unanswered, failure_of_body};
 use super::life::{Done, Life, Stream};
 use super::recipe::Recipe;
 use crate::recorder::SlotClass;
@@ -297,7 +297,7 @@ impl Life {
 
     /// Hands a request to the connection. An idle one may have ended a moment ago, which is found
     /// out only now; then it was not sent and another connection takes it.
-    async fn deliver(&self, letter: &Letter) -> Result<Response<Incoming>, Failed> {
+    async fn deliver(&self, letter: &Letter) -> Result<Response<ReplyBody>, Failed> {
         let mut last =
             Failed::new(ErrorClass::ConnectionLost, "the connection ended again and again");
         for _ in 0..MAX_OFFERS {
@@ -332,10 +332,10 @@ impl Life {
         }
     }
 
-    fn envelope(&self, letter: &Letter) -> Result<Request<Full<Bytes>>, Failed> {
+    fn envelope(&self, letter: &Letter) -> Result<Request<Bytes>, Failed> {
         let target = self.target();
         let unsendable = |text: String| Failed::new(ErrorClass::Unsendable, text);
-        let uri = if target.http2 {
+        let uri = if target.protocol == HttpProtocol::Http2 {
             let scheme = if target.is_secure() { "https" } else { "http" };
             Uri::builder()
                 .scheme(scheme)
@@ -349,7 +349,7 @@ impl Life {
                 .parse()
                 .map_err(|error| unsendable(format!("the path cannot be requested: {error}")))?
         };
-        let mut request = Request::new(Full::new(letter.body.clone()));
+        let mut request = Request::new(letter.body.clone());
         *request.method_mut() = letter.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = letter.headers.clone();
@@ -387,7 +387,7 @@ impl Life {
     async fn read(
         &self,
         request: &HttpRequest,
-        response: Response<Incoming>,
+        response: Response<ReplyBody>,
     ) -> Result<Answer, Failed> {
         let too_large = || {
             self.abandon_reply();
@@ -402,7 +402,7 @@ impl Life {
         while let Some(frame) = incoming.frame().await {
             let frame = frame.map_err(|error| {
                 self.abandon_reply();
-                failure_of(&error)
+                failure_of_body(&*error)
             })?;
             let Some(data) = frame.data_ref() else { continue };
             n_read += data.len() as u64;

@@ -4,7 +4,7 @@
 //! differs from device to device and message to message.
 
 use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use shoal_domain::plan::{Group, HttpRequest, HttpTarget, Method, Plan, Step};
+use shoal_domain::plan::{Group, HttpProtocol, HttpRequest, HttpTarget, Method, Plan, Step};
 use shoal_domain::template::{DeviceScope, MessageScope, MissingSecret, Walks};
 
 const OURS: &str = concat!("shoal/", env!("CARGO_PKG_VERSION"));
@@ -65,9 +65,11 @@ impl GroupRecipes {
 impl Recipe {
     fn new(request: &HttpRequest, target: &HttpTarget) -> Self {
         let mut headers = HeaderMap::new();
-        headers.insert(USER_AGENT, HeaderValue::from_static(OURS));
-        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-        if !target.http2
+        if !matches!(target.protocol, HttpProtocol::Own(_)) {
+            headers.insert(USER_AGENT, HeaderValue::from_static(OURS));
+            headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        }
+        if target.protocol == HttpProtocol::Http1
             && let Ok(host) = HeaderValue::from_str(&target.authority)
         {
             headers.insert(HOST, host);

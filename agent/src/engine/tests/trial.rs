@@ -268,6 +268,7 @@ impl Trial {
             run: RunId::from_parts(0, 1),
             secrets: Arc::default(),
             sources: SourceAddresses::default(),
+            protocols: Default::default(),
             guard: TargetGuard::any(),
             builtin: None,
             cores: self.cores,

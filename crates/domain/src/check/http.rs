@@ -3,8 +3,8 @@
 use super::Check;
 use super::text::Scope;
 use crate::plan::{
-    Body, BodyCheck, Capture, CaptureFrom, Endpoint, Expect, HttpRequest, HttpTarget, StatusRange,
-    Tls,
+    Body, BodyCheck, Capture, CaptureFrom, Endpoint, Expect, HttpProtocol, HttpRequest, HttpTarget,
+    StatusRange, Tls,
 };
 use crate::scenario::http::{self as written, Entry};
 use crate::scenario::{Level, Payload, Written};
@@ -25,7 +25,7 @@ impl Check<'_> {
         let url = target.url.as_ref().and_then(|url| self.origin(url));
         let timeout_us = self.micros_or(target.timeout.as_ref(), DEFAULT_TIMEOUT_US);
         let connect_timeout_us = self.connect_timeout(target.connect_timeout.as_ref());
-        let http2 = self.flag(target.http2.as_ref());
+        let protocol = self.http_protocol(target);
         let ca = self.authorities(target.ca.as_ref());
         let server_name = match &target.server_name {
             Some(name) => self.resolve(name).map(|name| Some(name.text)),
@@ -60,11 +60,31 @@ impl Check<'_> {
             tls: tls.then_some(settings),
             authority,
             base_path,
-            http2: http2?,
+            protocol: protocol?,
             headers: headers?,
             timeout_us: timeout_us?,
             connect_timeout_us: connect_timeout_us?,
         })
+    }
+
+    fn http_protocol(&self, target: &written::HttpTarget) -> Option<HttpProtocol> {
+        let http2 = self.flag(target.http2.as_ref())?;
+        let Some(name) = &target.protocol else {
+            return Some(if http2 { HttpProtocol::Http2 } else { HttpProtocol::Http1 });
+        };
+        if http2 {
+            let message = "`http2` found beside the name of another protocol";
+            self.out.report(name.place, &name.path, message, None);
+            return None;
+        }
+        let resolved = self.resolve(name)?;
+        let is_name = (1..=64).contains(&resolved.text.len())
+            && resolved.text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        if !is_name {
+            self.misread(name, &resolved, "the name of a protocol: letters, digits, `_` or `-`");
+            return None;
+        }
+        Some(HttpProtocol::Own(resolved.text))
     }
 
     fn origin(&self, url: &Written) -> Option<Origin> {

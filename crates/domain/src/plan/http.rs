@@ -15,7 +15,7 @@ pub struct HttpTarget {
     pub authority: String,
     /// Stands before every path; without a `/` at its end, so empty for most targets.
     pub base_path: String,
-    pub http2: bool,
+    pub protocol: HttpProtocol,
     /// Sent with every request; the names are in lower case.
     pub headers: Vec<(String, String)>,
     /// Of requests that have none of their own.
@@ -28,6 +28,16 @@ impl HttpTarget {
     pub fn is_secure(&self) -> bool {
         self.tls.is_some()
     }
+}
+
+/// How requests and replies travel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HttpProtocol {
+    Http1,
+    /// Without asking first.
+    Http2,
+    /// As a protocol of this name does, which the agents bring along.
+    Own(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,7 @@ pub(crate) struct HttpTarget {
     pub(crate) timeout: Option<Written>,
     pub(crate) connect_timeout: Option<Written>,
     pub(crate) http2: Option<Written>,
+    pub(crate) protocol: Option<Written>,
     pub(crate) headers: Vec<Entry>,
 }
 
@@ -113,6 +114,7 @@ pub(super) fn target(mut fields: Fields<'_>, out: &Collector) -> HttpTarget {
         timeout: fields.text("timeout"),
         connect_timeout: fields.text("connect_timeout"),
         http2: fields.text("http2"),
+        protocol: fields.text("protocol"),
         headers: entries(fields.find("headers"), out),
     };
     fields.close();

@@ -12,6 +12,7 @@ mod http_load;
 mod kafka;
 mod mosquitto;
 mod observers;
+mod own_protocol;
 mod reading;
 mod shipped;
 mod sparkplug;
