@@ -141,6 +141,7 @@ pub(crate) fn device(
             let message = MessageScope {
                 series: send.series,
                 slot,
+                child: 0,
                 incarnation: 0,
                 n: n as u32,
                 now_us: match when {
@@ -148,6 +149,7 @@ pub(crate) fn device(
                     When::Now(now_us) => now_us,
                 },
             };
+            let message = message.behind(send.pace.children);
             let mut render = |template: &Template| {
                 let mut out = Vec::new();
                 template.render_message(&scope, &message, &mut walks, &mut out);

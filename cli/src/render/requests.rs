@@ -69,7 +69,8 @@ pub(crate) fn render(
     now_us: u64,
 ) -> Result<Request, String> {
     let request = placed.request;
-    let message = MessageScope { series: placed.series, slot: 0, incarnation: 0, n: 0, now_us };
+    let message =
+        MessageScope { series: placed.series, slot: 0, child: 0, incarnation: 0, n: 0, now_us };
     let mut walks = Walks::default();
     let mut path = Vec::new();
     request

@@ -73,6 +73,7 @@ fn main() {
                 let message = MessageScope {
                     series: send.series,
                     slot,
+                    child: 0,
                     incarnation: 0,
                     n: slot as u32,
                     now_us: 1_700_000_000_000_000 + slot,

@@ -249,8 +249,10 @@ pub struct Send {
 /// When the slots of a series are due, for each device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pace {
-    /// `every`, or for `rate: R` the group's full count of devices / R; of a replay the mean.
+    /// `every` / `children`, or for `rate: R` the group's full count of devices / R; of a replay the mean.
     pub period_ns: u64,
+    /// Devices behind the connection that take its slots in turn; 1: it speaks for itself.
+    pub children: u32,
     pub arrivals: Arrivals,
     pub phase: Phase,
 }

@@ -151,6 +151,7 @@ pub(crate) struct Send {
     pub(crate) place: Place,
     pub(crate) operation: Operation,
     pub(crate) pace: Option<Pace>,
+    pub(crate) children: Option<Written>,
     pub(crate) jitter: Option<Written>,
     pub(crate) phase: Option<Written>,
     pub(crate) arrivals: Option<Written>,

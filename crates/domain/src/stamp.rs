@@ -93,6 +93,7 @@ mod tests {
         let message = MessageScope {
             series: stamp.series,
             slot: 0,
+            child: 0,
             incarnation: stamp.incarnation,
             n: stamp.n,
             now_us: stamp.sent_us,

@@ -61,12 +61,24 @@ pub struct MessageScope {
     pub series: SeriesId,
     /// Number of the slot in its series and device; every generated value depends on it.
     pub slot: u64,
+    /// Which of the devices behind the connection it is from.
+    pub child: u32,
     /// How often the device changed hands.
     pub incarnation: u32,
     /// Packets of this series and device handed to the socket before this one.
     pub n: u32,
     /// Control-plane time in microseconds since the Unix epoch.
     pub now_us: u64,
+}
+
+impl MessageScope {
+    /// Of one of so many devices behind a connection: they take its slots in turn, and each counts its
+    /// own.
+    #[must_use]
+    pub fn behind(self, children: u32) -> Self {
+        let n = u64::from(children.max(1));
+        Self { slot: self.slot / n, child: (self.slot % n) as u32, ..self }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -57,6 +57,7 @@ fn nothing_is_allocated_where_a_message_renders() {
             let message = MessageScope {
                 series: send.series,
                 slot,
+                child: 0,
                 incarnation: 0,
                 n: slot as u32,
                 now_us: 1_700_000_000_000_000 + slot,

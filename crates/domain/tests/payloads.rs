@@ -102,6 +102,7 @@ fn render(plan: &Plan, device: &str, slot: u64) -> Vec<u8> {
     let message = MessageScope {
         series,
         slot,
+        child: 0,
         incarnation: 0,
         n: slot as u32,
         now_us: 1_700_000_000_000_000,

@@ -70,7 +70,8 @@ fn message(plan: &Plan, slot: u64) -> (String, String) {
         secrets: &secrets,
     };
     let send = &plan.groups[0].sends()[0];
-    let scope = MessageScope { series: send.series, slot, incarnation: 0, n: 0, now_us: 0 };
+    let scope =
+        MessageScope { series: send.series, slot, child: 0, incarnation: 0, n: 0, now_us: 0 };
     let publish = send.publish().expect("it publishes");
     let text = |template: &shoal_domain::template::Template| {
         let mut out = Vec::new();

@@ -147,6 +147,7 @@ impl Device {
                     let message = MessageScope {
                         series: group.sends()[send].series,
                         slot: self.book.next_slot(send),
+                        child: 0,
                         incarnation: self.incarnation,
                         n: stream.n,
                         now_us,

@@ -191,10 +191,12 @@ impl Device {
         let message = MessageScope {
             series: send.series,
             slot: copy.slot,
+            child: 0,
             incarnation: self.incarnation,
             n: copy.n,
             now_us: copy.now_us,
         };
+        let message = message.behind(send.pace.children);
         let addressee = self.addressee(core, send, copy.slot);
         let device = DeviceScope { captured: &addressee, ..device };
         let alias = self.alias_of(copy, publish);

@@ -361,6 +361,7 @@ impl Device {
         let message = MessageScope {
             series: reply.series,
             slot: u64::from(n),
+            child: 0,
             incarnation: self.incarnation,
             n,
             now_us: core.control.control_unix_us(boot_us),

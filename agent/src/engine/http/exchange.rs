@@ -76,7 +76,8 @@ impl Life {
             }
             std::future::pending::<()>().await;
         }
-        let letter = match self.write(series, request, recipe, slot, boot_us) {
+        let children = due.map_or(1, |due| self.group().sends()[due.send].pace.children);
+        let letter = match self.write(series, request, recipe, (slot, children), boot_us) {
             Ok(letter) => letter,
             Err(failed) => return self.never_left(series, due, failed),
         };
@@ -141,7 +142,7 @@ impl Life {
         series: SeriesId,
         request: &HttpRequest,
         recipe: &Recipe,
-        slot: u64,
+        (slot, children): (u64, u32),
         boot_us: u64,
     ) -> Result<Letter, Failed> {
         let unsendable = |text: String| Failed::new(ErrorClass::Unsendable, text);
@@ -161,10 +162,12 @@ impl Life {
         let message = MessageScope {
             series,
             slot,
+            child: 0,
             incarnation: self.device.incarnation,
             n: stream.n,
             now_us: core.control.control_unix_us(boot_us),
         };
+        let message = message.behind(children);
         let walks = &mut stream.walks;
         let mut path = Vec::new();
         request

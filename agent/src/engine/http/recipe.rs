@@ -121,8 +121,14 @@ pub(in crate::engine) fn check_secrets(
         bearer.render_device(device, &mut out)?;
     }
     for step in &group.on_start {
-        let message =
-            MessageScope { series: step.series, slot: 0, incarnation: 0, n: 0, now_us: 0 };
+        let message = MessageScope {
+            series: step.series,
+            slot: 0,
+            child: 0,
+            incarnation: 0,
+            n: 0,
+            now_us: 0,
+        };
         let mut walks = Walks::default();
         step.request.render_body(device, &message, &mut walks, &mut out)?;
         for (_, value) in &step.request.headers {

@@ -92,6 +92,7 @@ impl Trial {
                 series: SeriesId(2 * i as u32 + 1),
                 pace: Pace {
                     period_ns: ms(100) * 1_000,
+                    children: 1,
                     arrivals: Arrivals::Even { jitter_ppm: 0 },
                     phase: Phase::Spread,
                 },

@@ -15,6 +15,8 @@ use crate::units;
 const MAX_TOPIC_BYTES: usize = 65_535;
 /// A block of 1,024 of them is counted in 64 bits of nanoseconds.
 const MAX_POISSON_NS: u64 = 24 * 3_600 * 1_000_000_000;
+/// Behind one connection.
+const MAX_CHILDREN: u64 = 100_000;
 
 /// What the group's target says about its sends; `None` where it is of another kind.
 #[derive(Debug, Clone, Copy)]
@@ -35,9 +37,10 @@ impl Check<'_> {
     ) -> Option<Send> {
         let replay = written.replay.as_ref();
         let replayed = replay.and_then(|replay| self.replay(written, replay, has_churn));
+        let children = self.children(written)?;
         let period_ns = match written.pace.as_ref() {
             _ if replay.is_some() => replayed.as_ref().map(|replayed| replayed.period_ns),
-            Some(scenario::Pace::Every(every)) => self.nanos(every),
+            Some(scenario::Pace::Every(every)) => self.share_of(every, children),
             Some(scenario::Pace::Rate(rate)) => self.period_of(rate, devices),
             None => None,
         };
@@ -55,22 +58,28 @@ impl Check<'_> {
             Some("fail") => WhileAway::Fail,
             _ => WhileAway::Skip,
         };
-        let scope = Scope { level: Level::Message, period_ns, ..scope.clone() };
+        let scope = Scope {
+            level: Level::Message,
+            // Each of them counts its own slots.
+            period_ns: period_ns.map(|ns| ns.saturating_mul(u64::from(children))),
+            has_children: written.children.is_some(),
+            ..scope.clone()
+        };
         if let Some(request) = &written.request {
             let request = self.request(request, &scope, speaks.timeout_us)?;
-            let pace = Pace { period_ns: period_ns?, arrivals: arrivals?, phase };
+            let pace = Pace { period_ns: period_ns?, children, arrivals: arrivals?, phase };
             let action = Action::Http(Box::new(request));
             return Some(Send { series, pace, while_away, action });
         }
         if let Some(command) = &written.command {
             let command = self.command(command, &scope)?;
-            let pace = Pace { period_ns: period_ns?, arrivals: arrivals?, phase };
+            let pace = Pace { period_ns: period_ns?, children, arrivals: arrivals?, phase };
             let action = Action::Command(Box::new(command));
             return Some(Send { series, pace, while_away, action });
         }
         if let Some(metrics) = &written.metrics {
             let metrics = self.metrics(metrics, edge_node?, &scope)?;
-            let pace = Pace { period_ns: period_ns?, arrivals: arrivals?, phase };
+            let pace = Pace { period_ns: period_ns?, children, arrivals: arrivals?, phase };
             let action = Action::Sparkplug(Box::new(metrics));
             return Some(Send { series, pace, while_away, action });
         }
@@ -94,7 +103,7 @@ impl Check<'_> {
         let ack_timeout_us = self.micros_or(publish.ack_timeout.as_ref(), 30_000_000);
         Some(Send {
             series,
-            pace: Pace { period_ns: period_ns?, arrivals: arrivals?, phase },
+            pace: Pace { period_ns: period_ns?, children, arrivals: arrivals?, phase },
             while_away,
             action: Action::Publish(Publish {
                 topic: topic?,
@@ -105,6 +114,36 @@ impl Check<'_> {
                 ack_timeout_us: ack_timeout_us?,
             }),
         })
+    }
+
+    /// Devices behind each connection, for this entry.
+    fn children(&self, written: &scenario::Send) -> Option<u32> {
+        let Some(children) = &written.children else { return Some(1) };
+        let wrong = if written.replay.is_some() {
+            Some("a replay has no `children`: a recording is one device's")
+        } else if written.metrics.is_some() {
+            Some(
+                "Sparkplug names the devices of an edge node itself: write `device` beside its metrics",
+            )
+        } else {
+            None
+        };
+        if let Some(message) = wrong {
+            self.out.report(children.place, &children.path, message, None);
+            return None;
+        }
+        self.whole(children, 1, MAX_CHILDREN).map(|n| n as u32)
+    }
+
+    /// The distance of the slots that so many devices share.
+    fn share_of(&self, every: &Written, children: u32) -> Option<u64> {
+        let share_ns = self.nanos(every)? / u64::from(children);
+        if share_ns < 1_000 {
+            let resolved = self.resolve(every)?;
+            self.misread(every, &resolved, "a period that leaves each of the children 1us");
+            return None;
+        }
+        Some(share_ns)
     }
 
     fn arrivals(

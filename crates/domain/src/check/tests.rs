@@ -290,6 +290,26 @@ fn groups_share_the_devices_by_weight_after_those_with_a_number() {
 }
 
 #[test]
+fn devices_behind_a_connection_share_its_slots() {
+    let send =
+        |keys: &str| plan(&QUICKSTART.replace("every: 1s", keys), &[]).groups[0].sends()[0].clone();
+    let pace = send("every: 1s\n        children: 50").pace;
+    assert_eq!((pace.period_ns, pace.children), (20_000_000, 50));
+    let pace = send("rate: 100/s\n        children: 50").pace;
+    assert_eq!((pace.period_ns, pace.children), (1_000_000_000, 50), "the rate is the group's");
+    for (keys, part) in [
+        ("every: 1s\n        children: 0", "`0` found"),
+        ("every: 1s\n        children: 200000", "`200000` found"),
+        ("every: 5us\n        children: 50", "leaves each of the children 1us"),
+    ] {
+        let found = with(QUICKSTART, "every: 1s", keys);
+        assert!(found.len() == 1 && found[0].contains(part), "{keys}: {found:?}");
+    }
+    let found = with(QUICKSTART, "${device}", "${child}");
+    assert!(found.iter().any(|line| line.contains("several devices")), "{found:?}");
+}
+
+#[test]
 fn a_series_says_how_its_slots_arrive() {
     let pace = |keys: &str| {
         plan(&QUICKSTART.replace("every: 1s", keys), &[]).groups[0].sends()[0].pace.clone()

@@ -43,6 +43,8 @@ pub(super) struct Scope<'a> {
     pub(super) message: &'a [String],
     /// Whether there is a device that this goes `to`.
     pub(super) has_addressee: bool,
+    /// Whether a connection stands for several devices.
+    pub(super) has_children: bool,
     pub(super) columns: Columns<'a>,
     /// Of the series whose slots count time, for `sine`.
     pub(super) period_ns: Option<u64>,
@@ -67,6 +69,7 @@ impl Scope<'_> {
             captures: &[],
             message: &[],
             has_addressee: false,
+            has_children: false,
             columns: Columns::None,
             period_ns: None,
         }
@@ -74,10 +77,11 @@ impl Scope<'_> {
 }
 
 /// Names without a namespace: who knows them from when on.
-const NAMES: [(&str, Level, Generator, ValueKind); 10] = [
+const NAMES: [(&str, Level, Generator, ValueKind); 11] = [
     ("device", Level::Device, Generator::Device, ValueKind::Text),
     ("index", Level::Device, Generator::Index, ValueKind::Number),
     ("run", Level::Device, Generator::Run, ValueKind::Text),
+    ("child", Level::Message, Generator::Child, ValueKind::Number),
     ("seq", Level::Message, Generator::Seq, ValueKind::Number),
     ("stamp", Level::Message, Generator::Stamp, ValueKind::Text),
     ("request", Level::Message, Generator::Request, ValueKind::Text),
@@ -278,6 +282,12 @@ impl Check<'_> {
         };
         if !is_known {
             return self.too_early(name, known, scope, written, offset);
+        }
+        if name == "child" && !scope.has_children {
+            let message = "`child` is known where several devices are behind one connection";
+            let help = Some("write `children: N` in this entry of `send`".to_owned());
+            self.out.report(written.at(offset), &written.path, message, help);
+            return None;
         }
         if scope.is_id && name == "device" {
             let message = "`device` is this id, which cannot name itself";

@@ -206,6 +206,7 @@ fn read_send(
     let phase = one_of("phase", &["spread", "together", "random"]);
     let arrivals = one_of("arrivals", &["even", "poisson"]);
     let jitter = fields.text("jitter");
+    let children = fields.text("children");
     let tags = http::words(fields.find("tags"), out);
     let kind = fields.exactly_one(&["publish", "http", "command", "replay", "sparkplug"]);
     fields.close();
@@ -216,6 +217,7 @@ fn read_send(
         place,
         operation: Operation::Publish,
         pace,
+        children,
         jitter,
         phase,
         arrivals,

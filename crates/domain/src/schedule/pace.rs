@@ -38,7 +38,7 @@ pub(super) struct Even {
 impl Ticks {
     pub(super) fn of(pace: &Pace, calendar: &Calendar, stream: Stream, spread: u64) -> Self {
         let anchor_ns = calendar.anchor_us() * NS;
-        let Pace { period_ns, arrivals, phase } = pace;
+        let Pace { period_ns, arrivals, phase, .. } = pace;
         let (period_ns, phase) = (*period_ns, *phase);
         let jitter_ppm = match arrivals {
             Arrivals::Poisson => return Self::Poisson(Poisson::new(anchor_ns, period_ns, stream)),

@@ -11,7 +11,7 @@ use crate::template::Template;
 
 pub(crate) fn even(period_us: u64) -> Pace {
     let arrivals = Arrivals::Even { jitter_ppm: 0 };
-    Pace { period_ns: period_us * 1_000, arrivals, phase: Phase::Spread }
+    Pace { period_ns: period_us * 1_000, children: 1, arrivals, phase: Phase::Spread }
 }
 
 pub(crate) fn timetable(plan: &Plan) -> Timetable {

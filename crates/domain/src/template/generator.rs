@@ -22,6 +22,8 @@ pub(crate) enum Generator {
     Index,
     Run,
     Seq,
+    /// Which of the devices behind the connection.
+    Child,
     Stamp,
     Request,
     NowSeconds,
@@ -115,6 +117,9 @@ pub(crate) enum Generator {
 /// What [`Generator::Filled`] fills up to at most, whatever size is drawn.
 const MAX_FILLED: usize = 1024 * 1024;
 
+/// Tells the draws of the devices behind one connection apart.
+const CHILD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The series of values that are drawn once per device.
 const NO_SERIES: u32 = u32::MAX;
 
@@ -129,6 +134,9 @@ impl Generator {
         let slot = message.map_or(0, |message| message.slot);
         let stream = |field: u64| {
             let series = message.map_or(NO_SERIES, |message| message.series.0);
+            // Each has values of its own; the first one those of a connection without others.
+            let child = message.map_or(0, |message| u64::from(message.child));
+            let field = field ^ child.wrapping_mul(CHILD);
             let (seed, group) = (device.seed, device.group);
             Stream::of(Source { seed, group, device: device.index, series, field })
         };
@@ -137,6 +145,9 @@ impl Generator {
             Self::Text(text) => out.extend_from_slice(text.as_bytes()),
             Self::Device => out.extend_from_slice(device.device.as_bytes()),
             Self::Index => digits::push_u64(out, device.index),
+            Self::Child => {
+                digits::push_u64(out, message.map_or(0, |message| u64::from(message.child)));
+            }
             Self::Run => out.extend_from_slice(device.run.as_bytes()),
             Self::Let(index) => {
                 if let Some(value) = device.lets.get(*index) {
@@ -309,7 +320,7 @@ impl Generator {
             Self::Choice { options, .. } | Self::Sequence(options) => {
                 options.iter().all(Self::is_whole)
             }
-            Self::Index | Self::Seq | Self::Int { .. } => true,
+            Self::Index | Self::Seq | Self::Child | Self::Int { .. } => true,
             Self::NowSeconds | Self::NowMillis | Self::NowMicros => true,
             _ => false,
         }

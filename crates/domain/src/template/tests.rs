@@ -46,7 +46,7 @@ impl Device {
 
 fn message(slot: u64) -> MessageScope {
     let series = crate::ids::SeriesId(1);
-    MessageScope { series, slot, incarnation: 2, n: 3, now_us: 1_700_000_000_000_001 }
+    MessageScope { series, slot, child: 0, incarnation: 2, n: 3, now_us: 1_700_000_000_000_001 }
 }
 
 fn payload(plan: &Plan, device: &Device, slot: u64, walks: &mut Walks) -> String {
@@ -70,6 +70,37 @@ fn a_stamp_says_run_series_device_incarnation_number_and_time() {
     assert_eq!(rendered("${stamp}"), "sh1.0a1b2c3d.1.7.2.3.1700000000000001");
     assert_eq!(rendered("${seq}"), (2_u64 << 32 | 3).to_string());
     assert_eq!(rendered("${request}"), "0a1b2c3d.1.7.2.3");
+}
+
+#[test]
+fn each_device_behind_a_connection_goes_on_by_itself() {
+    let text =
+        "${child} ${step(0, 1)} ${walk(0, 100, 5)} ${sequence(\"a\", \"b\")} ${int(0, 1000000)}";
+    let of = |n: u32| plan("", &format!("          text: '{text}'\n        children: {n}\n"));
+    let (gateway, alone) = (of(3), of(1));
+    let (device, mut walks) = (Device::new("g-7"), Walks::default());
+    let send = &gateway.groups[0].sends()[0];
+    let mut of_child = |slot: u64| {
+        let (scope, mut out) = (message(slot).behind(send.pace.children), Vec::new());
+        let payload = &send.publish().unwrap().payload;
+        payload.render_message(&device.scope(), &scope, &mut walks, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let all: Vec<String> = (0..12).map(&mut of_child).collect();
+    for (slot, text) in all.iter().enumerate() {
+        let words: Vec<&str> = text.split(' ').collect();
+        let (child, turn) = (slot % 3, slot / 3);
+        assert_eq!((words[0], words[1]), (&*child.to_string(), &*turn.to_string()));
+        assert_eq!(words[3], ["a", "b"][turn % 2]);
+    }
+    let values = |child: usize| all.iter().skip(child).step_by(3).cloned().collect::<Vec<_>>();
+    let own: std::collections::BTreeSet<String> =
+        all.iter().map(|text| text.rsplit_once(' ').unwrap().1.to_owned()).collect();
+    assert_eq!(own.len(), 12, "no two draw the same: {all:?}");
+    // The first one has what a device without others has.
+    let single: Vec<String> =
+        (0..4).map(|slot| payload(&alone, &device, slot, &mut Walks::default())).collect();
+    assert_eq!(values(0), single);
 }
 
 #[test]

@@ -36,6 +36,35 @@ async fn the_stages_add_up_to_the_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_devices_behind_a_gateway_send_as_often_as_each_of_them_would() {
+    const GATEWAYS: &str = include_str!("../../../../scenarios/gateways.yaml");
+    let cluster = Cluster::start(1).await;
+    cluster.broker().record(true);
+    let vars = [
+        ("broker", cluster.broker_url()),
+        ("devices", "10".to_owned()),
+        ("meters", "20".to_owned()),
+        ("period", "1s".to_owned()),
+        ("hold", "5s".to_owned()),
+    ];
+    let vars: Vec<(&str, &str)> =
+        vars.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let report = cluster.run(GATEWAYS, &vars).await.over().await;
+    assert_eq!(report.validity, Some(Validity::Valid), "{report:#?}");
+    let slots = series(&report, "reading", "all").slots.unwrap();
+    assert_eq!((slots.planned, slots.missed), (slots.sent, 0), "{report:#?}");
+    let mut by_meter = std::collections::BTreeMap::<String, u64>::new();
+    for message in cluster.broker().recorded() {
+        if message.topic.ends_with("/reading") {
+            *by_meter.entry(message.topic).or_default() += 1;
+        }
+    }
+    assert_eq!((by_meter.len(), by_meter.values().sum()), (200, slots.sent));
+    assert!(by_meter.values().all(|n| (5..=6).contains(n)), "{by_meter:?}");
+    assert_eq!(report.devices.connected, 10, "connections");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_run_is_judged_by_what_was_planned_until_then() {
     let cluster = Cluster::start(1).await;
     let run = cluster.run(STEADY, &[("hold", "10m")]).await;
