@@ -32,6 +32,7 @@ use std::sync::Arc;
 use shoal_domain::delta::Delta;
 use shoal_domain::ids::RunId;
 use shoal_domain::plan::Plan;
+use shoal_domain::requests::Sampling;
 use shoal_domain::shard::Shard;
 use shoal_service_kit::TargetGuard;
 
@@ -61,6 +62,8 @@ pub struct Job {
     /// Where the target `builtin` listens; only a run inside the CLI has one.
     pub builtin: Option<SocketAddr>,
     pub cores: usize,
+    /// The share of requests that is logged; `None`: none.
+    pub sampling: Option<Sampling>,
     /// Connects per second that this agent may make; a burst is at most 100 ms of it.
     pub spawn_rate: f64,
 }

@@ -12,6 +12,7 @@ use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::Plan;
 use shoal_domain::receipts::{Collected, Mark, Run};
+use shoal_domain::requests::{Request, RequestKey, RequestLog, Sampling};
 
 /// Every class but *unassigned*, which no agent can count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +35,18 @@ pub(crate) struct Recorder {
     window: u64,
     /// By series; `None` where no observer looks.
     ledgers: Vec<Option<Box<Ledger>>>,
+    /// `None`: no request is logged.
+    requests: Option<Box<Requests>>,
     /// Deltas that the receiver had no room for.
     waiting: Option<Delta>,
+}
+
+/// The share of the run's requests that is logged, and those of the open window.
+#[derive(Debug)]
+struct Requests {
+    sampling: Sampling,
+    seed: u64,
+    log: RequestLog,
 }
 
 /// The numbers of an observed series, as they happen.
@@ -65,7 +76,7 @@ pub(crate) struct FailedOperation<'a> {
 }
 
 impl Recorder {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan, sampling: Option<Sampling>, seed: u64) -> Self {
         let n_stages = plan.stages.len();
         let n_cells = plan.series.len() * n_stages;
         let gauge = |group: usize| DeviceGauge { group: group as u32, ..Default::default() };
@@ -79,6 +90,8 @@ impl Recorder {
             gauges: (0..plan.groups.len()).map(gauge).collect(),
             ledgers: (0..plan.series.len()).map(ledger).collect(),
             window: 0,
+            requests: sampling
+                .map(|sampling| Box::new(Requests { sampling, seed, log: RequestLog::default() })),
             waiting: None,
         }
     }
@@ -135,6 +148,15 @@ impl Recorder {
         }
     }
 
+    /// An attempt that was counted as sent has ended: logs it, if it is one of the sample.
+    pub(crate) fn ended(&mut self, device: u64, incarnation: u32, number: u64, end: &Request<'_>) {
+        let Some(requests) = &mut self.requests else { return };
+        let key = RequestKey { series: end.series, device, incarnation, number };
+        if requests.sampling.takes(requests.seed, key) {
+            requests.log.push(end);
+        }
+    }
+
     /// Counts the error and lists it.
     pub(crate) fn failed(&mut self, stage: StageId, failed: &FailedOperation<'_>) {
         self.tally(failed.series, stage).error(failed.class);
@@ -166,6 +188,11 @@ impl Recorder {
             health,
             failures: std::mem::take(&mut self.failures),
             progress: self.progress(through_us, due),
+            requests: self
+                .requests
+                .as_mut()
+                .map(|all| std::mem::take(&mut all.log))
+                .unwrap_or_default(),
             ..Default::default()
         };
         for (cell, tally) in self.cells.iter_mut().enumerate() {

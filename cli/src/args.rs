@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use shoal_domain::requests::Sampling;
 
 pub(crate) mod results;
 
@@ -341,6 +342,10 @@ pub(crate) struct StartArgs {
     /// Allow load only on this host, host:port or CIDR; repeatable; only in this process
     #[arg(long, value_name = "TARGET")]
     pub(crate) allow_target: Vec<String>,
+    /// Keep this share of the single requests with the run, like 1% (with --request-log: the default);
+    /// `export --format requests` writes them
+    #[arg(long, value_name = "SHARE", value_parser = sampling)]
+    pub(crate) sample: Option<Sampling>,
     #[command(flatten)]
     pub(crate) about: AboutArgs,
 }
@@ -414,6 +419,12 @@ pub(crate) enum AgentCommand {
         #[arg(long)]
         undo: bool,
     },
+}
+
+/// `1%`, `0.05%`, `100%`.
+fn sampling(text: &str) -> Result<Sampling, String> {
+    let wrong = || format!("`{text}` found, a share of more than 0% and at most 100% expected");
+    Sampling::parse(text).ok_or_else(wrong)
 }
 
 /// `10/s`, `600/min`, `2.5/h`, as in the scenario file; per second.

@@ -9,6 +9,7 @@ mod export;
 mod logs;
 mod manual;
 mod past;
+mod requests;
 mod run;
 mod scale;
 mod scenario;

@@ -83,6 +83,7 @@ async fn fill(store: &Store, run_id: RunId, name: &str, around_us: u64) {
     let roster = one_is_lost(&plan);
     let t0_us = Some(NOW_US as u64 + 5);
     let record = Record {
+        sample_millionths: 0,
         state: RunState::Over { phase: Phase::Finished, t0_us, cause: Cause::Completed },
         load_end_us: plan.end_us(),
         roster,

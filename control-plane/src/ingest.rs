@@ -14,11 +14,13 @@ use tonic::Status;
 
 use crate::fleet::Fleet;
 use crate::orchestrator::Runs;
-use crate::store::{Closing, IncomingDelta, Outcome, Store, StoreError};
+use crate::store::{Closing, IncomingDelta, IncomingRequests, Outcome, Store, StoreError};
 
 mod believing;
+mod logged;
 
 use self::believing::{Beliefs, owner_of};
+use self::logged::{Logged, requests_of};
 
 /// Deltas that wait for the next commit. Full: upload streams wait.
 const QUEUE: usize = 1_024;
@@ -27,6 +29,8 @@ const BATCH: usize = 512;
 /// A transaction also ends where its deltas have this many cells: decoded, a cell's histograms take
 /// tens of kilobytes, and many agents would otherwise make that gigabytes.
 const MOST_CELLS: usize = 2_000;
+/// And where the request logs beside them are this long.
+const MOST_LOGGED: usize = 16 * 1024 * 1024;
 
 /// A delta on its way in, and where its ack goes.
 pub struct Arrival {
@@ -46,7 +50,9 @@ pub fn start(
     let (sender, queue) = mpsc::channel(QUEUE);
     let hard = lifecycle.hard();
     lifecycle.spawn("ingest", async move {
-        let work = Ingest { store, runs, fleet, beliefs: Beliefs::default() }.run(queue);
+        let work =
+            Ingest { store, runs, fleet, beliefs: Beliefs::default(), logged: Logged::default() }
+                .run(queue);
         tokio::select! { () = work => {}, () = hard.cancelled() => {} }
     });
     sender
@@ -57,12 +63,14 @@ struct Ingest {
     runs: Runs,
     fleet: Fleet,
     beliefs: Beliefs,
+    logged: Logged,
 }
 
 struct Checked {
     arrival: Arrival,
     run: RunId,
     delta: Delta,
+    requests: IncomingRequests,
 }
 
 impl Ingest {
@@ -70,17 +78,18 @@ impl Ingest {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             let mut checked = Vec::with_capacity(batch.len());
-            let mut n_cells = 0;
-            for arrival in batch.drain(..) {
-                match self.believe(&arrival).await {
-                    Ok((run, delta)) => {
+            let (mut n_cells, mut n_logged) = (0, 0);
+            for mut arrival in batch.drain(..) {
+                match self.believe(&mut arrival).await {
+                    Ok((run, delta, requests)) => {
                         n_cells += delta.cells.len();
-                        checked.push(Checked { arrival, run, delta });
+                        n_logged += requests.body.len();
+                        checked.push(Checked { arrival, run, delta, requests });
                     }
                     Err(why) => self.refuse(&arrival, &why),
                 }
-                if n_cells >= MOST_CELLS {
-                    n_cells = 0;
+                if n_cells >= MOST_CELLS || n_logged >= MOST_LOGGED {
+                    (n_cells, n_logged) = (0, 0);
                     self.take(std::mem::take(&mut checked)).await;
                 }
             }
@@ -91,7 +100,11 @@ impl Ingest {
     }
 
     /// What a delta says, if it can be true and comes from who may say it.
-    async fn believe(&mut self, arrival: &Arrival) -> Result<(RunId, Delta), String> {
+    async fn believe(
+        &mut self,
+        arrival: &mut Arrival,
+    ) -> Result<(RunId, Delta, IncomingRequests), String> {
+        let requests = requests_of(&mut arrival.delta)?;
         let wire = &arrival.delta;
         if let Some(from) = &arrival.from {
             if self.fleet.refuses(from) {
@@ -102,10 +115,10 @@ impl Ingest {
             }
         }
         let (run, delta, totals) = check(wire)?;
-        let Some(active) = self.runs.active(run) else { return Ok((run, delta)) };
+        let Some(active) = self.runs.active(run) else { return Ok((run, delta, requests)) };
         let grant = (wire.assignment_id.clone(), wire.epoch);
         let believed = self.beliefs.take(&self.store, &active, &grant, wire.seq, &delta, totals);
-        believed.await.map(|()| (run, delta))
+        believed.await.map(|()| (run, delta, requests))
     }
 
     /// Whoever reports what cannot be is not listened to any more. Who it was is only known of
@@ -127,10 +140,13 @@ impl Ingest {
         let _ = arrival.acks.try_send(Ok(v1::UploadAck { assignment_id, epoch, seq, outcome }));
     }
 
-    async fn take(&self, checked: Vec<Checked>) {
+    async fn take(&mut self, mut checked: Vec<Checked>) {
+        for Checked { run, requests, .. } in &mut checked {
+            self.logged.bound(&self.store, *run, requests).await;
+        }
         let received_at_us = SystemClock.unix_us() as i64;
         let incoming: Vec<IncomingDelta> = checked
-            .iter()
+            .iter_mut()
             .map(|c| IncomingDelta {
                 assignment_id: c.arrival.delta.assignment_id.clone(),
                 epoch: c.arrival.delta.epoch as i64,
@@ -139,6 +155,7 @@ impl Ingest {
                 last_window: c.delta.last_window as i64,
                 body: c.arrival.delta.body.clone(),
                 received_at_us,
+                requests: std::mem::take(&mut c.requests),
             })
             .collect();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));

@@ -19,5 +19,6 @@ pub mod orchestrator;
 pub mod query;
 pub mod record;
 pub mod refusal;
+mod requests;
 pub mod store;
 mod trackers;

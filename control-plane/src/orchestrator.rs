@@ -23,6 +23,7 @@ use shoal_domain::delta::Delta;
 use shoal_domain::files::File;
 use shoal_domain::ids::RunId;
 use shoal_domain::plan::{Endpoint, Plan};
+use shoal_domain::requests::Sampling;
 use shoal_domain::run::{Phase, RunState};
 use shoal_domain::schedule::Timetable;
 use shoal_proto::files::files_from_wire;
@@ -202,6 +203,7 @@ impl Runs {
             agents_wanted: request.agents.max(plan.fleet.min_agents).max(1),
             is_owned: request.owned,
             builtin: request.builtin,
+            sample_millionths: request.sample_millionths.min(Sampling::ALL.millionths()),
         };
         let run_id = RunId::from_parts(now_us / 1_000, random::u128());
         let mut new = NewRun {

@@ -20,10 +20,11 @@ use shoal_domain::ids::{GrantId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, StageKind};
 use shoal_domain::report::{
-    DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport, RunReport, SCHEMA,
-    ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdResult, TimeReport,
-    ValidityReason,
+    DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport, RequestLogReport,
+    RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdResult,
+    TimeReport, ValidityReason,
 };
+use shoal_domain::requests::Sampling;
 use shoal_domain::roster::Move;
 use shoal_domain::run::{Phase, RunState, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
@@ -39,6 +40,7 @@ use crate::record::{Record, Scaled, plan_of};
 use crate::refusal::Refusal;
 use crate::store::{EventRow, RunRow, Store, ThresholdRow};
 
+pub use self::course::kind_of;
 use self::observers::Observing;
 pub use self::observers::observe_live;
 pub use self::parts::parts;
@@ -171,6 +173,7 @@ async fn build(
         tasks: tasks(plan, &facts),
         steady: steady(plan, &facts),
         load_revisions: load_revisions(plan, record),
+        request_log: request_log(store, row, record).await?,
         failures: failures(plan, &shares),
         thresholds,
         agents: agents::of_run(store, row, record, &shares).await?,
@@ -220,6 +223,19 @@ fn facts<'s>(
     let held = shares.filter(|share| share.ended.is_none());
     add_gauges(&mut facts, held.flat_map(|share| &share.total.devices));
     facts
+}
+
+async fn request_log(
+    store: &Store,
+    row: &RunRow,
+    record: &Record,
+) -> Result<Option<RequestLogReport>, Refusal> {
+    let Some(sampling) = Sampling::from_millionths(record.sample_millionths) else {
+        return Ok(None);
+    };
+    let totals = store.request_totals(row.run_id).await?;
+    let (rows, dropped) = (totals.n_rows.max(0) as u64, totals.dropped.max(0) as u64);
+    Ok(Some(RequestLogReport { sample_ratio: sampling.ratio(), rows, dropped }))
 }
 
 async fn storage_gaps(store: &Store, row: &RunRow) -> Result<Vec<String>, Refusal> {

@@ -42,6 +42,9 @@ pub struct Record {
     pub is_owned: bool,
     /// Where `builtin` targets listen; empty elsewhere.
     pub builtin: String,
+    /// The share of requests that is logged; 0: none.
+    #[serde(default)]
+    pub sample_millionths: u32,
 }
 
 /// One `shoal scale`.

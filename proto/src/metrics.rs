@@ -15,6 +15,7 @@ use shoal_domain::observed::{
 };
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::receipts::{Mark, Receipt, Runs};
+use shoal_domain::requests::RequestLog;
 use shoal_domain::schedule::MAX_REVISIONS;
 
 use crate::{BadField, v1};
@@ -260,6 +261,8 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
         arrivals: seen,
         gaps: wire.gaps.into_iter().map(gap_from).collect(),
         receipts: wire.receipts.into_iter().map(receipt_from).collect::<Result<_, _>>()?,
+        // It travels beside the delta's bytes.
+        requests: RequestLog::default(),
         clock_error_us: wire.clock_error_us,
         positions: positions_from_wire(&wire.positions),
         clocks: clocks_from(&wire.clocks),

@@ -65,6 +65,7 @@ fn start(addr: SocketAddr, text: &str) -> Arc<AtomicU64> {
         protocols: Default::default(),
         guard: TargetGuard::any(),
         builtin: Some(addr),
+        sampling: None,
         cores: 1,
     };
     let plan = Arc::clone(&job.plan);

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use shoal_domain::files::Files;
 use shoal_domain::ids::ObserverId;
 use shoal_domain::plan::Plan;
+use shoal_domain::requests::Sampling;
 use shoal_proto::assignment::shard_from_wire;
 use shoal_proto::metrics::{positions_from_wire, positions_to_wire};
 use shoal_proto::v1;
@@ -231,6 +232,7 @@ fn read(
         guard,
         sources,
         builtin,
+        sampling: Sampling::from_millionths(wanted.sample_millionths),
         cores,
         spawn_rate: wanted.spawn_rate,
         protocols: Protocols::default(),

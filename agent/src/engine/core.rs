@@ -52,6 +52,8 @@ pub(super) struct Core {
     pub(super) gate: ConnectGate,
     pub(super) stalls: Stalls,
     pub(super) recorder: RefCell<Recorder>,
+    /// Whether what becomes of single requests is to be told.
+    pub(super) logs_requests: bool,
     /// End of the open window. No slot behind it is classed before the window is swapped, so all
     /// cores of an agent speak of the same slots when they say how far they have come.
     pub(super) window_end_us: Cell<u64>,

@@ -14,6 +14,7 @@ mod proof;
 mod renewing;
 mod sending;
 mod talk;
+mod tried;
 
 use std::cell::RefCell;
 use std::pin::{Pin, pin};

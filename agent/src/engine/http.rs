@@ -23,6 +23,7 @@ use shoal_domain::delta::Tally;
 use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Send, WhileAway};
+use shoal_domain::requests::{End, Request};
 use shoal_domain::schedule::{Calendar, Presence};
 
 use self::life::Life;
@@ -100,6 +101,9 @@ struct Open {
     /// `None` in the closed model, where nothing was intended.
     intended_us: Option<u64>,
 }
+
+/// Status and length of the last reply of a request that had one.
+type Replied = Option<(u16, u64)>;
 
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,7 +272,7 @@ impl Device {
     }
 
     /// Records how an attempt ended; nothing where the run has ended over it.
-    fn end(&self, core: &Core, id: u64, result: Result<(), &Failed>) {
+    fn end(&self, core: &Core, id: u64, result: Result<(), &Failed>, reply: Replied) {
         let mut all = self.open.borrow_mut();
         let Some(at) = all.iter().position(|open| open.id == id) else { return };
         let open = all.swap_remove(at);
@@ -278,6 +282,7 @@ impl Device {
             core.stalls.generator_error(failed.class);
             self.failed(core, open.series, open.stage, failed, now);
         }
+        self.log(core, &open, now, result, reply);
         let mut recorder = core.recorder.borrow_mut();
         let tally = recorder.tally(open.series, open.stage);
         match result {
@@ -299,11 +304,51 @@ impl Device {
         core.recorder.borrow_mut().failed(stage, &failed);
     }
 
+    /// An attempt that is counted and did not come to its request.
+    fn never_began(
+        &self,
+        core: &Core,
+        (series, stage): (SeriesId, StageId),
+        intended_us: Option<u64>,
+        failed: &Failed,
+        now: u64,
+    ) {
+        let id = self.n_opened.get();
+        self.n_opened.set(id + 1);
+        let open = Open { id, series, stage, began_us: now, intended_us };
+        self.log(core, &open, now, Err(failed), None);
+    }
+
+    /// What became of an attempt, for the request log.
+    fn log(&self, core: &Core, open: &Open, now: u64, result: Result<(), &Failed>, reply: Replied) {
+        if !core.logs_requests {
+            return;
+        }
+        let is_answered = result.map_or_else(|failed| failed.answered, |()| true);
+        let request = Request {
+            series: open.series,
+            stage: open.stage,
+            device: &self.identity.id,
+            sent_us: open.began_us,
+            lag_us: open.intended_us.map(|intended_us| open.began_us.saturating_sub(intended_us)),
+            service_us: is_answered.then(|| now.saturating_sub(open.began_us)),
+            bytes: reply.map_or(0, |(_, n_bytes)| n_bytes),
+            status: reply.map(|(status, _)| status),
+            end: match result {
+                Ok(()) => End::Acked,
+                Err(failed) => End::Failed(failed.class, &failed.text),
+            },
+        };
+        let mut recorder = core.recorder.borrow_mut();
+        recorder.ended(self.index, self.incarnation, open.id, &request);
+    }
+
     /// Counts what waits for an answer as open at the end, with its time so far as a lower bound.
     fn end_open(&self, core: &Core, now: u64) {
         for open in self.open.take() {
             let failed = Failed::new(ErrorClass::OpenAtEnd, "no answer by the end of the run");
             self.failed(core, open.series, open.stage, &failed, now);
+            self.log(core, &open, now, Err(&Failed { answered: true, ..failed }), None);
             let mut recorder = core.recorder.borrow_mut();
             let tally = recorder.tally(open.series, open.stage);
             tally.censored += 1;

@@ -31,9 +31,9 @@ pub(crate) struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
     /// A slot of one of the group's sends, with what renders it again.
-    Slot { send: u16, slot: u64, n: u32, now_us: u64, qos: Qos },
+    Slot { send: u16, slot: u64, n: u32, now_us: u64, qos: Qos, n_bytes: u32 },
     /// An answer to a message; place of the listener.
-    Reply(u16),
+    Reply { listener: u16, n_bytes: u32 },
     /// A SUBSCRIBE; place among the device's filters.
     Subscribe(u16),
 }

@@ -67,7 +67,7 @@ fn conversation(pids: &[(u16, Qos)]) -> Vec<u8> {
 }
 
 fn open(pid: u16, qos: Qos) -> Open {
-    let what = What::Slot { send: 0, slot: 7, n: 3, now_us: 5, qos };
+    let what = What::Slot { send: 0, slot: 7, n: 3, now_us: 5, qos, n_bytes: 1 };
     Open { pid, what, expired: false, released: false, intended_us: 1, sent_us: 2 }
 }
 

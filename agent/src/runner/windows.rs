@@ -109,15 +109,16 @@ impl Windows {
         let mut merged = merged?;
         merged.progress = self.progress();
         merged.devices = self.devices();
-        // Receipts are no totals.
+        // Receipts and single requests are no totals.
         let receipts = std::mem::take(&mut merged.receipts);
+        let requests = std::mem::take(&mut merged.requests);
         if self.is_first {
             self.totals = merged.clone();
             self.is_first = false;
         } else {
             self.totals.absorb(merged.clone());
         }
-        merged.receipts = receipts;
+        (merged.receipts, merged.requests) = (receipts, requests);
         Some(merged)
     }
 

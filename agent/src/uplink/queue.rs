@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use shoal_domain::delta::{Cells, Delta};
+use shoal_domain::requests;
 use shoal_proto::{metrics, v1};
 
 use self::lane::{Lane, Waiting};
@@ -24,7 +25,7 @@ pub(crate) const MAX_WHOLE: usize = 2 * 1024 * 1024;
 /// Encoded bytes of never-sent deltas that wait before neighbours coalesce.
 pub(crate) const BUDGET: usize = 64 * 1024 * 1024;
 /// Totals above this are not sent: the message would be refused as a whole and with it the delta.
-const MAX_TOTALS: usize = shoal_proto::MAX_MESSAGE - MAX_BODY - 64 * 1024;
+const MAX_TOTALS: usize = shoal_proto::MAX_MESSAGE - MAX_BODY - requests::MAX_BYTES - 64 * 1024;
 
 /// An assignment under one epoch; numbers count from 0 for each.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +103,7 @@ impl UplinkQueue {
             first_window: delta.first_window,
             last_window: delta.last_window,
             body: metrics::encode(delta),
+            requests: delta.requests.clone(),
             closing: closing.map(to_wire),
             is_piece: false,
             is_whole: !delta.positions.is_empty(),

@@ -204,7 +204,7 @@ pub(crate) struct TrendArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Everything below
+    /// Everything below, down to locust
     All,
     /// One file for people: charts, tables, configuration; opens offline
     Html,
@@ -218,6 +218,8 @@ pub(crate) enum Format {
     Csv,
     /// CSV files with Locust's columns
     Locust,
+    /// The single requests that were logged (`--sample`), as CSV; not part of `all`
+    Requests,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -253,4 +255,8 @@ pub(crate) struct ReportArgs {
     /// {run}, {scenario} and {time} are replaced
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
+    /// Write single requests there when the run is over, as CSV: the share that --sample says; {run},
+    /// {scenario} and {time} are replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) request_log: Option<PathBuf>,
 }

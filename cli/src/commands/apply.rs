@@ -84,6 +84,7 @@ fn load(file: &Path) -> Result<(RunObject, Scenario, StartArgs), Error> {
         pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
     };
     let start = StartArgs {
+        sample: None,
         file: dir.join(&object.scenario),
         changes: Changes { set: pairs(&object.set), ..Changes::default() },
         agents: object.agents,

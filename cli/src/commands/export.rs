@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use shoal_domain::export::RunExport;
 use shoal_proto::v1::ExportRunRequest;
 
-use super::DONE;
+use super::{DONE, requests};
 use crate::args::Global;
 use crate::args::results::{ExportArgs, Format};
 use crate::config::Settings;
@@ -21,6 +21,19 @@ pub(super) async fn perform(
     args: ExportArgs,
 ) -> Result<u8, Error> {
     let mut place = Place::open(settings, Wish::private(0), global.quiet).await?;
+    if args.format == Format::Requests {
+        match &args.to {
+            None => requests::print(&mut place, &args.run).await?,
+            Some(to) => {
+                let written = requests::write(&mut place, &args.run, to).await?;
+                if !global.quiet {
+                    render::remark(&format!("written: {written}\n"));
+                }
+            }
+        }
+        place.close().await;
+        return Ok(DONE);
+    }
     let written = match &args.to {
         Some(to) => Some(write(&mut place, &args.run, args.format, to).await?),
         None => {
@@ -52,7 +65,7 @@ pub(super) async fn write(
     to: &Path,
 ) -> Result<Vec<PathBuf>, Error> {
     let (files, export) = fetch(place, run, format).await?;
-    let to = PathBuf::from(named(&to.to_string_lossy(), &export));
+    let to = PathBuf::from(named(&to.to_string_lossy(), &export.report));
     let paths: Vec<(PathBuf, &File)> = match files.as_slice() {
         [file] if to.extension().is_some() && !to.is_dir() => vec![(to, file)],
         several => several.iter().map(|file| (to.join(file.0), file)).collect(),
@@ -68,11 +81,16 @@ pub(super) async fn write(
     Ok(paths.into_iter().map(|(path, _)| path).collect())
 }
 
-/// Whoever reads the file meanwhile sees the old one or the new one, never a half.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+/// Where a file is written before it takes its place.
+pub(super) fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    path.with_file_name(name)
+}
+
+/// Whoever reads the file meanwhile sees the old one or the new one, never a half.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = beside(path);
     std::fs::write(&temporary, text)?;
     std::fs::rename(&temporary, path).inspect_err(|_| {
         // The first error is the one to tell.

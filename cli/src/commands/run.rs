@@ -1,13 +1,14 @@
 //! `shoal run`: start a run, own it, print its document, exit with its exit code.
 
 use shoal_domain::ids::RunId;
+use shoal_domain::requests::Sampling;
 use shoal_proto::v1::StartRunResponse;
 use shoal_service_kit::traces;
 use tracing::Instrument as _;
 
 use super::start::{begin, check_where, request};
 use super::watching::Watching;
-use super::{export, show};
+use super::{export, requests, show};
 use crate::args::results::{Format, ReportArgs};
 use crate::args::{Global, RowArgs, StartArgs};
 use crate::builtin::Builtin;
@@ -22,10 +23,13 @@ use crate::scenario::Scenario;
 pub(super) async fn perform(
     global: &Global,
     settings: &Settings,
-    args: StartArgs,
+    mut args: StartArgs,
     rows: RowArgs,
     report: ReportArgs,
 ) -> Result<u8, Error> {
+    if report.request_log.is_some() {
+        args.sample = args.sample.or(Some(Sampling::DEFAULT));
+    }
     let scenario = Scenario::load(&args.file, &args.changes)?;
     check_where(settings, &args, &scenario)?;
     let agents = args.agents.unwrap_or(scenario.plan.fleet.min_agents).max(1);
@@ -87,6 +91,13 @@ async fn follow(
     render::data(&text)?;
     if let Some(dir) = &shown.report.report {
         report(global, place, &run.run_id, dir).await;
+    }
+    if let Some(file) = &shown.report.request_log {
+        match requests::write(place, &run.run_id, file).await {
+            Ok(written) if !global.quiet => render::remark(&format!("request log: {written}\n")),
+            Ok(_) => {}
+            Err(error) => render::remark(&error.render()),
+        }
     }
     // The document decides; a run that is over and has none would be no trustworthy verdict.
     Ok(exit_code.or_else(|| u8::try_from(told).ok()).unwrap_or(3))

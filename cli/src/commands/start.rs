@@ -1,6 +1,7 @@
 //! `shoal start`: hands a run over and returns; nobody owns it afterwards.
 
 use shoal_domain::files::File;
+use shoal_domain::requests::Sampling;
 use shoal_proto::v1::{Override, ShippedFile, StartRunRequest, StartRunResponse};
 
 use super::DONE;
@@ -95,6 +96,7 @@ pub(super) fn request(
         note: about.note,
         started_by: about.started_by,
         revision: about.revision,
+        sample_millionths: args.sample.map_or(0, Sampling::millionths),
     })
 }
 

@@ -10,10 +10,12 @@ mod html;
 mod junit;
 mod locust;
 mod markdown;
+pub(crate) mod requests;
 
 use std::time::UNIX_EPOCH;
 
 use shoal_domain::export::RunExport;
+use shoal_domain::report::RunReport;
 
 use crate::args::results::Format;
 
@@ -50,6 +52,8 @@ pub(crate) fn files(format: Format, drawn: &RunExport, full: &RunExport) -> Vec<
             ("failures.csv", csv::failures(&full.report)),
             ("thresholds.csv", csv::thresholds(&full.report)),
         ],
+        // Written page by page.
+        Format::Requests => Vec::new(),
         Format::Locust => vec![
             ("locust_stats.csv", locust::stats(full)),
             ("locust_stats_history.csv", locust::history(full)),
@@ -60,9 +64,8 @@ pub(crate) fn files(format: Format, drawn: &RunExport, full: &RunExport) -> Vec<
 }
 
 /// Replaces `{run}`, `{scenario}` and `{time}`.
-pub(crate) fn named(pattern: &str, export: &RunExport) -> String {
-    let time: String = export
-        .report
+pub(crate) fn named(pattern: &str, report: &RunReport) -> String {
+    let time: String = report
         .started_at
         .as_deref()
         .unwrap_or("never-started")
@@ -73,8 +76,8 @@ pub(crate) fn named(pattern: &str, export: &RunExport) -> String {
         .filter(|c| !matches!(c, '-' | ':' | 'Z'))
         .collect();
     pattern
-        .replace("{run}", &export.report.name)
-        .replace("{scenario}", &export.report.scenario.name)
+        .replace("{run}", &report.name)
+        .replace("{scenario}", &report.scenario.name)
         .replace("{time}", &time)
 }
 

@@ -17,6 +17,7 @@ use shoal_domain::run::{Phase, Validity, Verdict};
 
 use self::observers::observers;
 use super::columns::Columns;
+use super::export::requests::held;
 use super::numbers::{bytes, count, in_unit, micros, rate, seconds, worst_window};
 use super::{Paint, clean};
 use crate::args::RowArgs;
@@ -50,6 +51,9 @@ pub(crate) fn render(
     }
     text.push_str(&thresholds(report, paint));
     text.push_str(&failures(report));
+    if let Some(log) = &report.request_log {
+        let _ = writeln!(text, "\nrequest log: {}", held(log));
+    }
     if started {
         text.push_str(&agents(report));
     }

@@ -173,3 +173,35 @@ fn a_run_leaves_its_files_and_they_agree() {
     assert_eq!(nowhere.status.code(), Some(2));
     assert!(stderr(&nowhere).contains("error[SH0707]"), "{}", stderr(&nowhere));
 }
+
+#[test]
+fn single_requests_go_to_a_file_and_can_be_had_later() {
+    let desk = Desk::new();
+    let file = desk.scenario("1s", "sensors.telemetry.errors == 0");
+    let file = file.to_str().unwrap();
+    let args = ["run", file, "--request-log", "logs/{run}.csv", "--sample", "100%"];
+    let ran = desk.shoal(&args).args(["--output", "json"]).output().unwrap();
+    assert_eq!(ran.status.code(), Some(0), "{}", stderr(&ran));
+    let report = document(&ran);
+    let counts = report["series"].as_array().unwrap().iter().filter(|row| row["stage"] == "all");
+    let count: u64 = counts.map(|row| row["count"].as_u64().unwrap()).sum();
+    assert_eq!(report["request_log"]["rows"], count);
+    let path = desk.path().join(format!("logs/{}.csv", name(&report)));
+    let csv = std::fs::read_to_string(&path).expect("the log is written");
+    let header =
+        "timestamp,request_type,name,response_time_ms,response_length,status_code,exception,run,";
+    assert!(csv.starts_with(header), "{csv}");
+    assert_eq!(csv.lines().count() as u64, count + 1);
+    assert!(stderr(&ran).contains(&format!("{count} requests, 100 % of all")), "{}", stderr(&ran));
+    let again = desk.run(&["export", "last", "--format", "requests", "--quiet"]);
+    assert_eq!(stdout(&again), csv);
+
+    let output = desk.run(&["run", file, "--quiet"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let none = desk.run(&["export", "last", "--format", "requests", "--to", "none.csv"]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(stderr(&none).contains("error[SH0709]"), "{}", stderr(&none));
+    assert!(!desk.path().join("none.csv").exists());
+    let wrong = desk.run(&["run", file, "--sample", "200%"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
+}

@@ -19,6 +19,7 @@ use crate::logs;
 use crate::orchestrator::{ActiveRun, Runs, Wanted, Wish, hash_token, labels_from_wire};
 use crate::query;
 use crate::refusal::{Kind, Refusal};
+use crate::requests;
 use crate::store::{Found, RunFilter, RunListing, RunRow, Store};
 
 use super::results::to_wire;
@@ -28,6 +29,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const MAX_PAGE: u32 = 500;
 /// Lines of logs on their way to one reader; the next one waits until there is room.
 const LOG_LINES: usize = 64;
+/// Pages of a request log on their way to one reader.
+const REQUEST_PAGES: usize = 4;
 /// A stop is carried out after this, whether the store knows the run by then or not.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,7 @@ pub struct ControlApi {
 impl ControlService for ControlApi {
     type WatchStream = Out<v1::RunProgress>;
     type ReadLogsStream = Out<v1::RunLogLine>;
+    type ReadRequestsStream = Out<v1::LoggedRequests>;
 
     async fn start_run(
         &self,
@@ -302,6 +306,20 @@ impl ControlService for ControlApi {
         let read = logs::read(self.store.clone(), self.runs.clone(), wanted, sender);
         let soft = self.lifecycle.soft();
         self.lifecycle.spawn("read logs", async move {
+            tokio::select! { () = read => {}, () = soft.cancelled() => {} }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
+    }
+
+    async fn read_requests(
+        &self,
+        request: Request<v1::ReadRequestsRequest>,
+    ) -> Result<Response<Self::ReadRequestsStream>, Status> {
+        let (row, plan, t0_us) = self.requests_wanted(&request.into_inner().run).await?;
+        let (sender, out) = mpsc::channel(REQUEST_PAGES);
+        let read = requests::read(self.store.clone(), row, plan, t0_us, sender);
+        let soft = self.lifecycle.soft();
+        self.lifecycle.spawn("read requests", async move {
             tokio::select! { () = read => {}, () = soft.cancelled() => {} }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(out))))

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use shoal_domain::labels::{Labels, MAX_TEXT};
 use shoal_domain::logs::Level;
+use shoal_domain::plan::Plan;
 use shoal_proto::v1;
 use shoal_service_kit::{Clock, SystemClock};
 
 use super::ControlApi;
 use crate::logs;
 use crate::orchestrator::{labels_from_wire, text};
+use crate::record::{Record, plan_of};
 use crate::refusal::{Kind, Refusal};
 use crate::store::{BaselineRow, NewEvent, PrunePolicy, RunRow};
 
@@ -38,6 +40,19 @@ impl ControlApi {
         let run = self.find(&run).await?.run_id;
         let agent = (!agent_id.is_empty()).then_some(agent_id);
         Ok(logs::Wanted { run, agent, level, follow })
+    }
+
+    /// The run, its plan, and when its run time began.
+    pub(super) async fn requests_wanted(&self, run: &str) -> Result<(RunRow, Plan, u64), Refusal> {
+        let row = self.find(run).await?;
+        let record = Record::of(&row)?;
+        if record.sample_millionths == 0 {
+            let message = format!("run {} keeps no request log", row.name);
+            return Err(Refusal::new(Kind::Invalid, "SH0709", message)
+                .help("start it with `--sample 1%`, or `shoal run … --request-log FILE`"));
+        }
+        let plan = plan_of(&self.store, &row).await?;
+        Ok((row, plan, record.state.t0_us().unwrap_or(0)))
     }
 
     pub(super) async fn annotated(

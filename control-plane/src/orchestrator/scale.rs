@@ -129,6 +129,7 @@ mod tests {
             end_us: T0_US + 60_000_000,
         };
         Record {
+            sample_millionths: 0,
             state,
             load_end_us: 60_000_000,
             roster: Default::default(),

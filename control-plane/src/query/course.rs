@@ -123,7 +123,7 @@ async fn distributions(
 }
 
 /// What Locust would call the type of a series' requests.
-fn kind_of(plan: &Plan, id: SeriesId) -> String {
+pub fn kind_of(plan: &Plan, id: SeriesId) -> String {
     let group = &plan.groups[plan.series[id.index()].group];
     let sent = group.sends().iter().find(|send| send.series == id);
     let sent = sent.and_then(|send| send.http()).map(|request| request.method);

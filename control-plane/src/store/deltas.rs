@@ -12,7 +12,7 @@ use shoal_domain::ids::RunId;
 use sqlx::FromRow;
 
 use super::error::unavailable;
-use super::{Store, StoreError, Tx, in_tx, on_db};
+use super::{IncomingRequests, Store, StoreError, Tx, in_tx, on_db, requests};
 
 /// A delta as received. `seq` counts from 0 and `first_window <= last_window`: the caller has
 /// refused others, since one of them here fails the whole batch.
@@ -25,6 +25,7 @@ pub struct IncomingDelta {
     pub last_window: i64,
     pub body: Vec<u8>,
     pub received_at_us: i64,
+    pub requests: IncomingRequests,
 }
 
 /// A delta that waits for its fold.
@@ -225,5 +226,8 @@ async fn insert_delta(tx: &mut Tx, delta: &IncomingDelta) -> Result<Outcome, Sto
         .await
         .map(|done| done.rows_affected() > 0))
     .map_err(unavailable("take in deltas"))?;
+    if inserted && !delta.requests.is_empty() {
+        requests::insert(tx, delta).await?;
+    }
     Ok(if inserted { Outcome::Stored } else { Outcome::AlreadyStored })
 }

@@ -1,8 +1,8 @@
 //! Rows that are fine unless a test says otherwise.
 
 use shoal_control_plane::store::{
-    FoldedThrough, IncomingDelta, NewAssignment, NewRun, Outcome, RunChange, Store, SummaryRow,
-    WindowRow,
+    FoldedThrough, IncomingDelta, IncomingRequests, NewAssignment, NewRun, Outcome, RunChange,
+    Store, SummaryRow, WindowRow,
 };
 use shoal_domain::ids::RunId;
 use shoal_domain::labels::Labels;
@@ -84,6 +84,7 @@ pub(crate) fn delta(assignment_id: &str, seq: i64) -> IncomingDelta {
         last_window: seq,
         body: vec![seq as u8; 8],
         received_at_us: NOW_US + seq,
+        requests: IncomingRequests::default(),
     }
 }
 

@@ -17,6 +17,7 @@ mod ingest;
 mod logs;
 mod open;
 mod owners;
+mod requests;
 mod results;
 mod runs;
 

@@ -12,6 +12,7 @@ use crate::observed::{
 };
 use crate::outcome::ErrorClass;
 use crate::receipts::Receipt;
+use crate::requests::RequestLog;
 
 mod samples;
 
@@ -212,6 +213,8 @@ pub struct Delta {
     /// Which numbers were sent, acknowledged, received: for the trackers, in order. Not part of
     /// any total.
     pub receipts: Vec<Receipt>,
+    /// Travels beside the rest; not part of any total.
+    pub requests: RequestLog,
     /// How far the sources were read that `receipts` and `arrivals` are of.
     pub positions: Positions,
     pub clocks: SourceClocks,
@@ -225,13 +228,13 @@ pub struct Delta {
 }
 
 impl Delta {
-    /// Coalesces a later delta of the same assignment into this one: counts are conserved, only
-    /// the resolution in time is lost.
     /// How many windows it spans.
     pub fn seconds(&self) -> u64 {
         self.last_window.saturating_sub(self.first_window) + 1
     }
 
+    /// Coalesces a later delta of the same assignment into this one: counts are conserved, only
+    /// the resolution in time is lost, and what of a request log finds no room.
     pub fn absorb(&mut self, later: Self) {
         self.first_window = self.first_window.min(later.first_window);
         self.last_window = self.last_window.max(later.last_window);
@@ -254,6 +257,7 @@ impl Delta {
             add_gap(&mut self.gaps, gap);
         }
         self.receipts.extend(later.receipts);
+        self.requests.absorb(later.requests);
         self.positions.merge(&later.positions);
         merge_clocks(&mut self.clocks, &later.clocks);
         self.clock_error_us = self.clock_error_us.max(later.clock_error_us);

@@ -46,6 +46,7 @@ pub mod redirect;
 pub mod reply;
 pub mod report;
 pub mod request;
+pub mod requests;
 pub mod roster;
 pub mod run;
 pub mod sas;

@@ -57,6 +57,9 @@ pub struct RunReport {
     /// Changes of the running load, in order.
     #[serde(default)]
     pub load_revisions: Vec<LoadRevisionReport>,
+    /// Null: no single requests were logged.
+    #[serde(default)]
+    pub request_log: Option<RequestLogReport>,
     pub failures: Vec<FailureReport>,
     pub thresholds: Vec<ThresholdReport>,
     pub observers: Vec<ObserverReport>,
@@ -77,6 +80,15 @@ pub struct LoadRevisionReport {
     pub from_devices: u64,
     pub devices: u64,
     pub rate_per_s: f64,
+}
+
+/// Single requests that were logged beside the counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestLogReport {
+    pub sample_ratio: f64,
+    pub rows: u64,
+    /// Requests of the sample that found no room.
+    pub dropped: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

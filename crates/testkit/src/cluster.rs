@@ -14,8 +14,8 @@ use shoal_demo_broker::{BrokerThread, Script};
 use shoal_domain::report::{RunReport, SeriesReport};
 use shoal_proto::v1::control_service_client::ControlServiceClient;
 use shoal_proto::v1::{
-    AgentRow, DrainAgentRequest, GetReportRequest, ListAgentsRequest, Override, ScaleRunRequest,
-    ShippedFile, StartRunRequest, StopRunRequest,
+    AgentRow, DrainAgentRequest, GetReportRequest, ListAgentsRequest, LoggedRequest, Override,
+    ReadRequestsRequest, ScaleRunRequest, ShippedFile, StartRunRequest, StopRunRequest,
 };
 use shoal_service_kit::Lifecycle;
 use tempfile::TempDir;
@@ -194,7 +194,11 @@ impl Cluster {
         overrides: &[(&str, &str)],
         files: Vec<ShippedFile>,
     ) -> Run {
-        let request = StartRunRequest {
+        self.start_run(StartRunRequest { files, ..self.request(scenario, overrides) }).await
+    }
+
+    fn request(&self, scenario: &str, overrides: &[(&str, &str)]) -> StartRunRequest {
+        StartRunRequest {
             scenario: scenario.to_owned(),
             overrides: overrides
                 .iter()
@@ -204,9 +208,17 @@ impl Cluster {
             agents_timeout_us: 30_000_000,
             owned: false,
             builtin: self.broker.addr().to_string(),
-            files,
             ..StartRunRequest::default()
-        };
+        }
+    }
+
+    /// With every request of the run logged.
+    pub async fn run_logged(&self, scenario: &str, overrides: &[(&str, &str)]) -> Run {
+        let request = self.request(scenario, overrides);
+        self.start_run(StartRunRequest { sample_millionths: 1_000_000, ..request }).await
+    }
+
+    async fn start_run(&self, request: StartRunRequest) -> Run {
         let started = self.client.clone().start_run(request).await;
         let id = started.expect("the control plane accepts the run").into_inner().run_id;
         Run { client: self.client.clone(), broker: self.broker().clone(), id }
@@ -276,6 +288,18 @@ impl Run {
             slots.and_then(|row| row.slots.as_ref()).is_some_and(|slots| slots.sent >= n)
         })
         .await;
+    }
+
+    /// The requests that were logged so far.
+    pub async fn requests(&self) -> Vec<LoggedRequest> {
+        let request = ReadRequestsRequest { run: self.id.clone() };
+        let answer = self.client.clone().read_requests(request).await;
+        let mut pages = answer.expect("the run keeps a request log").into_inner();
+        let mut rows = Vec::new();
+        while let Some(page) = pages.message().await.expect("the log can be read") {
+            rows.extend(page.rows);
+        }
+        rows
     }
 
     /// Its last document.

@@ -10,11 +10,13 @@ use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::Qos;
 use shoal_domain::receipts::Run;
+use shoal_domain::requests::End;
 
 use super::super::core::Core;
 use super::ending::{is_command, series_of};
 use super::sending::{Copy, publish_of};
 use super::talk::Who;
+use super::tried::Tried;
 use super::{Device, Lost, note_failure};
 use crate::mqtt::encode::{self, Delivery};
 use crate::mqtt::{Event, Open, Refusal, Step, Welcome, What};
@@ -37,7 +39,7 @@ impl Device {
         answers.clear();
         let result = self.session.receive(bytes, &mut answers, |event| match event {
             Event::Acked(open) => acked(core, (group, device), &open),
-            Event::Done(open) => done(core, group, &open, now),
+            Event::Done(open) => done(core, &who, &open, now),
             Event::Rejected(open, refusal) => match (&mut self.talk, open.what) {
                 (Some(talk), What::Slot { send, n, .. }) if is_command(core, group, &open.what) => {
                     if !open.expired {
@@ -45,7 +47,7 @@ impl Device {
                     }
                     talk.rejected(core, &who, (send, n), &refusal.into(), now);
                 }
-                _ => rejected(core, group, id, &open, refusal, now),
+                _ => rejected(core, &who, &open, refusal, now),
             },
             Event::Accepted(welcome) => answer = Some(Ok(welcome)),
             Event::Refused(refusal) => answer = Some(Err(refusal)),
@@ -133,7 +135,7 @@ impl Device {
         }
         let mut bytes = Vec::new();
         for open in self.session.unfinished().to_vec() {
-            let What::Slot { send, slot, n, now_us, qos } = open.what else { continue };
+            let What::Slot { send, slot, n, now_us, qos, .. } = open.what else { continue };
             if open.released {
                 encode::ack(&mut bytes, Step::Rel, open.pid);
                 continue;
@@ -180,6 +182,8 @@ impl Device {
             let lost = Lost { class: ErrorClass::AckTimeout, text };
             self.failed(core, series, stage, &lost, now);
             record_times(core, series, stage, &open, now);
+            let tried = Tried::open(core, self.group, &open);
+            self.who().ended(core, &tried, Some(now), End::Failed(lost.class, &lost.text));
         }
     }
 
@@ -193,7 +197,7 @@ fn timeout_of(core: &Core, group: usize, what: &What) -> u64 {
     let group = &core.plan.groups[group];
     match what {
         What::Slot { send, .. } => publish_of(&group.sends()[usize::from(*send)]).ack_timeout_us,
-        What::Reply(_) | What::Subscribe(_) => ANSWER_TIMEOUT_US,
+        What::Reply { .. } | What::Subscribe(_) => ANSWER_TIMEOUT_US,
     }
 }
 
@@ -216,7 +220,8 @@ fn acked(core: &Core, (group, device): (usize, Run), open: &Open) {
     core.recorder.borrow_mut().tally(series, stage).acked += 1;
 }
 
-fn done(core: &Core, group: usize, open: &Open, now: u64) {
+fn done(core: &Core, who: &Who<'_>, open: &Open, now: u64) {
+    let group = who.group;
     let stage = core.plan.stage_of(group, open.intended_us);
     if matches!(open.what, What::Subscribe(_)) {
         core.recorder.borrow_mut().tally(series_of(core, group, &open.what), stage).acked += 1;
@@ -225,18 +230,23 @@ fn done(core: &Core, group: usize, open: &Open, now: u64) {
         core.answered();
         if !is_command(core, group, &open.what) {
             record_times(core, series_of(core, group, &open.what), stage, open, now);
+            who.ended(core, &Tried::open(core, group, open), Some(now), End::Acked);
         }
     }
 }
 
 /// An answer too, so its time is a sample; one that came too late is an error already.
-fn rejected(core: &Core, group: usize, device: &str, open: &Open, refusal: Refusal, now: u64) {
+fn rejected(core: &Core, who: &Who<'_>, open: &Open, refusal: Refusal, now: u64) {
     if !open.expired {
+        let group = who.group;
         let series = series_of(core, group, &open.what);
         let stage = core.plan.stage_of(group, open.intended_us);
-        note_failure(core, device, series, stage, &refusal.into(), now);
+        let lost = refusal.into();
+        note_failure(core, who.id, series, stage, &lost, now);
         core.answered();
         record_times(core, series, stage, open, now);
+        let end = End::Failed(lost.class, &lost.text);
+        who.ended(core, &Tried::open(core, group, open), Some(now), end);
     }
 }
 

@@ -10,9 +10,11 @@ use std::rc::Rc;
 
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Group, Metrics, Qos, Sparkplug};
+use shoal_domain::requests::End;
 use shoal_domain::template::{DeviceScope, MessageScope};
 
 use super::super::core::Core;
+use super::tried::Tried;
 use super::{Device, Identity, Lost, Who, note_failure};
 use crate::mqtt::Message;
 use crate::mqtt::encode::{self, Delivery, Head, Will};
@@ -131,6 +133,8 @@ impl Device {
         let Some(Sparkplug { births, .. }) = group.sparkplug else { return };
         let scope = super::scope(core.seed, &core.mark, self.group, &core.secrets);
         let device = self.identity.scope(group, &scope, self.index);
+        let (index, incarnation) = (self.index, self.incarnation);
+        let who = Who { group: self.group, index, incarnation, id: &self.identity.id };
         let now_us = core.control.control_unix_us(core.boot_us());
         node.seq = 0;
         let below = (0..node.devices.len()).map(Some);
@@ -171,6 +175,11 @@ impl Device {
                     let tally = recorder.tally(births, stage);
                     tally.sent += 1;
                     tally.bytes += n_bytes as u64;
+                    drop(recorder);
+                    let (bytes, number) = (n_bytes as u64, self.n_attempts << 8 | u64::from(seq));
+                    let (intended_us, sent_us) = (now, now);
+                    let tried = Tried { series: births, number, intended_us, sent_us, bytes };
+                    who.ended(core, &tried, None, End::Sent);
                 }
                 Err(error) => {
                     let lost = Lost { class: ErrorClass::PacketTooLarge, text: error.to_string() };

@@ -8,11 +8,13 @@ use std::time::Duration;
 use shoal_domain::ids::SeriesId;
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::Action;
+use shoal_domain::requests::End;
 use shoal_domain::schedule::Presence;
 use shoal_service_kit::Backoff;
 
 use super::super::core::Core;
 use super::connecting::Link;
+use super::tried::Tried;
 use super::{Device, Lost, Standing};
 use crate::mqtt::{Open, What};
 use crate::recorder::SlotClass;
@@ -23,6 +25,7 @@ impl Device {
             Link::Greeting { attempt, transport } => {
                 self.link = Link::Up(transport);
                 core.answered();
+                self.connect_ended(core, &attempt, Some(now), End::Acked);
                 let connect = core.plan.groups[self.group].connect;
                 let stage = core.plan.stage_of(self.group, attempt.intended_us);
                 let mut recorder = core.recorder.borrow_mut();
@@ -61,6 +64,8 @@ impl Device {
             }
             core.stalls.generator_error(lost.class);
             self.failed(core, connect, stage, &lost, now);
+            let end = End::Failed(lost.class, &lost.text);
+            self.connect_ended(core, &attempt, answered.then_some(now), end);
         }
         if std::mem::take(&mut self.is_renewing) {
             // From here on it is like any other connection that is gone.
@@ -137,6 +142,8 @@ impl Device {
             }
             let stage = core.plan.stage_of(self.group, open.intended_us);
             self.failed(core, series_of(core, self.group, &open.what), stage, lost, now);
+            let tried = Tried::open(core, self.group, open);
+            self.who().ended(core, &tried, None, End::Failed(lost.class, &lost.text));
         }
         self.set_ack_deadline(core);
     }
@@ -161,9 +168,13 @@ impl Device {
     pub(super) fn end_open(&mut self, core: &Core, now: u64) {
         let group = &core.plan.groups[self.group];
         let attempt = match &self.link {
-            Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. } => {
-                Some((group.connect, attempt.intended_us, attempt.began_us))
-            }
+            Link::Dialing { attempt, .. } | Link::Greeting { attempt, .. } => Some(Tried {
+                series: group.connect,
+                number: self.n_attempts,
+                intended_us: attempt.intended_us,
+                sent_us: attempt.began_us,
+                bytes: 0,
+            }),
             _ => None,
         };
         self.with_talk(|talk, who| talk.end(core, who, now));
@@ -175,21 +186,20 @@ impl Device {
             }
             !is_command
         });
-        let of_message =
-            |open: &Open| (series_of(core, self.group, &open.what), open.intended_us, open.sent_us);
-        for (series, intended_us, began_us) in
-            attempt.into_iter().chain(messages.iter().map(of_message))
-        {
+        let of_message = |open: &Open| Tried::open(core, self.group, open);
+        for tried in attempt.into_iter().chain(messages.iter().map(of_message)) {
             core.answered();
+            let Tried { series, intended_us, .. } = tried;
             let stage = core.plan.stage_of(self.group, intended_us);
             let text = "no answer by the end of the run".to_owned();
             let lost = Lost { class: ErrorClass::OpenAtEnd, text };
             self.failed(core, series, stage, &lost, now);
+            self.who().ended(core, &tried, Some(now), End::Failed(lost.class, &lost.text));
             let mut recorder = core.recorder.borrow_mut();
             let tally = recorder.tally(series, stage);
             tally.censored += 1;
             tally.response_time.record(now.saturating_sub(intended_us));
-            tally.service_time.record(now.saturating_sub(began_us));
+            tally.service_time.record(now.saturating_sub(tried.sent_us));
         }
     }
 }
@@ -205,7 +215,7 @@ pub(super) fn series_of(core: &Core, group: usize, what: &What) -> SeriesId {
     let subscribe = group.subscribe.unwrap_or(group.connect);
     match what {
         What::Slot { send, .. } => group.sends()[usize::from(*send)].series,
-        What::Reply(listener) => {
+        What::Reply { listener, .. } => {
             let reply = group.listeners[usize::from(*listener)].reply.as_ref();
             reply.map_or(group.connect, |reply| reply.series)
         }

@@ -9,12 +9,14 @@ use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Action, Publish, Qos, Send};
 use shoal_domain::receipts::Run;
 use shoal_domain::reply::Captured;
+use shoal_domain::requests::End;
 use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 
 use super::super::book::Due;
 use super::super::core::Core;
 use super::connecting::Link;
 use super::proof::Proof;
+use super::tried::Tried;
 use super::{Device, Identity, Lost};
 use crate::mqtt::encode::{self, Delivery, Head, TooLong, property};
 use crate::mqtt::{Open, What};
@@ -295,8 +297,20 @@ impl Device {
             drop(recorder);
             if let (Action::Command(command), Some(talk)) = (&send.action, &mut self.talk) {
                 let times = (intended_us, now);
-                talk.commanded(packet.due.send as u16, packet.n, times, command.timeout_us);
+                let n_bytes = packet.n_bytes as u32;
+                talk.commanded(
+                    packet.due.send as u16,
+                    packet.n,
+                    times,
+                    n_bytes,
+                    command.timeout_us,
+                );
                 core.opened();
+            } else if packet.pid.is_none() {
+                let (number, bytes) = (u64::from(packet.n), packet.n_bytes as u64);
+                let series = send.series;
+                let tried = Tried { series, number, intended_us, sent_us: now, bytes };
+                self.who().ended(core, &tried, None, End::Sent);
             }
             if let Some(pid) = packet.pid {
                 let what = What::Slot {
@@ -305,6 +319,7 @@ impl Device {
                     n: packet.n,
                     now_us: packet.now_us,
                     qos: publish_of(send).qos,
+                    n_bytes: packet.n_bytes as u32,
                 };
                 let (expired, released, sent_us) = (false, false, now);
                 self.session.opened(Open { pid, what, expired, released, intended_us, sent_us });
@@ -423,9 +438,13 @@ impl Device {
         if is_said {
             let group = &core.plan.groups[self.group];
             let deaths = group.sparkplug.as_ref().map(|node| node.deaths);
-            let stage = core.plan.stage_of(self.group, core.now_us());
+            let now = core.now_us();
+            let stage = core.plan.stage_of(self.group, now);
             for series in deaths.into_iter().chain(group.disconnect) {
                 core.recorder.borrow_mut().tally(series, stage).sent += 1;
+                let (number, bytes) = (self.n_attempts, 0);
+                let tried = Tried { series, number, intended_us: now, sent_us: now, bytes };
+                self.who().ended(core, &tried, None, End::Sent);
             }
         }
         is_said

@@ -12,10 +12,12 @@ use shoal_domain::ids::SeriesId;
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Action, Command, Group, Qos};
 use shoal_domain::reply::Captured;
+use shoal_domain::requests::End;
 use shoal_domain::template::{DeviceScope, MessageScope, Walks};
 
 use super::super::core::Core;
 use super::connecting::Link;
+use super::tried::Tried;
 use super::{Device, Identity, Lost, note_failure};
 use crate::mqtt::encode::{self, Delivery, Head};
 use crate::mqtt::filter::matches;
@@ -47,6 +49,14 @@ struct OpenCommand {
     expired: bool,
     intended_us: u64,
     sent_us: u64,
+    n_bytes: u32,
+}
+
+impl OpenCommand {
+    fn tried(&self, series: SeriesId) -> Tried {
+        let Self { n, intended_us, sent_us, n_bytes, .. } = *self;
+        Tried { series, number: u64::from(n), intended_us, sent_us, bytes: u64::from(n_bytes) }
+    }
 }
 
 #[derive(Debug)]
@@ -95,9 +105,17 @@ impl Talk {
     }
 
     /// A command was handed to the socket.
-    pub(super) fn commanded(&mut self, send: u16, n: u32, times: (u64, u64), timeout_us: u64) {
+    pub(super) fn commanded(
+        &mut self,
+        send: u16,
+        n: u32,
+        times: (u64, u64),
+        n_bytes: u32,
+        timeout_us: u64,
+    ) {
         let (intended_us, sent_us) = times;
-        self.commands.push(OpenCommand { send, n, expired: false, intended_us, sent_us });
+        let expired = false;
+        self.commands.push(OpenCommand { send, n, expired, intended_us, sent_us, n_bytes });
         self.command_deadline_us = self.command_deadline_us.min(sent_us.saturating_add(timeout_us));
     }
 
@@ -149,6 +167,7 @@ impl Talk {
         if !open.expired {
             core.answered();
             record(core, series, who.group, &open, now);
+            who.ended(core, &open.tried(series), Some(now), End::Acked);
         }
     }
 
@@ -172,6 +191,8 @@ impl Talk {
             if is_sample {
                 record(core, series, who.group, open, now);
             }
+            let end = End::Failed(lost.class, &lost.text);
+            who.ended(core, &open.tried(series), is_sample.then_some(now), end);
             if lost.class == ErrorClass::OpenAtEnd {
                 core.recorder.borrow_mut().tally(series, stage).censored += 1;
             }
@@ -376,13 +397,17 @@ impl Device {
         let render = |template: &shoal_domain::template::Template, out: &mut Vec<u8>| {
             template.render_message(&device, &message, &mut walks.borrow_mut(), out);
         };
-        let mut bytes = Vec::new();
+        let (mut bytes, mut n_bytes) = (Vec::new(), 0);
         let written = encode::publish(
             &mut bytes,
             head,
             |out| render(&reply.publish.topic, out),
             |_| Ok(()),
-            |out| render(&reply.publish.payload, out),
+            |out| {
+                let start = out.len();
+                render(&reply.publish.payload, out);
+                n_bytes = (out.len() - start) as u32;
+            },
         );
         let stage = core.plan.stage_of(self.group, pending.due_us);
         if let Err(error) = written {
@@ -391,11 +416,16 @@ impl Device {
         }
         core.recorder.borrow_mut().tally(reply.series, stage).sent += 1;
         if pid != 0 {
-            let what = What::Reply(pending.listener);
+            let what = What::Reply { listener: pending.listener, n_bytes };
             let (expired, released, intended_us) = (false, false, pending.due_us);
             self.session.opened(Open { pid, what, expired, released, intended_us, sent_us: now });
             core.opened();
             self.set_ack_deadline(core);
+        } else {
+            let (series, number) = (reply.series, u64::from(n));
+            let (intended_us, bytes) = (pending.due_us, u64::from(n_bytes));
+            let tried = Tried { series, number, intended_us, sent_us: now, bytes };
+            self.who().ended(core, &tried, None, End::Sent);
         }
         self.say(core, &bytes);
     }

@@ -52,7 +52,7 @@ impl Device {
     pub(super) fn end_all(&self, core: &Core, failed: &Failed) {
         let open: Vec<u64> = self.open.borrow().iter().map(|open| open.id).collect();
         for id in open {
-            self.end(core, id, Err(failed));
+            self.end(core, id, Err(failed), None);
         }
     }
 

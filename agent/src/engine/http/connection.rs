@@ -346,7 +346,7 @@ impl Life {
             }
         };
         drop(ticket);
-        self.device.end(core, open, result.as_ref().map(|_| ()));
+        self.device.end(core, open, result.as_ref().map(|_| ()), None);
         result
     }
 

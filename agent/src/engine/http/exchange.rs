@@ -105,8 +105,9 @@ impl Life {
         if let Ok(answer) = &result {
             core.recorder.borrow_mut().tally(series, stage).bytes += answer.n_bytes;
         }
+        let reply = result.as_ref().ok().map(|answer| (answer.status, answer.n_bytes));
         let result = result.and_then(|answer| self.judge(request, &answer));
-        self.device.end(core, open, result.as_ref().copied());
+        self.device.end(core, open, result.as_ref().copied(), reply);
         match result {
             Ok(()) => Done::Passed,
             Err(failed) => Done::Failed(failed),
@@ -127,11 +128,13 @@ impl Life {
                 let stage = core.plan.stage_of(self.device.group, due.intended_us);
                 core.recorder.borrow_mut().sent(series, stage, 0, true);
                 self.device.failed(core, series, stage, &failed, now);
+                self.device.never_began(core, (series, stage), Some(due.intended_us), &failed, now);
             }
             None => {
                 let stage = core.plan.stage_of(self.device.group, now);
                 core.recorder.borrow_mut().tally(series, stage).sent += 1;
                 self.device.failed(core, series, stage, &failed, now);
+                self.device.never_began(core, (series, stage), None, &failed, now);
             }
         }
         Done::Failed(failed)

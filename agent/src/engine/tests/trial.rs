@@ -14,6 +14,7 @@ use shoal_domain::files::Files;
 use shoal_domain::ids::{RunId, SeriesId, StageId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::*;
+use shoal_domain::requests::Sampling;
 use shoal_domain::schedule::{Revision, Timetable};
 use shoal_domain::shard::{Block, Shard};
 use shoal_domain::template::Template;
@@ -272,6 +273,7 @@ impl Trial {
             protocols: Default::default(),
             guard: TargetGuard::any(),
             builtin: None,
+            sampling: Some(Sampling::ALL),
             cores: self.cores,
             spawn_rate: 1_000.0_f64.max(self.plan.spawn_rate()),
         }
@@ -324,7 +326,11 @@ impl Trial {
             revisions: Vec::new(),
         };
         let mut n_closed = 0;
+        let mut n_logged: BTreeMap<SeriesId, u64> = BTreeMap::new();
         while let Ok(report) = reports.try_recv() {
+            for request in report.delta.requests.iter() {
+                *n_logged.entry(request.series).or_default() += 1;
+            }
             merge_cells(&mut outcome.cells, &report.delta.cells);
             outcome.gauges.insert(report.core, report.delta.devices);
             if report.delta.revised_us.len() > outcome.revised_us.len() {
@@ -341,6 +347,16 @@ impl Trial {
             }
         }
         assert_eq!(n_closed, self.cores);
+        for (at, series) in outcome.plan.series.iter().enumerate() {
+            let (at, path) = (SeriesId(at as u32), outcome.plan.series_path(SeriesId(at as u32)));
+            let logged = n_logged.get(&at).copied().unwrap_or(0);
+            assert_eq!(
+                outcome.series(&path).sent,
+                logged,
+                "a row for every attempt of {}",
+                series.name
+            );
+        }
         outcome.revisions = outcome.control.revisions().clone();
         outcome
     }

@@ -3,6 +3,8 @@
 //! Invariant: `in_flight` is ordered by number and ends just below `next_seq`; everything in
 //! `waiting` is later than everything in flight.
 
+use shoal_domain::requests::RequestLog;
+
 use super::{Key, MAX_IN_FLIGHT, MAX_WHOLE, VecDeque, metrics, split, v1};
 
 #[derive(Debug, Default)]
@@ -28,6 +30,7 @@ pub(super) struct Waiting {
     pub(super) first_window: u64,
     pub(super) last_window: u64,
     pub(super) body: Vec<u8>,
+    pub(super) requests: RequestLog,
     pub(super) closing: Option<v1::Closing>,
     /// Cut from a delta whose first piece may be on its way: joins nobody.
     pub(super) is_piece: bool,
@@ -48,7 +51,8 @@ impl Waiting {
     }
 
     fn bytes(&self) -> usize {
-        self.body.len() + self.closing.as_ref().map_or(0, |closing| closing.totals.len())
+        let totals = self.closing.as_ref().map_or(0, |closing| closing.totals.len());
+        self.body.len() + self.requests.as_bytes().len() + totals
     }
 }
 
@@ -80,22 +84,26 @@ impl Lane {
             first_window: next.first_window,
             last_window: next.last_window,
             closing: next.closing,
+            requests_dropped: next.requests.dropped(),
+            requests: next.requests.into_bytes(),
         };
         self.next_seq += 1;
         self.in_flight.push_back(InFlight { message: message.clone(), is_on_the_way: true });
         Some(message)
     }
 
-    /// A front that is too large becomes several; the closing stays with the last of them.
+    /// A front that is too large becomes several; the closing and the requests stay with the last of
+    /// them.
     fn split_front(&mut self, max_body: usize) {
         let is_large =
             |front: &Waiting| !front.is_piece && !front.is_whole && front.body.len() > max_body;
         let Some(front) = self.waiting.pop_front_if(|front| is_large(front)) else { return };
-        let Waiting { first_window, last_window, body, mut closing, .. } = front;
+        let Waiting { first_window, last_window, body, mut requests, mut closing, .. } = front;
         for body in split(body, max_body).into_iter().rev() {
-            let closing = closing.take();
+            let (requests, closing) = (std::mem::take(&mut requests), closing.take());
             let (is_piece, is_whole) = (true, false);
-            let piece = Waiting { first_window, last_window, body, closing, is_piece, is_whole };
+            let piece =
+                Waiting { first_window, last_window, body, requests, closing, is_piece, is_whole };
             self.waiting.push_front(piece);
         }
     }
@@ -139,12 +147,15 @@ impl Lane {
             return false;
         };
         delta.absorb(later);
+        let mut requests = std::mem::take(&mut self.waiting[at].requests);
+        requests.absorb(std::mem::take(&mut self.waiting[at + 1].requests));
         let is_whole = !delta.positions.is_empty();
         let closing = self.waiting.remove(at + 1).and_then(|right| right.closing);
         self.waiting[at] = Waiting {
             first_window: delta.first_window,
             last_window: delta.last_window,
             body: metrics::encode(&delta),
+            requests,
             closing,
             is_piece: false,
             is_whole,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use shoal_domain::delta::{Tally, merge_cells};
 use shoal_domain::ids::{SeriesId, StageId};
+use shoal_domain::requests::{End, Request, RequestLog};
 
 use super::*;
 
@@ -17,6 +18,23 @@ fn delta(window: u64, series: u32, sent: u64) -> Delta {
     tally.response_time.record(window * 1_000 + sent);
     let cells = Cells::from([((SeriesId(series), StageId(0)), tally)]);
     Delta { first_window: window, last_window: window, cells, ..Delta::default() }
+}
+
+/// With so many of its requests logged.
+fn logged(mut delta: Delta, n: u64) -> Delta {
+    let request = Request {
+        series: SeriesId(0),
+        stage: StageId(0),
+        device: &"d".repeat(100),
+        sent_us: 1,
+        lag_us: None,
+        service_us: None,
+        bytes: 0,
+        status: None,
+        end: End::Sent,
+    };
+    (0..n).for_each(|_| delta.requests.push(&request));
+    delta
 }
 
 fn ack(seq: u64, outcome: v1::UploadOutcome) -> v1::UploadAck {
@@ -47,6 +65,17 @@ impl Server {
             merge_cells(&mut sum, &metrics::decode(&message.body).unwrap().cells);
         }
         sum
+    }
+}
+
+impl Server {
+    /// Rows of all logs, and those that found no room.
+    fn logged(&self) -> (u64, u64) {
+        let logs = self.stored.values().map(|message| {
+            let bytes = message.requests.clone();
+            RequestLog::from_bytes(bytes, message.requests_dropped).unwrap()
+        });
+        logs.fold((0, 0), |sum, log| (sum.0 + log.rows(), sum.1 + log.dropped()))
     }
 }
 
@@ -92,7 +121,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Push { series, sent } => {
-                    let delta = delta(window, series, sent);
+                    let delta = logged(delta(window, series, sent), sent);
                     queue.push(&key(), &delta, None);
                     pushed.absorb(delta);
                     window += 1;
@@ -123,6 +152,7 @@ proptest! {
         }
         prop_assert!(queue.is_idle());
         prop_assert_eq!(server.sum(), pushed.cells.clone());
+        prop_assert_eq!(server.logged(), (pushed.requests.rows(), 0));
         let n = server.stored.len() as u64;
         prop_assert!(server.stored.keys().copied().eq(0..n), "numbers have no holes");
         let closings: Vec<u64> =
@@ -143,6 +173,23 @@ fn deltas_that_were_never_sent_coalesce_when_memory_runs_short() {
     assert!(queue.waiting_bytes() <= 1_000);
     let first = queue.next_to_send().unwrap();
     assert!(first.first_window == 0 && first.last_window > 0, "the span is named");
+}
+
+#[test]
+fn a_request_log_that_memory_has_no_room_for_is_counted() {
+    let mut queue = UplinkQueue::with_limits(1_000, MAX_BODY);
+    for window in 0..20 {
+        queue.push(&key(), &logged(delta(window, 0, 1), 500), None);
+    }
+    let mut server = Server::default();
+    while let Some(message) = queue.next_to_send() {
+        assert!(message.requests.len() <= requests::MAX_BYTES);
+        let ack = server.take(message);
+        queue.ack(&ack);
+    }
+    let (rows, dropped) = server.logged();
+    assert_eq!(rows + dropped, 20 * 500);
+    assert!(rows >= 2_000 && dropped > 0, "{rows} {dropped}");
 }
 
 #[test]

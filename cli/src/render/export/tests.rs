@@ -203,7 +203,7 @@ fn a_name_says_which_run_it_is() {
     let mut export = export();
     export.report.started_at = Some("2026-03-01T12:00:05.123Z".into());
     assert_eq!(
-        named("out/{scenario}-{run}-{time}", &export),
+        named("out/{scenario}-{run}-{time}", &export.report),
         "out/quickstart-calm-otter-20260301T120005"
     );
 }

@@ -78,6 +78,7 @@ fn event(at_s: f64, kind: &str, text: &str) -> EventReport {
 
 pub(crate) fn passed() -> RunReport {
     RunReport {
+        request_log: None,
         schema: SCHEMA,
         run: "run_01J9ZK3V5T8Q2W4E6R8T0Y2M4N".into(),
         name: "calm-otter".into(),

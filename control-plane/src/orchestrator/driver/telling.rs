@@ -45,6 +45,7 @@ impl Driver {
             not_after_us: self.plan.max_duration_us.unwrap_or(u64::MAX).min(self.plan.end_us()),
             has_files: !self.plan.files.is_empty(),
             observe: None,
+            sample_millionths: self.record.sample_millionths,
         })
     }
 

@@ -14,6 +14,7 @@ mod mosquitto;
 mod observers;
 mod own_protocol;
 mod reading;
+mod request_log;
 mod shipped;
 mod sparkplug;
 mod target;
