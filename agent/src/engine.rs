@@ -20,6 +20,7 @@ mod prepare;
 mod releases;
 mod secure;
 mod simulated;
+pub mod single;
 mod stalls;
 mod start;
 mod tls;

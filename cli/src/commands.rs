@@ -20,6 +20,7 @@ mod stop;
 mod try_http;
 mod try_observe;
 mod try_out;
+mod try_reach;
 mod watch;
 mod watching;
 

@@ -4,6 +4,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use shoal_testkit::authority::Authority;
+use shoal_testkit::http_server::{HttpServer, Reply};
+use shoal_testkit::mosquitto::{Door, Mosquitto, Setup};
+
 #[path = "spec/results.rs"]
 mod results;
 
@@ -209,7 +213,77 @@ fn one_device_of_each_group_can_be_tried_step_by_step() {
     std::fs::write(&file, text).unwrap();
     let tried = desk.run(&["scenario", "try", file.to_str().unwrap()]);
     assert_eq!(tried.status.code(), Some(1));
-    assert!(stdout(&tried).contains("failed   no TCP connection to 127.0.0.1:1: "));
+    assert!(stdout(&tried).contains("failed   no connection to 127.0.0.1:1: "));
+}
+
+#[test]
+fn a_device_can_be_tried_at_every_door_of_a_broker_in_both_versions() {
+    let (desk, authority) = (Desk::new(), Authority::new());
+    // Whoever showed a certificate may publish under its name only.
+    let setup = Setup::default().with_all_doors(&authority).allow("topic readwrite #");
+    let broker = Mosquitto::with(&setup.allow("pattern write d/%u"));
+    std::fs::write(desk.path().join("ca.pem"), authority.cert_pem())
+        .expect("the directory is writable");
+    let secrets = desk.path().join("secrets");
+    std::fs::create_dir(&secrets).expect("the directory is writable");
+    std::fs::write(secrets.join("ca_key"), authority.key_pem()).expect("so is this one");
+    let try_at = |door: Door, protocol: &str, ca: &str| {
+        let secured = match door {
+            Door::Plain | Door::WebSocket => String::new(),
+            _ => format!(", ca: {ca}"),
+        };
+        let credentials = match door {
+            Door::MutualTls => {
+                "    credentials: { certificate: { signed_by: { cert: ca.pem, key: \"${secret.ca_key}\" } } }\n"
+            }
+            _ => "",
+        };
+        let properties = if protocol == "5" { ", properties: { kind: sensor }" } else { "" };
+        let text = format!(
+            "version: 1\nname: doors\ntargets: {{ t: {{ mqtt: {{ url: \"{}\", protocol: {protocol}{secured} }} }} }}\n\
+             groups:\n  g:\n    target: t\n    devices: 1\n{credentials}    send:\n      \
+             a: {{ every: 1s, publish: {{ topic: \"d/${{device}}\", qos: 2, text: x{properties} }} }}\n\
+             load: [ {{ ramp: {{ to: 100%, over: 1s }} }} ]\n",
+            broker.url_of(door)
+        );
+        std::fs::write(desk.path().join("doors.yaml"), text).expect("the directory is writable");
+        let tried = desk.run(&["scenario", "try", "doors.yaml", "--secrets-dir", "secrets"]);
+        (tried.status.code(), format!("{door:?} {protocol}: {}{}", stdout(&tried), stderr(&tried)))
+    };
+    let doors = [Door::Plain, Door::Tls, Door::MutualTls, Door::WebSocket, Door::SecureWebSocket];
+    for (door, protocol) in doors.into_iter().flat_map(|door| [(door, "3.1.1"), (door, "5")]) {
+        let (code, said) = try_at(door, protocol, "ca.pem");
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("PUBREC, PUBCOMP"), "{said}");
+        assert_eq!(said.contains("kind: sensor"), protocol == "5", "{said}");
+    }
+    let other = Authority::new();
+    std::fs::write(desk.path().join("other.pem"), other.cert_pem())
+        .expect("the directory is writable");
+    let (code, said) = try_at(Door::Tls, "5", "other.pem");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("failed") && said.contains("certificate"), "{said}");
+}
+
+#[test]
+fn a_device_can_be_tried_over_https_in_both_versions() {
+    let (desk, authority) = (Desk::new(), Authority::new());
+    let server = HttpServer::secured(&authority, |_| Reply::text("hello"));
+    std::fs::write(desk.path().join("ca.pem"), authority.cert_pem()).expect("it is writable");
+    for http2 in [false, true] {
+        let text = format!(
+            "version: 1\nname: https\ntargets: {{ t: {{ http: {{ url: \"{}\", ca: ca.pem, http2: {http2} }} }} }}\n\
+             groups:\n  g: {{ target: t, devices: 1, send: {{ a: {{ every: 1s, http: {{ get: /hi }} }} }} }}\n\
+             load: [ {{ ramp: {{ to: 100%, over: 1s }} }} ]\n",
+            server.url()
+        );
+        std::fs::write(desk.path().join("https.yaml"), text).expect("the directory is writable");
+        let tried = desk.run(&["scenario", "try", "https.yaml"]);
+        let said = format!("{}{}", stdout(&tried), stderr(&tried));
+        assert_eq!(tried.status.code(), Some(0), "{said}");
+        assert!(said.contains("200 OK (5 bytes) hello") && said.contains(", TLS"), "{said}");
+    }
+    assert_eq!(server.count("/hi"), 2);
 }
 
 #[test]

@@ -241,7 +241,7 @@ async fn resolve(job: &Job, target: &Target) -> Result<Route, PrepareError> {
     Ok(Route { permits: permits?, sources: Vec::new(), secure: None, upgrade: upgrade(target) })
 }
 
-fn upgrade(target: &Target) -> Option<Upgrade> {
+pub(super) fn upgrade(target: &Target) -> Option<Upgrade> {
     let path = target.mqtt()?.web_socket.as_deref()?;
     let host = match target.endpoint() {
         Endpoint::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),

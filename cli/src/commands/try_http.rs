@@ -1,22 +1,21 @@
 //! `scenario try` for an HTTP device: each of its requests once, in order, over one connection.
 //!
-//! Like the MQTT half a second opinion: hyper alone, without the agents' engine. What a step
-//! captures the next ones use, so a login is tried as well.
-
-use std::time::Duration;
+//! Like the MQTT half a second opinion: hyper alone, over a connection as the agents' engine makes it.
+//! What a step captures the next ones use, so a login is tried as well.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
 use hyper::header::{HOST, LOCATION};
-use hyper_util::rt::TokioIo;
-use shoal_domain::plan::{Group, HttpTarget, Plan};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use shoal_agent::protocol::Stream;
+use shoal_domain::plan::{Group, HttpProtocol, HttpTarget, Plan};
 use shoal_domain::reply::{Captured, Reply};
 use shoal_domain::template::DeviceScope;
 use shoal_service_kit::{Clock as _, SystemClock};
 
 use super::try_out::Steps;
-use crate::mqtt_client::tcp;
+use super::try_reach::{self, Place};
 use crate::render::requests::{self, Placed};
 
 /// Of a reply's body.
@@ -26,8 +25,7 @@ pub(super) async fn drive(
     plan: &Plan,
     group: &Group,
     scope: &DeviceScope<'_>,
-    (host, port): (&str, u16),
-    patience: Duration,
+    place: &Place<'_>,
     steps: &mut Steps,
 ) -> Result<(), String> {
     let Some(target) = plan.targets[group.target].http() else { return Ok(()) };
@@ -46,22 +44,15 @@ pub(super) async fn drive(
             steps.add("body", String::from_utf8_lossy(&request.body).into_owned());
         }
         let wire = to_wire(target, &request)?;
-        let is_open = sender.as_ref().is_some_and(|open: &http1::SendRequest<_>| !open.is_closed());
-        if !is_open {
-            let (stream, peer) = tcp(host, port, patience).await?;
-            steps.add("tcp", format!("connected to {peer}"));
-            let (fresh, connection) =
-                http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-            // It ends with its sender, so nobody has to wait for it.
-            let mut tasks = tokio::task::JoinSet::new();
-            tasks.spawn(connection);
-            tasks.detach_all();
-            sender = Some(fresh);
+        if sender.as_ref().is_none_or(Sender::is_closed) {
+            let stream = try_reach::connect(plan, group, &scope, place, steps).await?;
+            let opened = Sender::open(target, TokioIo::new(stream)).await;
+            sender = Some(opened.map_err(|error| error.to_string())?);
         }
         let Some(open) = &mut sender else { continue };
-        let reply = tokio::time::timeout(patience, exchange(open, wire, &placed)).await;
-        let (line, found) =
-            reply.map_err(|_| format!("no complete reply within {} s", patience.as_secs()))??;
+        let reply = tokio::time::timeout(place.patience, exchange(open, wire, &placed)).await;
+        let (line, found) = reply
+            .map_err(|_| format!("no complete reply within {} s", place.patience.as_secs()))??;
         steps.add("reply", line);
         for (index, value) in found? {
             let name = &group.captures[index];
@@ -78,8 +69,16 @@ fn to_wire(
     target: &HttpTarget,
     request: &requests::Request,
 ) -> Result<hyper::Request<Full<Bytes>>, String> {
-    let mut wire = hyper::Request::builder().method(request.method).uri(&request.path);
-    if !request.headers.iter().any(|(name, _)| name == "host") {
+    let is_http2 = target.protocol == HttpProtocol::Http2;
+    let uri = match is_http2 {
+        true => {
+            let scheme = if target.is_secure() { "https" } else { "http" };
+            format!("{scheme}://{}{}", target.authority, request.path)
+        }
+        false => request.path.clone(),
+    };
+    let mut wire = hyper::Request::builder().method(request.method).uri(uri);
+    if !is_http2 && !request.headers.iter().any(|(name, _)| name == "host") {
         wire = wire.header(HOST, &target.authority);
     }
     for (name, value) in &request.headers {
@@ -88,17 +87,68 @@ fn to_wire(
     wire.body(Full::new(request.body.clone().into())).map_err(|error| error.to_string())
 }
 
+type Wire = TokioIo<Box<dyn Stream + Send>>;
+
+/// What takes requests, in both versions.
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Sender {
+    async fn open(target: &HttpTarget, wire: Wire) -> hyper::Result<Self> {
+        // It ends with its sender, so nobody has to wait for it.
+        let mut tasks = tokio::task::JoinSet::new();
+        let sender = match target.protocol {
+            HttpProtocol::Http2 => {
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), wire).await?;
+                tasks.spawn(connection);
+                Self::Two(sender)
+            }
+            HttpProtocol::Http1 | HttpProtocol::Own(_) => {
+                let (sender, connection) = http1::handshake(wire).await?;
+                tasks.spawn(connection);
+                Self::One(sender)
+            }
+        };
+        tasks.detach_all();
+        Ok(sender)
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::One(sender) => sender.is_closed(),
+            Self::Two(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn send(
+        &mut self,
+        wire: hyper::Request<Full<Bytes>>,
+    ) -> hyper::Result<hyper::Response<hyper::body::Incoming>> {
+        match self {
+            Self::One(sender) => {
+                sender.ready().await?;
+                sender.send_request(wire).await
+            }
+            Self::Two(sender) => {
+                sender.ready().await?;
+                sender.send_request(wire).await
+            }
+        }
+    }
+}
+
 type Found = Result<Vec<(usize, Option<Captured>)>, String>;
 
 /// The reply in one line, and what it holds or why it is a failure.
 async fn exchange(
-    sender: &mut http1::SendRequest<Full<Bytes>>,
+    sender: &mut Sender,
     wire: hyper::Request<Full<Bytes>>,
     placed: &Placed<'_>,
 ) -> Result<(String, Found), String> {
     let broken = |error: hyper::Error| format!("no reply: {error}");
-    sender.ready().await.map_err(broken)?;
-    let (head, body) = sender.send_request(wire).await.map_err(broken)?.into_parts();
+    let (head, body) = sender.send(wire).await.map_err(broken)?.into_parts();
     let most = usize::try_from(placed.request.max_body).unwrap_or(usize::MAX);
     let body = Limited::new(body, most).collect().await.map_err(|error| error.to_string())?;
     let body = body.to_bytes();

@@ -12,16 +12,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shoal_agent::engine::single;
 use shoal_domain::ids::RunId;
-use shoal_domain::plan::{Endpoint, Group, HttpProtocol, Observer, Plan, Protocol};
+use shoal_domain::plan::{Endpoint, Group, HttpProtocol, Observer, Plan};
+use shoal_domain::template::DeviceScope;
 use shoal_service_kit::{Clock as _, SystemClock, random};
 
 use super::try_observe::{Seen, Watching};
+use super::try_reach::{self, Place};
 use super::{DONE, try_http};
 use crate::args::{Changes, Global, Output};
 use crate::builtin::Builtin;
 use crate::error::Error;
-use crate::mqtt_client::Connection;
+use crate::mqtt_client::{Connection, Message};
 use crate::render::device::{self as view, Device};
 use crate::render::{self, clean, json};
 use crate::scenario::Scenario;
@@ -92,18 +95,18 @@ pub(super) async fn perform(
             return Err(Error::Refused {
                 code: None,
                 message: format!(
-                    "group {} uses {what}: `scenario try` speaks MQTT 3.1.1 and HTTP/1.1 over plain TCP only",
+                    "group {} uses {what}, which `scenario try` does not speak",
                     group.name
                 ),
                 help: Some("use `shoal run` with few devices".into()),
             });
         }
+        let scope = device.scope(&plan, index, &secrets);
+        let place = Place { host: &host, port, patience: PATIENCE };
         let failed = if plan.targets[group.target].http().is_some() {
-            let scope = device.scope(&plan, index, &secrets);
-            let place = (host.as_str(), port);
-            try_http::drive(&plan, group, &scope, place, PATIENCE, &mut steps).await.err()
+            try_http::drive(&plan, group, &scope, &place, &mut steps).await.err()
         } else {
-            drive(&device, sending, (&host, port), &mut steps).await.err()
+            drive(&plan, group, &scope, sending, &place, &mut steps).await.err()
         };
         if let Some(why) = &failed {
             steps.add("failed", why.clone());
@@ -131,57 +134,49 @@ pub(super) async fn perform(
 
 /// What this command does not speak.
 fn beyond(plan: &Plan, group: &Group) -> Option<&'static str> {
-    if let Some(http) = plan.targets[group.target].http() {
-        return match (&http.protocol, &http.tls) {
-            (HttpProtocol::Http1, None) => None,
-            (HttpProtocol::Http1, Some(_)) => Some("TLS"),
-            (HttpProtocol::Http2, _) => Some("HTTP/2"),
-            (HttpProtocol::Own(_), _) => Some("a protocol of the agents' own"),
-        };
-    }
-    if group.sparkplug.is_some() {
-        return Some("Sparkplug");
-    }
-    let mqtt = plan.targets[group.target].mqtt()?;
-    if mqtt.tls.is_some() {
-        Some("TLS")
-    } else if mqtt.web_socket.is_some() {
-        Some("WebSocket")
-    } else {
-        (mqtt.protocol == Protocol::V5).then_some("MQTT 5")
+    let http = plan.targets[group.target].http();
+    match http.map(|http| &http.protocol) {
+        Some(HttpProtocol::Own(_)) => Some("a protocol of the agents' own"),
+        _ => group.sparkplug.is_some().then_some("Sparkplug"),
     }
 }
 
 /// `sending` renders the device's messages as they are at that moment.
 async fn drive(
-    device: &Device,
+    plan: &Plan,
+    group: &Group,
+    scope: &DeviceScope<'_>,
     sending: &impl Fn() -> Device,
-    (host, port): (&str, u16),
+    place: &Place<'_>,
     steps: &mut Steps,
 ) -> Result<(), String> {
-    let mut connection = Connection::open(host, port, PATIENCE).await?;
-    steps.add("tcp", format!("connected to {}", connection.peer));
-    let login = device.username.as_deref().map(|name| (name, device.password.as_deref()));
-    let code = connection.connect(&device.id, login, PATIENCE).await?;
-    steps.add("connack", code);
+    let Some(mqtt) = plan.targets[group.target].mqtt() else { return Ok(()) };
+    let stream = try_reach::connect(plan, group, scope, place, steps).await?;
+    let mut connection = Connection::over(stream, mqtt.protocol, place.patience);
+    let (username, password) = single::login(group, scope, SystemClock.unix_us() / 1_000_000)?;
+    let login = username.as_deref().map(|name| (name, password.as_deref().unwrap_or_default()));
+    steps.add("connack", connection.connect(scope.device, login).await?);
     // One of each series: the first slot.
     let device = sending();
-    for (n, message) in device.messages.iter().filter(|message| message.slot == 0).enumerate() {
-        steps.add("series", message.series.clone());
+    let first = device.messages.into_iter().filter(|message| message.slot == 0);
+    for (n, message) in first.enumerate() {
+        steps.add("series", message.series);
         steps.add("topic", message.topic.clone());
         steps.add("payload", view::payload_text(&message.payload));
         let packet_id = u16::try_from(n + 1).map_err(|_| "too many series".to_owned())?;
-        let answer = connection
-            .publish(
-                &message.topic,
-                &message.payload,
-                message.qos,
-                message.retain,
-                packet_id,
-                PATIENCE,
-            )
-            .await?;
-        steps.add("answer", answer);
+        let message = Message {
+            topic: message.topic,
+            payload: message.payload,
+            qos: message.qos,
+            retain: message.retain,
+            user: message.user,
+            content_type: message.content_type,
+            expiry_s: message.expiry_s,
+        };
+        for (name, value) in &message.user {
+            steps.add("property", format!("{name}: {value}"));
+        }
+        steps.add("answer", connection.publish(&message, packet_id).await?);
     }
     connection.disconnect().await
 }

@@ -31,8 +31,6 @@ pub(crate) struct Device {
     seed: u64,
     seed_is_pinned: bool,
     pub(crate) username: Option<String>,
-    /// Never shown.
-    pub(crate) password: Option<String>,
     /// Secrets that its texts need and that were not given.
     pub(crate) missing: BTreeSet<String>,
     lets: Vec<String>,
@@ -50,6 +48,10 @@ pub(crate) struct Message {
     pub(crate) retain: bool,
     pub(crate) topic: String,
     pub(crate) payload: Vec<u8>,
+    /// MQTT 5.
+    pub(crate) user: Vec<(String, String)>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) expiry_s: Option<u32>,
 }
 
 pub(crate) fn qos_number(qos: Qos) -> u8 {
@@ -129,7 +131,8 @@ pub(crate) fn device(
     let credentials = group.credentials.as_ref();
     let credential = |template: Option<&Template>| template.map(|template| text(template, &scope));
     let username = credential(credentials.and_then(|both| both.username.as_ref()));
-    let password = credential(credentials.and_then(|both| both.password.as_ref()));
+    // It is never shown, but what it needs may be missing.
+    credential(credentials.and_then(|both| both.password.as_ref()));
 
     let timetable = timetable(plan);
     let mut messages = Vec::new();
@@ -156,6 +159,11 @@ pub(crate) fn device(
                 out
             };
             let Some(publish) = send.publish() else { continue };
+            let mut text = |template| String::from_utf8_lossy(&render(template)).into_owned();
+            let properties = &publish.properties;
+            let user = properties.user.iter();
+            let user = user.map(|(name, value)| (name.clone(), text(value))).collect();
+            let content_type = properties.content_type.as_ref().map(&mut text);
             messages.push(Message {
                 series: plan.series_path(send.series),
                 slot,
@@ -164,6 +172,9 @@ pub(crate) fn device(
                 retain: publish.retain,
                 topic: String::from_utf8_lossy(&render(&publish.topic)).into_owned(),
                 payload: render(&publish.payload),
+                user,
+                content_type,
+                expiry_s: properties.message_expiry_s,
             });
         }
     }
@@ -188,7 +199,6 @@ pub(crate) fn device(
         seed,
         seed_is_pinned: plan.seed.is_some(),
         username,
-        password,
         messages,
         missing: missing.into_inner(),
         id,
