@@ -1,7 +1,7 @@
 //! What has been stored of the active runs so far, merged in memory: for progress and for
 //! thresholds that abort. The store stays the truth; a restarted control plane fills this from it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_domain::delta::{
@@ -10,13 +10,15 @@ use shoal_domain::delta::{
 use shoal_domain::ids::RunId;
 use shoal_domain::observed::{ArrivalCells, SourceClocks, merge_arrivals, merge_clocks};
 use shoal_domain::outcome::Operation;
-use shoal_domain::plan::Plan;
+use shoal_domain::plan::{Plan, Region, Threshold};
 
 use crate::fleet::Grant;
 use crate::trackers::Trackers;
 
 /// Windows kept for the "now" of progress; agents report about one window late.
 const RECENT: usize = 8;
+/// Seconds of assignments that wait to be judged; the oldest go. They are taken every second.
+const SECONDS: usize = 16 * 1024;
 
 #[derive(Debug, Clone, Default)]
 pub struct LiveRuns {
@@ -31,11 +33,26 @@ pub struct LiveRun {
     pub trackers: Trackers,
     pub parts: BTreeMap<Grant, LivePart>,
     recent: BTreeMap<u64, Moment>,
+    /// A threshold asks for single regions: parts keep their cells.
+    keeps_parts: bool,
+    /// A threshold of windows may end the run: what was recorded in a second, not yet taken.
+    seconds: Option<VecDeque<Second>>,
+}
+
+/// What an assignment told of one second.
+#[derive(Debug)]
+pub struct Second {
+    pub second: u64,
+    pub grant: Grant,
+    /// Only cells and arrivals.
+    pub delta: Delta,
 }
 
 /// The latest of what is absolute in an assignment's deltas, and the sum of its health.
 #[derive(Debug, Clone, Default)]
 pub struct LivePart {
+    /// Of runs whose thresholds ask for single regions.
+    pub cells: Cells,
     pub progress: Vec<Progress>,
     pub devices: Vec<DeviceGauge>,
     pub health: Health,
@@ -74,6 +91,11 @@ impl LiveRuns {
         self.lock().get(&run).map(read)
     }
 
+    /// Changes an active run.
+    pub fn change<T>(&self, run: RunId, change: impl FnOnce(&mut LiveRun) -> T) -> Option<T> {
+        self.lock().get_mut(&run).map(change)
+    }
+
     pub fn add(&self, run: RunId, plan: &Plan, grant: &Grant, delta: &Delta, is_closing: bool) {
         if let Some(live) = self.lock().get_mut(&run) {
             live.add(plan, grant, delta, is_closing);
@@ -82,11 +104,22 @@ impl LiveRuns {
 }
 
 impl LiveRun {
-    pub fn with(trackers: Trackers) -> Self {
-        Self { trackers, ..Self::default() }
+    pub fn of(plan: &Plan, trackers: Trackers) -> Self {
+        let of_region =
+            |threshold: &Threshold| threshold.region != Region::All && threshold.windows.is_none();
+        let keeps_parts = plan.thresholds.iter().any(of_region);
+        let keeps_seconds = plan.thresholds.iter().any(Threshold::is_watched_by_windows);
+        let seconds = keeps_seconds.then(VecDeque::new);
+        Self { trackers, keeps_parts, seconds, ..Self::default() }
+    }
+
+    /// What was recorded since the last time, second by second.
+    pub fn take_seconds(&mut self) -> VecDeque<Second> {
+        self.seconds.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     pub fn add(&mut self, plan: &Plan, grant: &Grant, delta: &Delta, is_closing: bool) {
+        let delta_second = delta.last_window;
         merge_cells(&mut self.cells, &delta.cells);
         merge_arrivals(&mut self.arrivals, &delta.arrivals);
         merge_clocks(&mut self.clocks, &delta.clocks);
@@ -94,6 +127,17 @@ impl LiveRun {
         let part = self.parts.entry(grant.clone()).or_default();
         part.health.merge(&delta.health);
         part.handover = part.handover.max(delta.handover);
+        if self.keeps_parts {
+            merge_cells(&mut part.cells, &delta.cells);
+        }
+        if let Some(seconds) = &mut self.seconds {
+            let (cells, arrivals) = (delta.cells.clone(), delta.arrivals.clone());
+            let delta = Delta { cells, arrivals, ..Delta::default() };
+            seconds.push_back(Second { second: delta_second, grant: grant.clone(), delta });
+            if seconds.len() > SECONDS {
+                seconds.pop_front();
+            }
+        }
         if !delta.progress.is_empty() {
             part.progress.clone_from(&delta.progress);
         }

@@ -43,7 +43,7 @@ use crate::store::{EventRow, RunRow, Store, ThresholdRow};
 pub use self::course::kind_of;
 use self::observers::Observing;
 pub use self::observers::observe_live;
-pub use self::parts::parts;
+pub use self::parts::{parts, plan_devices, region_in};
 use self::shares::Share;
 
 /// What is stored with a run's last phase.

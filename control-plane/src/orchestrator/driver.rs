@@ -10,6 +10,7 @@ mod keeping;
 mod reading;
 mod seeing;
 mod telling;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,10 +27,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::reading::{Reading, deal_reads};
+use self::watched::Watched;
 use super::compaction::decode;
 use super::{Runs, Status, Wish, scale};
 use crate::fleet;
 use crate::live::LiveRun;
+use crate::query::region_in;
 use crate::record::{Record, Scaled, grant_of, shard_of};
 use crate::refusal::Refusal;
 use crate::store::{NewEvent, RunRow};
@@ -58,6 +61,7 @@ pub(super) struct Driver {
     /// Ends with the compaction that goes on.
     compacting: Option<tokio::sync::oneshot::Receiver<()>>,
     judged_us: u64,
+    watched: Watched,
     /// As in the record, which takes it over at the next event.
     false_since_us: BTreeMap<usize, u64>,
     /// An end that agents were told before it could be stored: run time.
@@ -102,12 +106,14 @@ impl Driver {
             compacted_us: now_us,
             compacting: None,
             judged_us: now_us,
+            watched: Watched::default(),
             false_since_us,
             told_end_us: None,
             is_confirmed: false,
             is_store_away: false,
             is_disowned: false,
         };
+        driver.read_regions().await?;
         driver.read_grants().await?;
         // With the blocks, which reports are judged by.
         let status = Status { record: driver.record.clone(), exit_code: None };
@@ -116,6 +122,16 @@ impl Driver {
         driver.find_begins().await?;
         driver.assign_all(now_us);
         Ok(driver)
+    }
+
+    /// Where the agents of the run are; of those that are here it is known better in a moment.
+    async fn read_regions(&mut self) -> Result<(), Refusal> {
+        for agent in self.runs.store.run_agents(self.row.run_id).await? {
+            if let Ok(id) = agent.agent_id.parse::<AgentId>() {
+                self.regions.insert(id, region_in(&agent.labels_json));
+            }
+        }
+        Ok(())
     }
 
     /// The blocks of all grants, which the record does not hold.
@@ -135,7 +151,7 @@ impl Driver {
     async fn read_live(&mut self) -> Result<(), Refusal> {
         let store = &self.runs.store;
         let trackers = Trackers::restored(&self.plan, &store.trackers(self.row.run_id).await?)?;
-        let mut live = LiveRun::with(trackers);
+        let mut live = LiveRun::of(&self.plan, trackers);
         for row in store.assignments(self.row.run_id).await? {
             if row.closing.is_some() {
                 let grant = (row.grant.assignment_id, row.grant.epoch as u64);
@@ -145,6 +161,11 @@ impl Driver {
         for row in store.summaries(self.row.run_id).await? {
             let delta = decode("summaries", &row.assignment_id, &row.body)?;
             live.add(&self.plan, &(row.assignment_id, row.epoch as u64), &delta, false);
+        }
+        // A sum is no second; those that were folded stand in the windows.
+        live.take_seconds();
+        if Watched::is_needed(&self.plan) {
+            self.watched.restore(store, &self.plan, self.row.run_id).await?;
         }
         for row in store.unfolded(self.row.run_id, None).await? {
             let delta = decode("deltas", &row.assignment_id, &row.body)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_domain::plan::Plan;
 use shoal_domain::report::{DeviceTotals, PartReport};
+use shoal_domain::shard::Shard;
 use shoal_domain::verdict::{Facts, GroupDevices};
 
 use super::shares::Share;
@@ -21,9 +22,7 @@ impl Regions {
     pub(super) async fn of(store: &Store, row: &RunRow) -> Result<Self, Refusal> {
         let mut regions = BTreeMap::new();
         for agent in store.run_agents(row.run_id).await? {
-            let labels: BTreeMap<String, String> =
-                serde_json::from_str(&agent.labels_json).unwrap_or_default();
-            regions.insert(agent.agent_id, labels.get(REGION).cloned().unwrap_or_default());
+            regions.insert(agent.agent_id, region_in(&agent.labels_json));
         }
         Ok(Self(regions))
     }
@@ -31,6 +30,12 @@ impl Regions {
     pub(super) fn of_share(&self, share: &Share) -> &str {
         self.0.get(&share.row.grant.agent_id).map_or("", String::as_str)
     }
+}
+
+/// The region that an agent's labels name; empty: none.
+pub fn region_in(labels_json: &str) -> String {
+    let labels: BTreeMap<String, String> = serde_json::from_str(labels_json).unwrap_or_default();
+    labels.get(REGION).cloned().unwrap_or_default()
 }
 
 /// As shown: agents that name no region are one, too.
@@ -48,13 +53,18 @@ pub(super) fn facts_of<'s>(
 ) -> Facts {
     let mut facts = super::facts(row, plan, record, shares.clone());
     facts.ended_us = ended_us;
+    plan_devices(&mut facts, shares.map(|share| &share.shard));
+    facts
+}
+
+/// Only the devices of these shards were to be driven.
+pub fn plan_devices<'s>(facts: &mut Facts, shards: impl Iterator<Item = &'s Shard> + Clone) {
     for (group, devices) in facts.devices.iter_mut().enumerate() {
-        let blocks = shares.clone().flat_map(|share| &share.shard.blocks);
+        let blocks = shards.clone().flat_map(|shard| &shard.blocks);
         let of_group = blocks.filter(|block| block.group == group);
         let planned = of_group.map(|block| block.devices.end - block.devices.start).sum();
         *devices = GroupDevices { planned, ..*devices };
     }
-    facts
 }
 
 /// By `agent` or by `region`, in order of their names.

@@ -34,10 +34,10 @@ pub(super) struct Asked<'a> {
 }
 
 /// One threshold in one region, while its windows are read.
-struct Asking<'a> {
+struct Asking {
     position: usize,
     region: Option<String>,
-    windows: Windowed<'a>,
+    windows: Windowed,
 }
 
 impl Asked<'_> {
@@ -137,9 +137,10 @@ impl Asked<'_> {
         if !asking.is_empty() {
             self.read_windows(regions, &mut asking).await?;
         }
+        let ended_us = self.facts.ended_us;
         let mut worst: BTreeMap<usize, (Option<String>, Held)> = BTreeMap::new();
-        for Asking { position, region, windows } in asking {
-            let held = windows.finish();
+        for Asking { position, region, mut windows } in asking {
+            let held = windows.known(self.plan, ended_us);
             let is_worse =
                 worst.get(&position).is_none_or(|(_, known)| held.ratio() < known.ratio());
             if is_worse {
@@ -149,7 +150,7 @@ impl Asked<'_> {
         Ok(worst)
     }
 
-    fn asking(&self, by_region: &BTreeMap<&str, Facts>) -> Vec<Asking<'_>> {
+    fn asking(&self, by_region: &BTreeMap<&str, Facts>) -> Vec<Asking> {
         let mut asking = Vec::new();
         for (position, threshold) in self.plan.thresholds.iter().enumerate() {
             let regions: Vec<Option<String>> = match &threshold.region {
@@ -160,7 +161,7 @@ impl Asked<'_> {
                 Region::Each => by_region.keys().map(named).collect(),
             };
             for region in regions {
-                if let Some(windows) = Windowed::new(self.plan, threshold, self.facts.ended_us) {
+                if let Some(windows) = Windowed::new(self.plan, threshold) {
                     asking.push(Asking { position, region, windows });
                 }
             }
@@ -168,11 +169,7 @@ impl Asked<'_> {
         asking
     }
 
-    async fn read_windows(
-        &self,
-        regions: &Regions,
-        asking: &mut [Asking<'_>],
-    ) -> Result<(), Refusal> {
+    async fn read_windows(&self, regions: &Regions, asking: &mut [Asking]) -> Result<(), Refusal> {
         let is_wanted = |series: i64| {
             self.plan.thresholds.iter().filter(|threshold| threshold.windows.is_some()).any(
                 |threshold| match &threshold.subject {
@@ -196,6 +193,11 @@ impl Asked<'_> {
                 }
                 let window = stored.window.max(0) as u64;
                 take_before(&mut waiting, window, asking);
+                // Nothing of an earlier second comes any more.
+                for asking in asking.iter_mut() {
+                    let until_us = (window * 1_000_000).min(self.facts.ended_us);
+                    asking.windows.known(self.plan, until_us);
+                }
                 let delta = decode("windows", &run.to_string(), &stored.body)?;
                 give(asking, window, &stored.region, &delta);
             }
@@ -293,7 +295,7 @@ fn windowed_report(
     }
 }
 
-fn give(asking: &mut [Asking<'_>], window: u64, region: &str, delta: &Delta) {
+fn give(asking: &mut [Asking], window: u64, region: &str, delta: &Delta) {
     for asking in asking {
         if asking.region.as_deref().is_none_or(|wanted| wanted == region) {
             asking.windows.add(window, &delta.cells, &delta.arrivals);
@@ -304,7 +306,7 @@ fn give(asking: &mut [Asking<'_>], window: u64, region: &str, delta: &Delta) {
 fn take_before(
     waiting: &mut BTreeMap<u64, Vec<(String, Delta)>>,
     window: u64,
-    asking: &mut [Asking<'_>],
+    asking: &mut [Asking],
 ) {
     while let Some(first) = waiting.first_entry().filter(|first| *first.key() < window) {
         let (window, deltas) = first.remove_entry();

@@ -570,6 +570,13 @@ pub struct Threshold {
     pub is_default: bool,
 }
 
+impl Threshold {
+    /// Whether its windows are judged while the load goes on.
+    pub fn is_watched_by_windows(&self) -> bool {
+        self.windows.is_some() && self.abort_after_us.is_some()
+    }
+}
+
 /// Whose agents a threshold asks about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Region {

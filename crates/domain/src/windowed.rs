@@ -1,9 +1,12 @@
 //! A threshold judged window by window: it must hold in a share of them.
 //!
-//! Windows go by the time of recording, like everything that is kept by the second. They are handed
-//! over in order of time and never kept; one of them is judged as if it were a run of that length,
-//! so a window and a run can never be measured differently. Only whole windows of the judged time
-//! count, and one without data does not hold: that a stall left no samples is no excuse.
+//! Windows go by the time of recording, like everything that is kept by the second. One of them is
+//! judged as if it were a run of that length, so a window and a run can never be measured
+//! differently. Seconds may come in any order and from many agents; a window is judged, once, when
+//! all of it is known, and forgotten. Only whole windows of the judged time count, and one without
+//! data does not hold: that a stall left no samples is no excuse.
+
+use std::collections::BTreeMap;
 
 use crate::delta::{Cells, merge_cells};
 use crate::observed::{ArrivalCells, merge_arrivals};
@@ -24,66 +27,73 @@ pub struct Held {
     pub worst: Option<(f64, u64)>,
 }
 
-/// Takes the windows of one threshold, in order of time.
+/// The windows of one threshold.
 #[derive(Debug)]
-pub struct Windowed<'p> {
-    plan: &'p Plan,
+pub struct Windowed {
     /// For one window: without a stage, which the windows are cut from already.
     one: Threshold,
-    /// In seconds of run time.
+    /// In seconds of run time: where the first begins, and where the last must have ended.
     from: u64,
+    end: u64,
     every: u64,
-    n_windows: u64,
-    open: u64,
-    facts: Facts,
+    /// All windows before this one are judged.
+    next: u64,
+    open: BTreeMap<u64, Facts>,
     found: Held,
 }
 
-impl<'p> Windowed<'p> {
-    /// `None`: the threshold is judged over its whole time. `ended_us`: where the load ended or,
-    /// while it goes on, up to where all is known.
-    pub fn new(plan: &'p Plan, threshold: &Threshold, ended_us: u64) -> Option<Self> {
+impl Windowed {
+    /// `None`: the threshold is judged over its whole time.
+    pub fn new(plan: &Plan, threshold: &Threshold) -> Option<Self> {
         let windows = threshold.windows?;
         let (start_us, end_us) = match threshold.stage {
             Some(stage) => {
                 let stage = &plan.stages[stage.index()];
-                (stage.start_us, stage.end_us.min(ended_us))
+                (stage.start_us, stage.end_us)
             }
-            None => (0, ended_us),
+            None => (0, u64::MAX),
         };
-        let from = start_us.div_ceil(SECOND_US);
-        let n_windows = (end_us / SECOND_US).saturating_sub(from) / windows.seconds;
-        let one = Threshold { stage: None, windows: None, ..threshold.clone() };
-        let (facts, found) = (Facts::default(), Held::default());
-        Some(Self { plan, one, from, every: windows.seconds, n_windows, open: 0, facts, found })
+        Some(Self {
+            one: Threshold { stage: None, windows: None, ..threshold.clone() },
+            from: start_us.div_ceil(SECOND_US),
+            end: end_us / SECOND_US,
+            every: windows.seconds,
+            next: 0,
+            open: BTreeMap::new(),
+            found: Held::default(),
+        })
     }
 
-    /// What was recorded in second `window` of the run.
-    pub fn add(&mut self, window: u64, cells: &Cells, arrivals: &ArrivalCells) {
-        let Some(into) = window.checked_sub(self.from).map(|since| since / self.every) else {
+    /// What was recorded in a second of the run; ignored where its window is judged already.
+    pub fn add(&mut self, second: u64, cells: &Cells, arrivals: &ArrivalCells) {
+        let Some(window) = second.checked_sub(self.from).map(|since| since / self.every) else {
             return;
         };
-        self.close_before(into);
-        if into == self.open && into < self.n_windows {
-            merge_cells(&mut self.facts.cells, cells);
-            merge_arrivals(&mut self.facts.arrivals, arrivals);
+        if window >= self.next && window < self.n_before(self.end) {
+            let facts = self.open.entry(window).or_default();
+            merge_cells(&mut facts.cells, cells);
+            merge_arrivals(&mut facts.arrivals, arrivals);
         }
     }
 
-    pub fn finish(mut self) -> Held {
-        self.close_before(self.n_windows);
+    /// Everything up to this run time is known: judges the windows that lie before it. How it has
+    /// stood so far.
+    pub fn known(&mut self, plan: &Plan, until_us: u64) -> Held {
+        let until = self.n_before((until_us / SECOND_US).min(self.end));
+        while self.next < until {
+            let mut facts = self.open.remove(&self.next).unwrap_or_default();
+            facts.ended_us = self.every * SECOND_US;
+            let judgement = judge(plan, &self.one, &facts);
+            let at_us = (self.from + self.next * self.every) * SECOND_US;
+            self.found.add(&judgement, self.one.comparison, at_us);
+            self.next += 1;
+        }
         self.found
     }
 
-    fn close_before(&mut self, next: u64) {
-        while self.open < next.min(self.n_windows) {
-            self.facts.ended_us = self.every * SECOND_US;
-            let judgement = judge(self.plan, &self.one, &self.facts);
-            let at_us = (self.from + self.open * self.every) * SECOND_US;
-            self.found.add(&judgement, self.one.comparison, at_us);
-            self.facts = Facts::default();
-            self.open += 1;
-        }
+    /// Whole windows before a second.
+    fn n_before(&self, second: u64) -> u64 {
+        second.saturating_sub(self.from) / self.every
     }
 }
 
@@ -161,11 +171,11 @@ mod tests {
 
     fn held(threshold: &Threshold, windows: &[(u64, Vec<u64>)], ended_us: u64) -> Held {
         let plan = plan(&[10], 1_000_000, ramp_and_hold(10, 2_500_000, 60_000_000));
-        let mut judge = Windowed::new(&plan, threshold, ended_us).unwrap();
+        let mut judge = Windowed::new(&plan, threshold).unwrap();
         for (window, values) in windows {
             judge.add(*window, &cells(values), &ArrivalCells::new());
         }
-        judge.finish()
+        judge.known(&plan, ended_us)
     }
 
     fn p95(seconds: u64) -> Threshold {
@@ -206,6 +216,37 @@ mod tests {
     }
 
     proptest! {
+        /// Whoever judges while the load goes on, in whatever order seconds come from however many
+        /// agents, finds at the end what one finds who has read everything.
+        #[test]
+        fn it_stands_the_same_in_whatever_order_its_seconds_come(
+            mut told in proptest::collection::vec((0u64..40, 1u64..3_000), 0..120),
+            seconds in 1u64..5, looks in proptest::collection::vec(0u64..40, 0..5),
+        ) {
+            let plan = plan(&[10], 1_000_000, ramp_and_hold(10, 2_500_000, 60_000_000));
+            let whole: Vec<(u64, Vec<u64>)> = told.iter().map(|(at, us)| (*at, vec![*us])).collect();
+            let at_once = held(&p95(seconds), &whole, 40_000_000);
+            let mut live = Windowed::new(&plan, &p95(seconds)).unwrap();
+            let mut looks = looks;
+            looks.sort_unstable();
+            for look in looks {
+                // All before it has come, and of the rest some.
+                let (come, later): (Vec<_>, Vec<_>) =
+                    told.into_iter().partition(|(at, us)| *at < look || us % 2 == 0);
+                told = later;
+                for (at, us) in come {
+                    live.add(at, &cells(&[us]), &ArrivalCells::new());
+                }
+                let standing = live.known(&plan, look * 1_000_000);
+                prop_assert_eq!(standing.windows, look / seconds);
+                prop_assert!(standing.held <= at_once.held);
+            }
+            for (at, us) in told {
+                live.add(at, &cells(&[us]), &ArrivalCells::new());
+            }
+            prop_assert_eq!(live.known(&plan, 40_000_000), at_once);
+        }
+
         #[test]
         fn each_window_is_judged_as_a_run_of_its_own(
             values in proptest::collection::vec(proptest::collection::vec(1u64..3_000, 0..6), 1..30),

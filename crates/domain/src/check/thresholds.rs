@@ -83,14 +83,6 @@ impl Check<'_> {
                 None,
             );
         }
-        if let (Some(abort_after), true) = (
-            &written.abort_after,
-            written.region.is_some() || written.windows.is_some() || written.held.is_some(),
-        ) {
-            let what = "`abort_after` of a region or of windows";
-            self.out.later(abort_after.place, &abort_after.path, what);
-            return None;
-        }
         let windows = self.windows_of(written, metric, line.limit);
         let region = self.region_of(written, &subject);
         let (comparison, limit) = (line.comparison, line.limit);

@@ -66,3 +66,45 @@ async fn each_region_is_judged_by_itself_and_one_without_agents_has_no_data() {
     assert!(matches!(worst, Some("eu" | "us")), "{worst:?}");
     assert_eq!(report.thresholds[2].sentence(), "sensors.telemetry.errors == 0, in region mars");
 }
+
+/// Every region has half of the rate: the whole run's rate is too much, that of each region is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_aborts_the_run_by_its_own_numbers_and_not_by_those_of_all() {
+    let cluster = Cluster::start(2).await;
+    let expect = |limit: u32| {
+        format!(
+            "{STEADY}thresholds:\n  \
+             - {{ expect: sensors.telemetry.rate <= {limit}/s, region: eu, abort_after: 1s }}\n  \
+             - {{ expect: sensors.telemetry.rate <= {limit}/s, region: each, abort_after: 1s }}\n"
+        )
+    };
+    let report = cluster.run(&expect(150), &[("hold", "5s")]).await.over().await;
+    assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(0)), "{report:#?}");
+    assert_eq!(report.cause.as_deref(), Some("completed"));
+
+    let report = cluster.run(&expect(50), &[("hold", "60s")]).await.over().await;
+    assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(1)), "{report:#?}");
+    assert_eq!(report.cause.as_deref(), Some("threshold"));
+    assert!(report.duration_s < 20.0, "{report:#?}");
+    assert!(report.thresholds[0].breached_at_s.is_some_and(|at| at < report.duration_s));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_that_do_not_hold_abort_the_run() {
+    let cluster = Cluster::start(2).await;
+    let scenario = format!(
+        "{STEADY}thresholds:
+  - {{ expect: sensors.telemetry.response_time.p95 < 400ms, held: 90%, abort_after: 2s }}
+  - {{ expect: sensors.telemetry.rate >= 1/s, region: each, windows: 2s, abort_after: 1s }}
+"
+    );
+    let run = cluster.run(&scenario, &[("hold", "60s")]).await;
+    run.has_sent(400).await;
+    cluster.broker().stall(true);
+    let report = run.over().await;
+    assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(1)), "{report:#?}");
+    assert_eq!(report.cause.as_deref(), Some("threshold"));
+    assert!(report.duration_s < 40.0, "{report:#?}");
+    let [windows, ..] = &report.thresholds[..] else { panic!("{report:#?}") };
+    assert_eq!(windows.result, Failed);
+}
