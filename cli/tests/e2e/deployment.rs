@@ -49,6 +49,8 @@ pub(crate) struct Deployment {
     /// Where `GET /metrics` is answered.
     pub(crate) metrics: String,
     database: Database,
+    /// Of the database, as the control plane reaches it.
+    url: String,
     /// Between the control plane and its database, and between agents and control plane.
     proxies: Option<(FaultProxy, FaultProxy)>,
     dir: tempfile::TempDir,
@@ -99,8 +101,18 @@ impl Deployment {
         let line = control_plane.says("metrics are served").await;
         let metrics = after(line, "at=");
         let (agents, standby, proxies) = (BTreeMap::new(), None, None);
-        let collector = collector.to_owned();
-        Self { agents, control_plane, standby, server, metrics, database, proxies, dir, collector }
+        Self {
+            agents,
+            control_plane,
+            standby,
+            server,
+            metrics,
+            database,
+            url: url.to_owned(),
+            proxies,
+            dir,
+            collector: collector.to_owned(),
+        }
     }
 
     /// A second control plane on the same database; whoever is started from now on knows both.
@@ -139,7 +151,7 @@ impl Deployment {
     pub(crate) async fn restart_control_plane(&mut self) {
         self.control_plane.kill();
         let listen = self.server.strip_prefix("http://").unwrap();
-        let command = control_plane(self.database.url(), listen, &self.collector);
+        let command = control_plane(&self.url, listen, &self.collector);
         self.control_plane =
             Daemon::start(command, self.dir.path().join("control-plane-again.log"));
         self.control_plane.says("addr=").await;
@@ -169,6 +181,15 @@ impl Deployment {
 
     pub(crate) fn kill_agent(&mut self, id: &str) {
         self.agents.get_mut(id).expect("this agent was started").kill();
+    }
+
+    /// SIGSTOP to an agent.
+    pub(crate) fn freeze_agent(&self, id: &str) {
+        self.agents[id].signal(Signal::SIGSTOP);
+    }
+
+    pub(crate) fn thaw_agent(&self, id: &str) {
+        self.agents[id].signal(Signal::SIGCONT);
     }
 
     /// An agent that may well be refused.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
 
 mod apply;
+mod chaos;
 mod deployment;
 mod faces;
 mod load;

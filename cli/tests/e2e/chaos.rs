@@ -1,0 +1,220 @@
+//! Processes with bad luck, by seed: agents are killed and frozen, the control plane is killed and
+//! frozen, the database, the network and the broker go away for a while, and in the end the counts are
+//! those of the broker's other subscriber.
+//!
+//! A few seeds run with the other tests. `SHOAL_CHAOS=50 cargo test --workspace --test e2e chaos` plays
+//! more of them; a failure names its seed, and `SHOAL_CHAOS_SEED=N` plays that one alone. The faults are
+//! real time, so a seed says what happens, not at which microsecond.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::time::Duration;
+
+use serde_json::Value;
+use shoal_testkit::mosquitto::Mosquitto;
+use shoal_testkit::subscriber::{Message, Subscriber};
+use tokio::time::sleep;
+
+use crate::deployment::{Deployment, series, shipped};
+use crate::runs::marks;
+
+const AGENTS: [&str; 3] = ["anna", "bert", "cleo"];
+const DEVICES: u64 = 60;
+const HOLD: &str = "hold=20s";
+
+/// Small, seeded and the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+
+    fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.roll(to - from))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// kill -9, and the next process of the same agent at once.
+    AgentKilled(&'static str),
+    AgentFrozen(&'static str, Duration),
+    ControlPlaneKilled,
+    ControlPlaneFrozen(Duration),
+    DatabaseRefuses(Duration),
+    DatabaseSilent(Duration),
+    /// Of all agents, for less than a lease.
+    NetworkSilent(Duration),
+    BrokerFrozen(Duration),
+}
+
+impl Fault {
+    /// Nobody dies twice: what kills an agent twice is poison, which is another test's.
+    fn draw(dice: &mut Dice, killed: &mut Vec<&'static str>) -> Self {
+        let agent = AGENTS[dice.roll(3) as usize];
+        match dice.roll(9) {
+            0 | 1 if !killed.contains(&agent) => {
+                killed.push(agent);
+                Self::AgentKilled(agent)
+            }
+            0..=2 => Self::AgentFrozen(agent, dice.millis(300, 3_000)),
+            3 | 4 => Self::ControlPlaneKilled,
+            5 => Self::ControlPlaneFrozen(dice.millis(500, 8_000)),
+            6 if dice.roll(2) == 0 => Self::DatabaseRefuses(dice.millis(500, 10_000)),
+            6 => Self::DatabaseSilent(dice.millis(500, 10_000)),
+            7 => Self::NetworkSilent(dice.millis(500, 10_000)),
+            _ => Self::BrokerFrozen(dice.millis(300, 3_000)),
+        }
+    }
+
+    async fn happen(self, deployment: &mut Deployment, broker: &Mosquitto) {
+        match self {
+            Self::AgentKilled(agent) => {
+                deployment.kill_agent(agent);
+                deployment.agent(agent, "1").await;
+            }
+            Self::AgentFrozen(agent, lasts) => {
+                deployment.freeze_agent(agent);
+                sleep(lasts).await;
+                deployment.thaw_agent(agent);
+            }
+            Self::ControlPlaneKilled => deployment.restart_control_plane().await,
+            Self::ControlPlaneFrozen(lasts) => {
+                deployment.freeze_leader();
+                sleep(lasts).await;
+                deployment.thaw_leader();
+            }
+            Self::DatabaseRefuses(lasts) => {
+                let database = deployment.database_proxy();
+                database.refuse(true);
+                database.cut();
+                sleep(lasts).await;
+                database.heal();
+            }
+            Self::DatabaseSilent(lasts) => {
+                deployment.database_proxy().black_hole(true);
+                sleep(lasts).await;
+                deployment.database_proxy().heal();
+            }
+            Self::NetworkSilent(lasts) => {
+                deployment.agents_proxy().black_hole(true);
+                sleep(lasts).await;
+                deployment.agents_proxy().heal();
+            }
+            Self::BrokerFrozen(lasts) => {
+                broker.freeze();
+                sleep(lasts).await;
+                broker.thaw();
+            }
+        }
+    }
+}
+
+/// What came of one seed.
+struct Outcome {
+    validity: String,
+    arrived: u64,
+    /// Sent, and not reported by an agent that was killed.
+    unreported: u64,
+}
+
+async fn play(seed: u64) -> Outcome {
+    let (mut dice, mut killed) = (Dice(seed), Vec::new());
+    let n_faults = 2 + dice.roll(3);
+    let faults: Vec<(Duration, Fault)> = (0..n_faults)
+        .map(|_| (dice.millis(200, 4_000), Fault::draw(&mut dice, &mut killed)))
+        .collect();
+    let broker = Mosquitto::start();
+    let witness = Subscriber::start(broker.addr(), "devices/+/telemetry");
+    let mut deployment = Deployment::behind_a_proxy().await;
+    for agent in AGENTS {
+        deployment.agent(agent, "1").await;
+    }
+    let (file, target) = (shipped("telemetry.yaml"), format!("broker=mqtt://{}", broker.addr()));
+    let devices = format!("devices={DEVICES}");
+    let start =
+        ["start", &file, "--agents", "3", "--set", &devices, "--set", HOLD, "--set", &target];
+    let started = deployment.shoal(&start).await;
+    assert_eq!(started.code, Some(0), "seed {seed}: {started:?}");
+    witness.hears(20);
+    for (after, fault) in &faults {
+        sleep(*after).await;
+        fault.happen(&mut deployment, &broker).await;
+    }
+    let watched = deployment.shoal(&["watch", "last"]).await;
+    let document = deployment.shoal(&["show", "last", "--output", "json"]).await.document();
+    let story = format!("SHOAL_CHAOS_SEED={seed} {faults:?}: {watched:?} {document:#}");
+    judge(&document, &witness.all(), &killed, &story)
+}
+
+fn judge(document: &Value, arrived: &[Message], killed: &[&str], story: &str) -> Outcome {
+    assert_eq!(document["phase"], "FINISHED", "{story}");
+    let telemetry = series(document, "telemetry");
+    let n = |class: &str| telemetry["slots"][class].as_u64().unwrap_or_default();
+    let classes = ["sent", "missed", "not_connected", "away", "unsent", "unassigned"];
+    let classed: u64 = classes.iter().map(|class| n(class)).sum();
+    assert_eq!(n("planned"), classed, "every planned slot has one class: {story}");
+    let n_arrived = arrived.len() as u64;
+    assert_eq!(marks(arrived).len() as u64, n_arrived, "nothing came twice: {story}");
+    never_driven_twice(arrived, story);
+
+    assert!(n("sent") <= n_arrived, "nothing is reported that was not sent: {story}");
+    let unreported = n_arrived - n("sent");
+    // Of a killed agent the open window, and what it had sent and not delivered while the control
+    // plane or its database was away, which may be all that it had.
+    if killed.is_empty() {
+        assert_eq!(unreported, 0, "every count of an agent that lives arrives: {story}");
+        let is_proved = |row: &Value| row["totals_proved"] == true;
+        assert!(document["agents"].as_array().unwrap().iter().all(is_proved), "{story}");
+    }
+    let validity = document["validity"].as_str().unwrap_or_default().to_owned();
+    if validity == "VALID" {
+        assert!(killed.is_empty(), "a killed agent is told: {story}");
+        assert_eq!((n("planned"), n("missed")), (n("sent"), 0), "VALID is all of it: {story}");
+    }
+    Outcome { validity, arrived: n_arrived, unreported }
+}
+
+/// By the times that the messages themselves say: a device's next holder begins after the last word of
+/// the one before.
+fn never_driven_twice(arrived: &[Message], story: &str) {
+    let mut spans: BTreeMap<(&str, u32), (u64, u64)> = BTreeMap::new();
+    for message in arrived {
+        let payload: Value = serde_json::from_slice(&message.payload).unwrap();
+        let mark: Vec<&str> = payload["trace"].as_str().unwrap().split('.').collect();
+        let (incarnation, at_us) = (mark[4].parse().unwrap(), mark[6].parse().unwrap());
+        let span = spans.entry((&message.topic, incarnation)).or_insert((at_us, at_us));
+        *span = (span.0.min(at_us), span.1.max(at_us));
+    }
+    for (((device, _), (_, last)), ((next, _), (first, _))) in
+        spans.iter().zip(spans.iter().skip(1))
+    {
+        assert!(device != next || last < first, "{device} has two holders at {first}: {story}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_goes_away_for_a_while_the_counts_are_those_of_the_broker() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("SHOAL_CHAOS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SHOAL_CHAOS").unwrap_or(3),
+    };
+    let mut by_validity: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut arrived, mut unreported) = (0, 0);
+    for seed in seeds {
+        let outcome = play(seed).await;
+        *by_validity.entry(outcome.validity).or_default() += 1;
+        (arrived, unreported) = (arrived + outcome.arrived, unreported + outcome.unreported);
+        let told = writeln!(
+            std::io::stderr(),
+            "chaos: {by_validity:?} up to seed {seed}, {arrived} messages, {unreported} unreported by the dead"
+        );
+        told.unwrap();
+    }
+}
