@@ -5,6 +5,7 @@
 //! on after the load until the control plane lowers the end. Invariant: an event is counted in
 //! exactly one of received, unparsed and foreign, and what may have passed unseen is a reader gap.
 
+mod eventhubs;
 mod finding;
 mod kafka;
 mod mqtt;
@@ -15,20 +16,25 @@ pub mod trial;
 mod webhook;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rustls::pki_types::ServerName;
+use shoal_domain::eventhubs::ConnectionString;
 use shoal_domain::ids::{ObserverId, RunId};
 use shoal_domain::observed::Positions;
-use shoal_domain::plan::{Endpoint, KafkaSource, MqttSource, Plan, Source, Tls, WebhookSource};
+use shoal_domain::plan::{
+    Endpoint, EventHubsSource, KafkaSource, MqttSource, Plan, Source, Tls, WebhookSource,
+};
 use shoal_domain::template::{DeviceScope, Template};
 use shoal_service_kit::{Permit, TargetGuard};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsConnector;
 
+use self::eventhubs::EventHubsReader;
 use self::kafka::KafkaReader;
 use self::mqtt::MqttReader;
 use self::reading::{Reader, Reading};
@@ -37,9 +43,9 @@ use crate::assignments::load::Refusal;
 use crate::engine::{Control, CoreReport, client_config};
 
 /// A connection to a source, inside TLS or not.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + Debug {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + Debug> Stream for S {}
 
 /// What this agent is to read in one run.
 pub(crate) struct ObserverJob {
@@ -99,6 +105,7 @@ enum Headers<'e> {
     None,
     Kafka(crate::kafka::Headers<'e>),
     Http(&'e hyper::HeaderMap),
+    Named(&'e [(String, Vec<u8>)]),
 }
 
 impl<'e> Headers<'e> {
@@ -107,6 +114,9 @@ impl<'e> Headers<'e> {
             Self::None => None,
             Self::Kafka(headers) => headers.get(name),
             Self::Http(headers) => headers.get(name).map(|value| value.as_bytes()),
+            Self::Named(headers) => {
+                headers.iter().find_map(|(known, value)| (known == name).then_some(&value[..]))
+            }
         }
     }
 
@@ -116,6 +126,7 @@ impl<'e> Headers<'e> {
             Self::None => None,
             Self::Kafka(headers) => headers.iter().find_map(|(_, value)| look(value)),
             Self::Http(headers) => headers.values().find_map(|value| look(value.as_bytes())),
+            Self::Named(headers) => headers.iter().find_map(|(_, value)| look(value)),
         }
     }
 }
@@ -206,6 +217,9 @@ async fn reader_of(job: &ObserverJob) -> Result<Reader, Refusal> {
     Ok(match &observer.source {
         Source::Mqtt(source) => Reader::Mqtt(Box::new(mqtt_reader(job, name, source).await?)),
         Source::Kafka(source) => Reader::Kafka(Box::new(kafka_reader(job, name, source).await?)),
+        Source::EventHubs(source) => {
+            Reader::EventHubs(Box::new(eventhubs_reader(job, name, source).await?))
+        }
         Source::Webhook(source) => Reader::Webhook(webhook_reader(job, name, source)?),
     })
 }
@@ -290,6 +304,49 @@ async fn kafka_reader(
         n_shares: job.n_shares,
     };
     Ok(KafkaReader::new(source, &starts, job.is_resumed))
+}
+
+async fn eventhubs_reader(
+    job: &ObserverJob,
+    name: &str,
+    source: &EventHubsSource,
+) -> Result<EventHubsReader, Refusal> {
+    let wrong = |why: String| Refusal::new("SH0310", format!("observer {name}: {why}"));
+    let text = render(job, &source.connection)?;
+    let connection = ConnectionString::read(&text)
+        .map_err(|bad| wrong(format!("its connection string cannot be used: {bad}")))?;
+    let hub = match (&source.hub, &connection.hub) {
+        (Some(hub), Some(other)) if hub != other => {
+            let why = format!("its connection string is for the hub {other}, not for {hub}");
+            return Err(wrong(why));
+        }
+        (Some(hub), _) | (None, Some(hub)) => hub.clone(),
+        (None, None) => {
+            let why = "neither `hub` nor `EntityPath` in its connection string names a hub";
+            return Err(wrong(why.to_owned()));
+        }
+    };
+    let tls = match connection.is_plain {
+        true => None,
+        false => {
+            let config = client_config(&job.plan, &source.tls, &[]).await.map_err(wrong)?;
+            Some(TlsConnector::from(Arc::new(config)))
+        }
+    };
+    let starts: Vec<(u32, u64)> = job.positions.of(job.observer, job.share, job.n_shares).collect();
+    let dialled = (connection.host.clone(), connection.port);
+    let source = eventhubs::Source {
+        dialled: source.endpoint.clone().unwrap_or(dialled),
+        connection,
+        hub,
+        consumer_group: source.consumer_group.clone(),
+        token_life_us: source.token_life_us,
+        tls,
+        guard: job.guard.clone(),
+        share: job.share,
+        n_shares: job.n_shares,
+    };
+    Ok(EventHubsReader::new(source, &starts, job.is_resumed))
 }
 
 /// To listen somewhere takes the same leave as to send there.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument as _;
 
+use super::eventhubs::EventHubsReader;
 use super::kafka::KafkaReader;
 use super::mqtt::MqttReader;
 use super::seen::Seen;
@@ -24,19 +25,21 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 pub(super) enum Reader {
     Mqtt(Box<MqttReader>),
     Kafka(Box<KafkaReader>),
+    EventHubs(Box<EventHubsReader>),
     Webhook(WebhookReader),
 }
 
 impl Reader {
     /// Whether what passes while there is no connection can be read later.
     fn keeps_events(&self) -> bool {
-        matches!(self, Self::Kafka(_))
+        matches!(self, Self::Kafka(_) | Self::EventHubs(_))
     }
 
     pub(super) async fn open(&mut self) -> Result<(), String> {
         match self {
             Self::Mqtt(mqtt) => mqtt.open().await,
             Self::Kafka(kafka) => kafka.open().await,
+            Self::EventHubs(hub) => hub.open().await,
             Self::Webhook(webhook) => webhook.open().await,
         }
     }
@@ -45,6 +48,7 @@ impl Reader {
         match self {
             Self::Mqtt(mqtt) => mqtt.read(each).await,
             Self::Kafka(kafka) => kafka.read(each).await,
+            Self::EventHubs(hub) => hub.read(each).await,
             Self::Webhook(webhook) => webhook.read(each).await,
         }
     }
@@ -53,34 +57,37 @@ impl Reader {
         match self {
             Self::Mqtt(mqtt) => mqtt.keep_alive().await,
             Self::Kafka(kafka) => kafka.keep_alive(),
+            Self::EventHubs(hub) => hub.keep_alive(),
             Self::Webhook(_) => Ok(()),
         }
     }
 
     pub(super) fn positions(&self, observer: ObserverId) -> Positions {
         let mut positions = Positions::default();
-        if let Self::Kafka(kafka) = self {
-            kafka.positions().for_each(|(partition, next)| {
-                positions.raise(observer, partition, next);
-            });
+        let mut raise = |(partition, next)| positions.raise(observer, partition, next);
+        match self {
+            Self::Kafka(kafka) => kafka.positions().for_each(&mut raise),
+            Self::EventHubs(hub) => hub.positions().for_each(&mut raise),
+            Self::Mqtt(_) | Self::Webhook(_) => {}
         }
         positions
     }
 
     /// Why not everything that is there was read; `None` where all was, or nothing is kept.
     fn left_behind(&self) -> Option<String> {
-        match self {
-            Self::Kafka(kafka) if kafka.n_unread() > 0 => {
-                Some(format!("{} events were not read before the end", kafka.n_unread()))
-            }
-            _ => None,
-        }
+        let n = match self {
+            Self::Kafka(kafka) => kafka.n_unread(),
+            Self::EventHubs(hub) => hub.n_unread(),
+            Self::Mqtt(_) | Self::Webhook(_) => 0,
+        };
+        (n > 0).then(|| format!("{n} events were not read before the end"))
     }
 
     pub(super) async fn close(&mut self) {
         match self {
             Self::Mqtt(mqtt) => mqtt.close().await,
             Self::Webhook(webhook) => webhook.close(),
+            Self::EventHubs(hub) => hub.close(),
             Self::Kafka(_) => {}
         }
     }

@@ -81,14 +81,17 @@ fn place(source: &Source, preview: &Preview) -> String {
     match source {
         Source::Mqtt(mqtt) => format!("subscribed to {}", mqtt.filter),
         Source::Webhook(webhook) => format!("listens on {}{}", webhook.listen, webhook.path),
-        Source::Kafka(kafka) => {
-            let partitions = preview.positions();
-            let each =
-                partitions.iter().map(|(partition, next)| format!("{partition} from {next}"));
-            let each = each.collect::<Vec<_>>().join(", ");
-            format!("topic {}, {} partitions: {each}", kafka.topic, partitions.len())
+        Source::Kafka(kafka) => format!("topic {}, {}", kafka.topic, partitions(preview)),
+        Source::EventHubs(hub) => {
+            format!("consumer group {}, {}", hub.consumer_group, partitions(preview))
         }
     }
+}
+
+fn partitions(preview: &Preview) -> String {
+    let all = preview.positions();
+    let each = all.iter().map(|(partition, next)| format!("{partition} from {next}"));
+    format!("{} partitions: {}", all.len(), each.collect::<Vec<_>>().join(", "))
 }
 
 async fn watch(

@@ -9,6 +9,7 @@ mod certificates;
 mod commands;
 mod counts;
 mod defaults;
+mod eventhubs;
 mod files;
 mod fleet;
 mod functions;

@@ -28,6 +28,7 @@ pub mod delay;
 pub mod delta;
 pub mod diagnostics;
 mod digits;
+pub mod eventhubs;
 pub mod export;
 mod expression;
 pub mod fields;

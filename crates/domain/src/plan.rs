@@ -6,11 +6,11 @@
 //! equal plans, which [`Plan::hash`] proves before the first send.
 
 mod http;
+mod sources;
 mod sparkplug;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +19,9 @@ use sha2::{Digest, Sha256};
 pub use self::http::{
     Body, BodyCheck, Capture, CaptureFrom, Expect, HttpProtocol, HttpRequest, HttpTarget, Loop,
     Method, StatusRange, Step, Task, Wait,
+};
+pub use self::sources::{
+    EventHubsSource, KafkaLogin, KafkaSource, MqttSource, SaslMechanism, Source, WebhookSource,
 };
 pub use self::sparkplug::{Metrics, Sparkplug};
 use crate::fields::{DeviceIs, Fields};
@@ -441,60 +444,6 @@ pub struct Observer {
     pub source: Source,
 }
 
-/// Where an observer reads.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    Mqtt(Box<MqttSource>),
-    Kafka(KafkaSource),
-    Webhook(WebhookSource),
-}
-
-/// The platform pushes events to whoever reads.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WebhookSource {
-    /// On the agent.
-    pub listen: SocketAddr,
-    /// Behind it the run's mark may stand.
-    pub path: String,
-    /// What the platform must show.
-    pub bearer: Option<Template>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct MqttSource {
-    pub broker: MqttTarget,
-    pub filter: String,
-    pub qos: Qos,
-    /// Readers of one share get each event once between them; `None`: one reader gets all.
-    pub share: Option<String>,
-    /// `let` values and device names are not known here.
-    pub credentials: Option<Credentials>,
-}
-
-/// A topic of a Kafka cluster or of what speaks its protocol.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KafkaSource {
-    /// Hosts and ports that are asked for the others, at least one.
-    pub brokers: Vec<(String, u16)>,
-    pub topic: String,
-    pub tls: Option<Tls>,
-    pub login: Option<KafkaLogin>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct KafkaLogin {
-    pub mechanism: SaslMechanism,
-    pub username: Template,
-    pub password: Template,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SaslMechanism {
-    Plain,
-    ScramSha256,
-    ScramSha512,
-}
-
 /// A profile of load: the file's own, or that of a group which has its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
@@ -822,43 +771,6 @@ impl Observer {
     /// By so much the times that its events carry may be early.
     pub fn resolution_us(&self) -> u64 {
         self.read.as_ref().map_or(0, |fields| fields.resolution_us)
-    }
-}
-
-impl Source {
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Mqtt(_) => "mqtt",
-            Self::Kafka(_) => "kafka",
-            Self::Webhook(_) => "webhook",
-        }
-    }
-
-    /// Whether what was not read yet can be read later, so that a reader's absence loses nothing.
-    pub const fn keeps_events(&self) -> bool {
-        matches!(self, Self::Kafka(_))
-    }
-
-    /// How many readers share it at most; the rest of the fleet would read nothing.
-    pub fn max_readers(&self) -> usize {
-        match self {
-            Self::Mqtt(mqtt) if mqtt.share.is_none() => 1,
-            Self::Webhook(_) => 1,
-            Self::Mqtt(_) | Self::Kafka(_) => usize::MAX,
-        }
-    }
-}
-
-impl SaslMechanism {
-    pub const ALL: [Self; 3] = [Self::Plain, Self::ScramSha256, Self::ScramSha512];
-
-    /// As it stands in a scenario.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::ScramSha256 => "scram-sha-256",
-            Self::ScramSha512 => "scram-sha-512",
-        }
     }
 }
 

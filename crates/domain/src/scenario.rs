@@ -17,7 +17,7 @@ pub(crate) use self::fields::{Fields, Written, named, word, written};
 pub(crate) use self::grammar::schema;
 pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
 pub(crate) use self::observers::{
-    KafkaCredentials, KafkaSource, MqttSource, Observer, WebhookSource,
+    EventHubsSource, KafkaCredentials, KafkaSource, MqttSource, Observer, WebhookSource,
 };
 pub(crate) use self::payload::{Payload, Protobuf, Replay};
 pub(crate) use self::reading::{Binary, FieldAt, Read};

@@ -8,6 +8,7 @@ pub mod authority;
 pub mod cluster;
 pub mod collector;
 pub mod daemon;
+pub mod eventhubs;
 pub mod expect;
 pub mod faults;
 pub mod http_server;

@@ -53,9 +53,11 @@ impl Check<'_> {
             written.of.as_ref().and_then(|of| self.observed_series(of, is_marked, groups, series));
         let mqtt = written.mqtt.as_ref().and_then(|mqtt| self.mqtt_source(mqtt));
         let kafka = written.kafka.as_ref().and_then(|kafka| self.kafka_source(kafka));
+        let eventhubs = written.eventhubs.as_ref().and_then(|hub| self.eventhubs_source(hub));
         let webhook = written.webhook.as_ref().and_then(|webhook| self.webhook_source(webhook));
         let source = mqtt.map(|mqtt| Source::Mqtt(Box::new(mqtt)));
-        let source = source.or(kafka.map(Source::Kafka)).or(webhook.map(Source::Webhook));
+        let source = source.or(kafka.map(Source::Kafka)).or(eventhubs.map(Source::EventHubs));
+        let source = source.or(webhook.map(Source::Webhook));
         let read = match (written.has_read, &written.read) {
             (false, _) => Some(None),
             (true, None) => None,

@@ -3,7 +3,7 @@
 use super::Check;
 use super::text::Scope;
 use crate::plan::Sas;
-use crate::scenario;
+use crate::scenario::{self, Written};
 
 const LIFE_US: u64 = 3_600_000_000;
 /// A token must outlive connecting and the way to the hub by far.
@@ -27,18 +27,24 @@ impl Check<'_> {
         }
         let hub = written.hub.as_ref().and_then(|hub| self.resolve(hub));
         let key = written.key.as_ref().and_then(|key| self.template(key, scope));
-        let life_us = self.micros_or(written.ttl.as_ref(), LIFE_US);
-        if let (Some(ttl), Some(us)) = (&written.ttl, life_us)
-            && us < LEAST_LIFE_US
-            && let Some(resolved) = self.resolve(ttl)
-        {
-            self.misread(ttl, &resolved, "a duration of at least 10s");
-        }
+        let life_us = self.token_life(written.ttl.as_ref());
         Some(Sas {
             hub: hub?.text,
             key: key?,
             is_group_key: written.key_of.as_ref().is_some_and(|of| of.text == "group"),
             life_us: life_us?,
         })
+    }
+
+    /// How long a token is good for.
+    pub(super) fn token_life(&self, ttl: Option<&Written>) -> Option<u64> {
+        let life_us = self.micros_or(ttl, LIFE_US);
+        if let (Some(ttl), Some(us)) = (ttl, life_us)
+            && us < LEAST_LIFE_US
+            && let Some(resolved) = self.resolve(ttl)
+        {
+            self.misread(ttl, &resolved, "a duration of at least 10s");
+        }
+        life_us
     }
 }

@@ -1,3 +1,5 @@
+mod sources;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -480,54 +482,5 @@ fn a_threshold_of_windows_or_of_a_region_says_what_it_cannot_know() {
     for (line, part) in cases {
         let found = wants(line);
         assert!(found.iter().any(|message| message.contains(part)), "{line}: {found:#?}");
-    }
-}
-
-#[test]
-fn a_webhook_says_where_it_listens_and_has_no_time_of_enqueueing() {
-    const WEBHOOK: &str = include_str!("../../../../scenarios/ingestion-webhook.yaml");
-    let plan = plan(WEBHOOK, &[("listen", "127.0.0.1:9000")]);
-    let source = &plan.observers[0].source;
-    assert_eq!((source.keeps_events(), source.max_readers()), (false, 1));
-    let listen = "listen: \"${vars.listen}\"";
-    let path = "path: /events";
-    for (left, right, expected) in [
-        (listen, "listen: localhost:9000", "an address of the agent with a port"),
-        (listen, "listen: 0.0.0.0", "an address of the agent with a port"),
-        (listen, "listen: 0.0.0.0:0", "an address of the agent with a port"),
-        (path, "path: events", "a path without a query"),
-        (path, "path: /a?b", "a path without a query"),
-        (path, "path: /a, ca: x", "unknown key `ca`"),
-        (path, "credentials: { username: u }", "`bearer` is missing"),
-        ("ingestion.lost < 0.01%", "ingestion.ingest_delay.p95 < 1s", "webhook does not carry"),
-    ] {
-        let found = with(WEBHOOK, left, right);
-        assert!(found.iter().any(|line| line.contains(expected)), "{right}: {found:#?}");
-    }
-}
-
-#[test]
-fn a_kafka_source_says_what_is_wrong_with_it() {
-    const KAFKA: &str = include_str!("../../../../scenarios/ingestion-kafka.yaml");
-    let plan = plan(KAFKA, &[("kafka", "a.example, [::1]:9093")]);
-    let source = &plan.observers[0].source;
-    let crate::plan::Source::Kafka(kafka) = source else { panic!("{source:?}") };
-    assert_eq!(kafka.brokers, [("a.example".to_owned(), 9092), ("::1".to_owned(), 9093)]);
-    assert!(source.keeps_events());
-    let topic = "topic: \"${vars.kafka_topic}\"";
-    for (left, right, expected) in [
-        ("\"${vars.kafka}\"", "\"a b:1\"", "host:port"),
-        (topic, "topic: no/such", "the name of a topic"),
-        (topic, "topic: t, ca: agent:/x.pem", "`ca` is for brokers with TLS"),
-        (topic, "topic: t, group: g", "unknown key `group`"),
-        (topic, "topic: t, credentials: { username: u }", "`password` is missing"),
-        (
-            topic,
-            "topic: t, credentials: { mechanism: gssapi, username: u, password: p }",
-            "one of plain, scram-sha-256, scram-sha-512",
-        ),
-    ] {
-        let found = with(KAFKA, left, right);
-        assert!(found.iter().any(|line| line.contains(expected)), "{right}: {found:#?}");
     }
 }

@@ -17,6 +17,7 @@ pub(crate) struct Observer {
     pub(crate) source: &'static str,
     pub(crate) mqtt: Option<MqttSource>,
     pub(crate) kafka: Option<KafkaSource>,
+    pub(crate) eventhubs: Option<EventHubsSource>,
     pub(crate) webhook: Option<WebhookSource>,
     pub(crate) later: Vec<LaterText>,
 }
@@ -48,6 +49,16 @@ pub(crate) struct KafkaCredentials {
 }
 
 #[derive(Debug)]
+pub(crate) struct EventHubsSource {
+    pub(crate) connection: Option<Written>,
+    pub(crate) hub: Option<Written>,
+    pub(crate) consumer_group: Option<Written>,
+    pub(crate) endpoint: Option<Written>,
+    pub(crate) ca: Option<Written>,
+    pub(crate) ttl: Option<Written>,
+}
+
+#[derive(Debug)]
 pub(crate) struct WebhookSource {
     pub(crate) listen: Option<Written>,
     pub(crate) path: Option<Written>,
@@ -67,14 +78,15 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
     let kind = fields.exactly_one(&["mqtt", "kafka", "eventhubs", "webhook", "nats"]);
     fields.close();
     let (source, field) = kind?;
-    let (mut of_mqtt, mut of_kafka, mut of_webhook) = (None, None, None);
+    let (mut of_mqtt, mut of_kafka, mut of_eventhubs, mut of_webhook) = (None, None, None, None);
     match source {
         "mqtt" => of_mqtt = Some(mqtt(&field, out)?),
         "kafka" => of_kafka = Some(kafka(&field, out)?),
+        "eventhubs" => of_eventhubs = Some(eventhubs(&field, out)?),
         "webhook" => of_webhook = Some(webhook(&field, out)?),
         _ => {
             out.later(field.key_place, &field.path, &format!("an observer of `{source}`"));
-            of_later_kind(source, &field, &mut later, out)?;
+            of_later_kind(&field, &mut later, out)?;
         }
     }
     Some(Observer {
@@ -88,6 +100,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
         source,
         mqtt: of_mqtt,
         kafka: of_kafka,
+        eventhubs: of_eventhubs,
         webhook: of_webhook,
         later,
     })
@@ -122,6 +135,20 @@ fn kafka(field: &Field<'_>, out: &Collector) -> Option<KafkaSource> {
     Some(KafkaSource { brokers, topic, tls, ca, credentials })
 }
 
+fn eventhubs(field: &Field<'_>, out: &Collector) -> Option<EventHubsSource> {
+    let mut inner = Fields::open(field.node, &field.path, out)?;
+    let source = EventHubsSource {
+        connection: inner.required_text("connection"),
+        hub: inner.text("hub"),
+        consumer_group: inner.text("consumer_group"),
+        endpoint: inner.text("endpoint"),
+        ca: inner.text("ca"),
+        ttl: inner.text("ttl"),
+    };
+    inner.close();
+    Some(source)
+}
+
 fn mqtt(field: &Field<'_>, out: &Collector) -> Option<MqttSource> {
     let mut inner = Fields::open(field.node, &field.path, out)?;
     let broker = MqttTarget {
@@ -142,22 +169,13 @@ fn mqtt(field: &Field<'_>, out: &Collector) -> Option<MqttSource> {
     Some(MqttSource { broker, filter, qos, share, username, password })
 }
 
-fn of_later_kind(
-    source: &str,
-    field: &Field<'_>,
-    later: &mut Vec<LaterText>,
-    out: &Collector,
-) -> Option<()> {
-    let (required, optional): (&[&'static str], &[&'static str]) = match source {
-        "eventhubs" => (&["connection", "hub"], &["consumer_group"]),
-        _ => (&["url", "subject"], &["stream", "durable", "ca", "credentials"]),
-    };
+fn of_later_kind(field: &Field<'_>, later: &mut Vec<LaterText>, out: &Collector) -> Option<()> {
     let mut inner = Fields::open(field.node, &field.path, out)?;
-    for key in required {
+    for key in ["url", "subject"] {
         let field = inner.required(key);
         keep_all(field, Level::Plan, true, later);
     }
-    for key in optional {
+    for key in ["stream", "durable", "ca", "credentials"] {
         let field = inner.find(key);
         keep_all(field, Level::Plan, true, later);
     }

@@ -27,10 +27,10 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use kafka_protocol::records::{
     Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
 };
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::client::topic_name;
 use super::scram;
+use crate::authority::certified;
 
 /// The topic that it has.
 pub const TOPIC: &str = "out";
@@ -204,28 +204,6 @@ impl StandIn {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
-}
-
-/// An authority, and a certificate of it for localhost.
-fn certified() -> (rustls::ServerConfig, String) {
-    let made = || -> Result<_, rcgen::Error> {
-        let key = rcgen::KeyPair::generate()?;
-        let mut params = rcgen::CertificateParams::new(Vec::new())?;
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority = params.self_signed(&key)?;
-        let issuer = rcgen::Issuer::new(params, key);
-        let own_key = rcgen::KeyPair::generate()?;
-        let own = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?
-            .signed_by(&own_key, &issuer)?;
-        Ok((authority.pem(), own.der().clone(), own_key.serialize_der()))
-    };
-    let (pem, certificate, key) = made().expect("a certificate can be made");
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|config| config.with_no_client_auth().with_single_cert(vec![certificate], key));
-    (config.expect("the certificate fits its key"), pem)
 }
 
 trait Connection: Read + Write {}

@@ -5,6 +5,7 @@
 mod agents;
 mod commands;
 mod counting;
+mod eventhubs;
 mod files;
 mod hostile;
 mod http;

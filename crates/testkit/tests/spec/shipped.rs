@@ -9,6 +9,7 @@ use shoal_domain::report::{ThresholdReport, ThresholdResult};
 use shoal_domain::run::{Phase, Validity};
 use shoal_proto::v1::ShippedFile;
 use shoal_testkit::cluster::Cluster;
+use shoal_testkit::eventhubs;
 use shoal_testkit::http_server::HttpServer;
 use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
 use shoal_testkit::platform::{Fate, Partitioned, Platform};
@@ -50,6 +51,17 @@ async fn every_shipped_scenario_runs() {
             let write = {
                 let stand_in = stand_in.clone();
                 Box::new(move |at: i32, values: &[Vec<u8>]| stand_in.produce(at, values))
+            };
+            let to = Partitioned { n_partitions: 2, delay: Duration::ZERO, write };
+            platform = Some(Platform::partitioned(cluster.broker_addr(), to, |_| Fate::Pass));
+        }
+        // Or at Event Hubs.
+        let event_hub = eventhubs::StandIn::start(2, false);
+        if text.contains("eventhubs:") {
+            cluster.secret("eventhub", &event_hub.connection_string());
+            let write = {
+                let event_hub = event_hub.clone();
+                Box::new(move |at: i32, values: &[Vec<u8>]| event_hub.produce(at, values))
             };
             let to = Partitioned { n_partitions: 2, delay: Duration::ZERO, write };
             platform = Some(Platform::partitioned(cluster.broker_addr(), to, |_| Fate::Pass));
