@@ -14,10 +14,14 @@ use crate::{CONNECTIONS, PAYLOAD, RATE};
 
 const SETTLE: Duration = Duration::from_secs(5);
 
-pub(crate) fn publish(addr: SocketAddr, qos1: bool) -> f64 {
+pub(crate) fn publish(addr: SocketAddr, qos: u8) -> f64 {
     let sent = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&sent);
-    let qos = if qos1 { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+    let qos = match qos {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
+    };
     std::thread::spawn(move || drive(addr, CONNECTIONS, Some((qos, counter))));
     std::thread::sleep(SETTLE);
     crate::measure(|| sent.load(Ordering::Relaxed))
