@@ -106,12 +106,14 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
     let addr = listener.local_addr().map_err(|source| StartError::Listen { listen, source })?;
     let store = Store::open(&config.database).await?;
     let fleet = Fleet::default();
+    let mut lead_epoch = None;
     if !config.local {
         // Who stands by must not look as if it served.
         drop(listener);
         let Some(lead) = wait_for_lead(&store, &process_name(addr), lifecycle).await? else {
             return Ok(None);
         };
+        lead_epoch = Some(lead.epoch);
         if lead.is_seized {
             fleet.respect(SystemClock.unix_us() + AUTHORITY.as_micros() as u64);
         }
@@ -122,7 +124,9 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
     // A process of the CLI dies with its agents. Of the deployed ones on a database one leads, and
     // all runs are the leader's.
     let owner = if config.local { random::token() } else { LEADER.to_owned() };
-    let runs = Runs::new(store.clone(), fleet.clone(), lifecycle.clone(), owner, config.local);
+    let (store_of_runs, fleet_of_runs) = (store.clone(), fleet.clone());
+    let runs =
+        Runs::new(store_of_runs, fleet_of_runs, lifecycle.clone(), owner, lead_epoch, config.local);
     let deltas = ingest::start(store.clone(), runs.clone(), fleet.clone(), lifecycle);
     let logs = Logs::start(store.clone(), fleet.clone(), runs.clone(), lifecycle);
     for drained in store.drained_agents().await? {

@@ -27,7 +27,7 @@ pub(crate) const AUTHORITY: Duration = Duration::from_secs(90);
 /// A lead as it was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lead {
-    epoch: i64,
+    pub(crate) epoch: i64,
     /// The one before did not give up in order: it may still believe that it leads.
     pub(crate) is_seized: bool,
 }

@@ -84,6 +84,8 @@ pub struct Runs {
     /// This process in `runs.owner`; the same after a restart, so that it takes up its own runs
     /// at once, before their agents could miss them.
     owner: Arc<str>,
+    /// Under which this process leads its database; `None`: it has it for itself.
+    lead_epoch: Option<i64>,
     allows_builtin: bool,
 }
 
@@ -93,6 +95,7 @@ impl Runs {
         fleet: Fleet,
         lifecycle: Lifecycle,
         owner: String,
+        lead_epoch: Option<i64>,
         allows_builtin: bool,
     ) -> Self {
         Self {
@@ -103,6 +106,7 @@ impl Runs {
             active: Arc::default(),
             lifecycle,
             owner: owner.into(),
+            lead_epoch,
             allows_builtin,
         }
     }
@@ -222,6 +226,7 @@ impl Runs {
             started_by: about.started_by,
             revision: about.revision,
             owner: self.owner.to_string(),
+            lead_epoch: self.lead_epoch,
             owner_token_hash: owner_token.as_deref().map(hash_token),
             phase: Phase::Pending,
             state_json: record.to_json(),

@@ -18,6 +18,9 @@ pub enum StoreError {
     /// Somebody else was faster, or the name is taken; read again before another try.
     #[error("{what}")]
     Conflict { what: String },
+    /// Another process has taken the lead of this database.
+    #[error("another control plane is in charge of this database by now")]
+    NotInCharge,
     /// A row that no release of Shoal writes; only this request fails.
     #[error("the store holds an impossible row: table {table}, column {column}, id {id}: {why}")]
     Inconsistent { table: &'static str, column: &'static str, id: String, why: String },

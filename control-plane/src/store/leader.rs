@@ -6,7 +6,21 @@
 use sqlx::FromRow;
 
 use super::error::unavailable;
-use super::{Store, StoreError, on_db};
+use super::{Store, StoreError, Tx, in_tx, on_db};
+
+/// Keeps the lead as it is until the transaction ends; an error where another one has taken it.
+pub(super) async fn require_lead(tx: &mut Tx, epoch: i64) -> Result<(), StoreError> {
+    const REQUIRE: &str = "UPDATE leader SET epoch = epoch WHERE id = 1 AND epoch = $1";
+    let kept = in_tx!(*tx, |c| sqlx::query(REQUIRE)
+        .bind(epoch)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() > 0));
+    match kept.map_err(unavailable("confirm the lead"))? {
+        true => Ok(()),
+        false => Err(StoreError::NotInCharge),
+    }
+}
 
 /// The row as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]

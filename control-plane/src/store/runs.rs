@@ -6,6 +6,7 @@ use shoal_domain::run::{Phase, Validity, Verdict};
 
 use super::error::{unavailable, unless_taken};
 use super::labels::put_labels;
+use super::leader::require_lead;
 use super::run_row::{RawListing, RawRun, RunListing, RunRow};
 use super::{RunFile, Store, StoreError, files, in_tx, on_db};
 
@@ -28,6 +29,8 @@ pub struct NewRun {
     pub revision: String,
     /// The control plane that drives the run.
     pub owner: String,
+    /// Under which it leads; `None`: nobody can take its place.
+    pub lead_epoch: Option<i64>,
     pub owner_token_hash: Option<String>,
     pub phase: Phase,
     pub state_json: String,
@@ -55,7 +58,8 @@ impl RunFilter {
 const AFTER_EVERY_RUN: &str = "run_8";
 
 impl Store {
-    /// With its files. A name that another run has is a [`StoreError::Conflict`].
+    /// With its files. A name that another run has is a [`StoreError::Conflict`]; whoever has lost the
+    /// lead meanwhile accepts no more: nobody would drive the run.
     pub async fn insert_run(&self, run: &NewRun) -> Result<(), StoreError> {
         const INSERT: &str = "INSERT INTO runs (run_id, name, scenario_name, scenario_text, \
              scenario_sha256, vars_json, seed, planned_devices, created_at_us, owner, \
@@ -65,6 +69,9 @@ impl Store {
              $15, $16)";
         const DOING: &str = "accept a run";
         let mut tx = self.begin(DOING).await?;
+        if let Some(epoch) = run.lead_epoch {
+            require_lead(&mut tx, epoch).await?;
+        }
         in_tx!(tx, |c| sqlx::query(INSERT)
             .bind(run.run_id.to_string())
             .bind(&run.name)

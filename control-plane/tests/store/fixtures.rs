@@ -32,6 +32,7 @@ pub(crate) fn new_run(run_id: RunId, name: &str) -> NewRun {
         started_by: String::new(),
         revision: String::new(),
         owner: "one".to_owned(),
+        lead_epoch: None,
         owner_token_hash: Some("cd".repeat(32)),
         phase: Phase::Pending,
         state_json: r#"{"phase":"PENDING"}"#.to_owned(),

@@ -1,6 +1,6 @@
 //! Claims: a silent owner is replaced, a live one is left alone, a replaced one can do no harm.
 
-use shoal_control_plane::store::{FoldBatch, OWNER_SILENT_US, Store, StoreError};
+use shoal_control_plane::store::{FoldBatch, NewRun, OWNER_SILENT_US, Store, StoreError};
 use shoal_domain::run::Phase;
 
 use crate::fixtures::{
@@ -14,6 +14,7 @@ crate::on_both_databases!(
     a_replaced_owner_can_neither_move_nor_fold,
     a_run_that_is_over_is_not_claimed,
     of_two_that_want_the_lead_one_gets_it_and_a_replaced_leader_is_told,
+    whoever_has_lost_the_lead_accepts_no_more_runs,
 );
 
 async fn of_two_that_want_the_lead_one_gets_it_and_a_replaced_leader_is_told(store: &Store) {
@@ -34,6 +35,21 @@ async fn of_two_that_want_the_lead_one_gets_it_and_a_replaced_leader_is_told(sto
     assert_eq!(store.leader().await.unwrap().unwrap().owner, "three");
     store.give_up_lead(2).await.unwrap();
     assert_eq!(store.leader().await.unwrap().unwrap().owner, "");
+}
+
+async fn whoever_has_lost_the_lead_accepts_no_more_runs(store: &Store) {
+    assert_eq!(store.take_lead("one", None).await.unwrap(), Some(1));
+    let run = |n: u64, epoch: i64| NewRun {
+        lead_epoch: Some(epoch),
+        ..new_run(run_id(n), &format!("run-{n}"))
+    };
+    store.insert_run(&run(1, 1)).await.unwrap();
+    let seen = store.leader().await.unwrap();
+    assert_eq!(store.take_lead("two", seen.as_ref()).await.unwrap(), Some(2));
+    let refused = store.insert_run(&run(2, 1)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::NotInCharge), "{refused:?}");
+    assert!(store.run(run_id(2)).await.unwrap().is_none(), "nothing half done");
+    store.insert_run(&run(2, 2)).await.unwrap();
 }
 
 async fn a_live_run_of_another_owner_is_left_alone(store: &Store) {

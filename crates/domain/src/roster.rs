@@ -268,6 +268,8 @@ pub struct Policy {
     pub load_end_us: u64,
     /// The load goes on and nobody has asked for its end: devices may move.
     pub is_running: bool,
+    /// What came of the load may still be read: shares may move.
+    pub is_reading: bool,
 }
 
 impl Policy {
@@ -377,8 +379,12 @@ impl Roster {
             agents.iter().map(|agent| (&agent.id, agent)).collect();
         self.end_the_gone(policy, &agents, &seen, now_us, &mut changes);
         // What kills agents is handed to nobody: for the run this is its end.
-        let is_running = policy.is_running && self.poisoned().is_none();
-        let policy = &Policy { is_running, ..*policy };
+        let is_healthy = self.poisoned().is_none();
+        let policy = &Policy {
+            is_running: policy.is_running && is_healthy,
+            is_reading: policy.is_reading && is_healthy,
+            ..*policy
+        };
         if policy.is_running && policy.on_loss == OnAgentLoss::Reassign {
             self.give_orphans(policy, &agents, &mut changes);
             self.hand_over(policy, &agents, now_us, &mut changes);

@@ -345,6 +345,14 @@ impl RunState {
         self.cause().is_some_and(|cause| cause.end() == Phase::Aborted)
     }
 
+    /// Whether observers read what comes out: from its load's beginning until all of it is in, but
+    /// not after an abort.
+    pub fn may_be_read(&self) -> bool {
+        let is_open =
+            matches!(self, Self::Running { .. } | Self::Stopping { .. } | Self::Collecting { .. });
+        is_open && !self.is_abort()
+    }
+
     pub fn cause(&self) -> Option<&Cause> {
         match self {
             Self::Stopping { cause, .. }
@@ -484,9 +492,13 @@ pub fn apply(
             Ok((settle(state, now_us, limits), vec![]))
         }
 
-        (S::Stopping { agents, mut closed, t0_us, cause, deadline_us }, event) => {
+        (S::Stopping { mut agents, mut closed, t0_us, cause, deadline_us }, event) => {
             let (mut cause, mut deadline_us, mut commands) = (cause, deadline_us, vec![]);
             match event {
+                // A share that is read on.
+                E::Taken { grant } => {
+                    agents.insert(grant);
+                }
                 E::Closed { grant } | E::Lost { grant, .. } if agents.contains(&grant) => {
                     closed.insert(grant);
                 }
@@ -503,6 +515,9 @@ pub fn apply(
 
         (S::Collecting { t0_us, cause, mut waiting, deadline_us }, event) => {
             match event {
+                E::Taken { grant } => {
+                    waiting.insert(grant);
+                }
                 E::Delivered { grant } | E::Lost { grant, .. } => {
                     waiting.remove(&grant);
                 }

@@ -27,6 +27,7 @@ impl Driver {
             is_running: matches!(self.record.state, RunState::Running { .. })
                 && self.wished_stop.is_none()
                 && self.told_end_us.is_none(),
+            is_reading: self.record.state.may_be_read() && self.wished_stop != Some(true),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Who reads which share of an observer's source.
 //!
 //! A share is read under an epoch of its own, taken from the same counter as those of devices, so
-//! that a [`GrantId`] names one or the other. When its agent goes while the load runs, another one
-//! reads on from where the last word of the old one ended; what a source cannot give again is then a
+//! that a [`GrantId`] names one or the other. When its agent goes while there is something to read, another
+//! one reads on from where the last word of the old one ended; what a source cannot give again is then a
 //! reader gap. Invariant: a share has at most one living reader.
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub struct Reader {
     pub of: ReadShare,
     /// Run time from which it has to answer for the source: where the reader before it ended.
     pub from_us: u64,
-    /// It took the share over while the load went on.
+    /// It took the share over in the middle of the run.
     pub is_successor: bool,
     pub ended: Option<Ended>,
 }
@@ -82,14 +82,14 @@ impl Roster {
             let agent = agents.get(&reader.id.agent).copied();
             let said = seen(&reader.id);
             // The end of the run overtook it before it read anything: nothing comes from it.
-            let never_began = !policy.is_running && said.closed_at_us == Some(0);
+            let never_began = !policy.is_reading && said.closed_at_us == Some(0);
             let fate = policy.fate(agent, &said, false, reader.is_successor);
             if let Some(why) = fate.or(never_began.then_some(Why::Dropped)) {
                 self.readers[at].ended = Some(Ended { at_us: now_us, why });
                 changes.unread.insert(at);
             }
         }
-        if policy.is_running && policy.on_loss == OnAgentLoss::Reassign {
+        if policy.is_reading && policy.on_loss == OnAgentLoss::Reassign {
             for at in 0..self.readers.len() {
                 self.read_on(at, agents, seen, changes);
             }

@@ -300,6 +300,7 @@ impl World {
             spawn_rate: 20.0,
             load_end_us: u64::MAX,
             is_running: true,
+            is_reading: false,
         };
         Self { machines, roster, dice, policy, away_until_us: 0 }
     }

@@ -22,6 +22,7 @@ fn policy() -> Policy {
         spawn_rate: 100.0,
         load_end_us: 600_000_000,
         is_running: true,
+        is_reading: true,
     }
 }
 
@@ -219,12 +220,16 @@ fn a_share_whose_reader_is_lost_is_read_on_from_where_its_word_ended_by_who_read
 }
 
 #[test]
-fn nobody_reads_on_once_the_load_ends() {
-    let mut roster = three().reading([("a".parse().unwrap(), share(0))]);
+fn a_share_is_read_on_as_long_as_something_may_come() {
     let lost = AgentSeen { is_lost: true, is_connected: false, is_alive: false, ..agent("a") };
-    let ending = Policy { is_running: false, ..policy() };
-    let changes = roster.step(&ending, &[lost, agent("b")], |_| GrantSeen::default(), 1);
-    assert_eq!((changes.unread.len(), changes.read.len()), (1, 0));
+    for (is_reading, n_takers) in [(true, 1), (false, 0)] {
+        let mut roster = three().reading([("a".parse().unwrap(), share(0))]);
+        let after_the_load = Policy { is_running: false, is_reading, ..policy() };
+        let agents = [lost.clone(), agent("b")];
+        let changes = roster.step(&after_the_load, &agents, |_| GrantSeen::default(), 1);
+        assert_eq!((changes.unread.len(), changes.read.len()), (1, n_takers));
+        assert!(changes.granted.is_empty(), "devices stay where they are");
+    }
 }
 
 #[test]
@@ -241,7 +246,7 @@ fn a_reader_that_the_end_overtook_is_not_waited_for() {
             ..GrantSeen::default()
         }
     };
-    let ending = Policy { is_running: false, ..policy() };
+    let ending = Policy { is_running: false, is_reading: false, ..policy() };
     roster.step(&ending, &agents, closed(51_000_000), 51_000_000);
     assert!(roster.readers[1].is_live(), "what it read is still to come");
     roster.step(&ending, &agents, closed(0), 51_000_000);

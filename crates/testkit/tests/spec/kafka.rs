@@ -270,6 +270,37 @@ async fn retention_that_eats_unread_events_is_a_gap_and_no_loss() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_dies_after_the_load_leaves_what_is_still_to_come_to_the_next() {
+    let (broker, stand_in) = (Mosquitto::start(), StandIn::start(10, Security::default()));
+    // Slow enough that most of it comes out after the load.
+    let to = Partitioned { delay: Duration::from_secs(4), ..to_stand_in(&stand_in, PARTITIONS) };
+    let platform = Platform::partitioned(broker.addr(), to, |_| Fate::Pass);
+    let mut cluster = Cluster::start(2).await;
+    let bootstrap = stand_in.bootstrap();
+    let vars = Vars::new(&broker, &bootstrap, TOPIC, "3s");
+    let run = cluster.run(INGESTION, &vars.list()).await;
+    eventually(Duration::from_secs(60), "the load is over and its counts are in", async || {
+        let report = run.report().await;
+        let sent = series(&report, "telemetry", "all").slots.map(|slots| slots.sent);
+        let is_proved = report.agents.iter().all(|agent| agent.totals_proved == Some(true));
+        report.phase == Phase::Collecting && is_proved && sent == Some(platform.taken())
+    })
+    .await;
+    cluster.kill_agent(1).await;
+    cluster.start_agent(1).await;
+    let report = run.over().await;
+    let seen = observed(&report);
+    assert_eq!(report.phase, Phase::Finished, "{report:#?}");
+    assert_eq!(
+        (seen.received, seen.unique),
+        (platform.taken(), Some(platform.taken())),
+        "{seen:#?}"
+    );
+    assert_eq!((seen.lost, seen.duplicated), (Some(0), Some(0)), "{seen:#?}");
+    assert!(seen.reader_gaps.is_empty() && !has_gap(&report), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readers_that_die_leave_their_partitions_to_others_and_nothing_is_lost_or_counted_twice() {
     let (broker, stand_in) = (Mosquitto::start(), StandIn::start(10, Security::default()));
     let to = to_stand_in(&stand_in, PARTITIONS);
