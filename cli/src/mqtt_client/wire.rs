@@ -127,37 +127,45 @@ fn from_v3(packet: v4::Packet) -> In {
 }
 
 fn from_v5(packet: v5::Packet) -> In {
-    let named = |reason: &dyn std::fmt::Debug, text: Option<String>| match text {
-        Some(text) => format!("{reason:?} ({text})"),
-        None => format!("{reason:?}"),
-    };
+    use PubAckReason as Ack;
+    use PubRecReason as Rec;
     match packet {
         v5::Packet::ConnAck(it) => {
             let text = it.properties.and_then(|properties| properties.reason_string);
-            let is_refused = it.code != v5::ConnectReturnCode::Success;
-            In::ConnAck { refused: is_refused.then(|| named(&it.code, text)) }
+            In::ConnAck { refused: unless(&[v5::ConnectReturnCode::Success], &it.code, text) }
         }
         v5::Packet::PubAck(it) => {
             let text = it.properties.and_then(|properties| properties.reason_string);
-            let is_good =
-                matches!(it.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
-            let refused = (!is_good).then(|| named(&it.reason, text));
+            let refused = unless(&[Ack::Success, Ack::NoMatchingSubscribers], &it.reason, text);
             In::Ack { kind: "PUBACK", packet_id: it.pkid, refused }
         }
         v5::Packet::PubRec(it) => {
             let text = it.properties.and_then(|properties| properties.reason_string);
-            let is_good =
-                matches!(it.reason, PubRecReason::Success | PubRecReason::NoMatchingSubscribers);
-            let refused = (!is_good).then(|| named(&it.reason, text));
+            let refused = unless(&[Rec::Success, Rec::NoMatchingSubscribers], &it.reason, text);
             In::Ack { kind: "PUBREC", packet_id: it.pkid, refused }
         }
         v5::Packet::PubComp(it) => {
             let text = it.properties.and_then(|properties| properties.reason_string);
-            let refused = (it.reason != PubCompReason::Success).then(|| named(&it.reason, text));
+            let refused = unless(&[PubCompReason::Success], &it.reason, text);
             In::Ack { kind: "PUBCOMP", packet_id: it.pkid, refused }
         }
         other => In::Other(format!("{other:?}")),
     }
+}
+
+/// The name of a reason that is not one of the good ones, and what the peer said of it.
+fn unless<R: PartialEq + std::fmt::Debug>(
+    good: &[R],
+    reason: &R,
+    text: Option<String>,
+) -> Option<String> {
+    if good.contains(reason) {
+        return None;
+    }
+    Some(match text {
+        Some(text) => format!("{reason:?} ({text})"),
+        None => format!("{reason:?}"),
+    })
 }
 
 fn refusal(code: v4::ConnectReturnCode) -> Option<String> {
