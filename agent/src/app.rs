@@ -127,7 +127,7 @@ pub async fn start_watched(
         }
         let (session, clock) = (watched.clone(), Arc::clone(&clock));
         let pages = Pages { session, clock, counts: Arc::clone(&counts) };
-        let page = move |path: &str| pages.page(path);
+        let page = move |asked: http_get::Asked<'_>| pages.page(asked.path);
         lifecycle.spawn("healthz", http_get::serve(listener, lifecycle.clone(), page));
     }
 

@@ -21,13 +21,13 @@ pub(crate) struct Pages {
 impl Pages {
     pub(crate) fn page(&self, path: &str) -> Option<Page> {
         match path {
-            "/healthz" => Some(Page { content_type: "text/plain", body: self.health() }),
+            "/healthz" => Some(Page::text("text/plain", self.health())),
             "/metrics" => {
                 let is_connected =
                     matches!(&*self.session.borrow(), SessionState::Connected { .. });
                 let body = self.counts.page(is_connected, &usage::of_this_process());
                 let content_type = "text/plain; version=0.0.4; charset=utf-8";
-                Some(Page { content_type, body })
+                Some(Page::text(content_type, body))
             }
             _ => None,
         }
@@ -59,7 +59,7 @@ mod tests {
         let (state, session) = watch::channel(away);
         let clock = Arc::new(TestClock::at(0, 8_000_000));
         let pages = Pages { session, clock, counts: Arc::default() };
-        let body = |path: &str| pages.page(path).map(|page| page.body);
+        let body = |path: &str| pages.page(path).map(|page| String::from_utf8(page.body).unwrap());
         assert_eq!(body("/healthz").unwrap(), "ok\nsession: detached since 7 s\n");
         assert!(body("/metrics").unwrap().contains("shoal_agent_connected 0\n"));
         state.send_replace(SessionState::Connected { since_boot_us: 8_000_000 });

@@ -195,11 +195,9 @@ async fn serve_metrics(
         tracing::info!(%at, "metrics are served");
     }
     let (runs, fleet) = (runs.clone(), fleet.clone());
-    let page = move |path: &str| {
-        (path == "/metrics").then(|| http_get::Page {
-            content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: metrics::scrape(&runs, &fleet, SystemClock.unix_us()),
-        })
+    let page = move |asked: http_get::Asked<'_>| {
+        let scrape = || metrics::scrape(&runs, &fleet, asked.accept, SystemClock.unix_us());
+        (asked.path == "/metrics").then(scrape)
     };
     lifecycle.spawn("metrics", http_get::serve(listener, lifecycle.clone(), page));
     Ok(())

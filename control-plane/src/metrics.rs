@@ -13,6 +13,7 @@ mod influx;
 mod otlp;
 pub mod outputs;
 mod post;
+mod protobuf;
 mod remote_write;
 mod text;
 
@@ -20,10 +21,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_domain::delta::{Samples, Tally};
+use shoal_domain::histogram::Exponential;
 use shoal_domain::ids::SeriesId;
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::Plan;
 use shoal_domain::run::Phase;
+use shoal_service_kit::http_get::Page;
 
 use crate::fleet::Fleet;
 use crate::live::LiveRun;
@@ -84,6 +87,7 @@ struct SeriesSample {
 struct TimeSample {
     /// Cumulative, at [`BOUNDS_US`].
     buckets: [u64; BOUNDS_US.len()],
+    native: Exponential,
     sum_us: u64,
     count: u64,
 }
@@ -160,6 +164,7 @@ impl TimeSample {
     fn of(samples: &Samples) -> Option<Self> {
         (samples.count() > 0).then(|| Self {
             buckets: BOUNDS_US.map(|bound| samples.count_at_most(bound)),
+            native: samples.exponential(),
             sum_us: samples.sum_us(),
             count: samples.count(),
         })
@@ -180,12 +185,17 @@ impl Process {
     }
 }
 
-/// What a scrape gets now.
-pub fn scrape(runs: &Runs, fleet: &Fleet, now_us: u64) -> String {
+/// What a scrape gets now, in the format that it asks for.
+pub fn scrape(runs: &Runs, fleet: &Fleet, accept: &str, now_us: u64) -> Page {
     let mut samples = runs.samples();
     let process = Process::of(&samples, fleet);
     samples.extend(runs.ended().recent(now_us));
-    text::render(&families::of(&samples, process))
+    let families = families::of(&samples, process);
+    if protobuf::is_wanted(accept) {
+        let (content_type, body) = (protobuf::CONTENT_TYPE, protobuf::render(&families));
+        return Page { content_type, body };
+    }
+    Page { content_type: text::CONTENT_TYPE, body: text::render(&families).into_bytes() }
 }
 
 #[cfg(test)]

@@ -303,7 +303,7 @@ impl Runs {
         let status = Status { record, exit_code: None };
         let (publish, status) = watch::channel(status);
         let run = row.run_id;
-        let span = tracing::info_span!("drive run", %run, name = row.name);
+        let span = tracing::info_span!("drive run", %run, run_name = row.name);
         let span = traces::in_trace(span, run.number());
         let about = [("run", run.to_string()), ("name", row.name.clone())];
         let accepted = UNIX_EPOCH + Duration::from_micros(row.created_at_us.max(0) as u64);

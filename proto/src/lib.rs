@@ -9,6 +9,12 @@ pub mod v1 {
     tonic::include_proto!("shoal.v1");
 }
 
+/// What Prometheus reads of a scrape in protobuf.
+#[expect(missing_docs, clippy::all, reason = "generated; the .proto files carry the comments")]
+pub mod prometheus {
+    tonic::include_proto!("io.prometheus.client");
+}
+
 pub mod assignment;
 pub mod files;
 pub mod logs;

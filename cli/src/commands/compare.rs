@@ -78,12 +78,21 @@ fn shown(results: &[ComparisonResult], output: Output, all: bool) -> Result<(Str
     }
     let text = match output {
         Output::Table => texts.join("\n"),
-        Output::Csv => json::rows(&values, "series"),
+        Output::Csv => json::rows(&values.iter().map(of_runs).collect::<Vec<_>>(), "series"),
         // One comparison is one document, as most pipelines ask for one.
         output if values.len() == 1 => json::document(&values[0], output),
         output => json::documents(values, output),
     };
     Ok((text, holds))
+}
+
+/// In a table the columns `baseline` and `candidate` are values, so the runs have others.
+fn of_runs(comparison: &Value) -> Value {
+    let mut value = comparison.clone();
+    for name in ["baseline", "candidate"] {
+        value[format!("{name}_run")] = value[name].take();
+    }
+    value
 }
 
 pub(super) async fn trend(

@@ -32,10 +32,13 @@ pub(super) async fn list(
         since_us: args.since.as_deref().map_or(Ok(0), instant)?,
         until_us: args.until.as_deref().map_or(Ok(0), instant)?,
     };
+    let everything = ListRunsRequest { limit: request.limit, ..ListRunsRequest::default() };
+    let is_filtered = request != everything;
     let mut place = Place::open(settings, Wish::private(0), global.quiet).await?;
     let answer = place.client.list_runs(request).await;
     let rows = answer.map_err(|status| place.refused(&status))?.into_inner().runs;
     let text = match global.output {
+        Output::Table if rows.is_empty() && is_filtered => "no run fits\n".to_owned(),
         Output::Table => runs::runs(&rows),
         output => json::documents(rows.iter().map(runs::run_document).collect(), output),
     };

@@ -56,6 +56,15 @@ fn a_run_is_found_compared_gated_and_pruned() {
     assert_eq!((&errors["difference"], &errors["judged"]), (&0.0.into(), &"no_difference".into()));
     assert_eq!(compared["gates"][0]["result"], "passed");
 
+    let table = desk.run(&["compare", "last~1", "last", "--output", "csv"]);
+    let header = stdout(&table).lines().next().map(str::to_owned).unwrap_or_default();
+    for column in ["baseline_run", "candidate_run", "baseline", "candidate"] {
+        assert!(header.split(',').any(|name| name == column), "{header}");
+    }
+    assert!(stdout(&table).contains(runs[2]["run"].as_str().unwrap()), "{}", stdout(&table));
+    let none = desk.run(&["list", "--verdict", "failed", "--quiet"]);
+    assert_eq!(stdout(&none), "no run fits\n");
+
     let gated =
         desk.run(&["compare", "last~1", "last", "--gate", "sensors.telemetry.sent >= +100%"]);
     assert_eq!(gated.status.code(), Some(1), "{}", stderr(&gated));

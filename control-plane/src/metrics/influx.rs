@@ -82,7 +82,12 @@ mod tests {
                 ("away", 0),
                 ("unsent", 0),
             ]),
-            response_time: Some(TimeSample { buckets: [0; 14], sum_us: 900, count: 6 }),
+            response_time: Some(TimeSample {
+                buckets: [0; 14],
+                sum_us: 900,
+                count: 6,
+                native: Default::default(),
+            }),
             service_time: None,
         };
         RunSample {

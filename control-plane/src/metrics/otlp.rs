@@ -84,7 +84,7 @@ fn number(point: &Point<'_>, at_ns: u64) -> Option<NumberDataPoint> {
 }
 
 fn times(point: &Point<'_>, at_ns: u64) -> Option<HistogramDataPoint> {
-    let Value::Time(TimeSample { buckets, sum_us, count }) = point.value else { return None };
+    let Value::Time(TimeSample { buckets, sum_us, count, .. }) = point.value else { return None };
     let mut below = 0;
     let counts = buckets.iter().chain([count]);
     Some(HistogramDataPoint {

@@ -93,17 +93,17 @@ async fn in_time(sent: impl Future<Output = Result<(), String>>) -> Result<(), S
     sent.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
-/// Writes until the process ends.
+/// Writes until the process ends, and then once more: a run that ended a moment ago is told.
 pub fn keep(runs: Runs, fleet: Fleet, mut output: Output, lifecycle: &Lifecycle) {
     let soft = lifecycle.soft();
     lifecycle.spawn(output.name(), async move {
         let mut told = BTreeSet::new();
-        let mut dropped = 0;
-        loop {
-            tokio::select! {
-                () = soft.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
-            }
+        let (mut dropped, mut is_last) = (0, false);
+        while !is_last {
+            is_last = tokio::select! {
+                () = soft.cancelled() => true,
+                () = tokio::time::sleep(EVERY) => false,
+            };
             let now_us = SystemClock.unix_us();
             let mut samples = runs.samples();
             let process = Process::of(&samples, &fleet);
@@ -131,6 +131,9 @@ pub fn keep(runs: Runs, fleet: Fleet, mut output: Output, lifecycle: &Lifecycle)
                     dropped += n;
                 }
             }
+        }
+        if dropped > 0 {
+            tracing::warn!(to = output.name(), dropped, "points were not taken");
         }
     });
 }

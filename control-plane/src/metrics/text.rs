@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use super::BOUNDS_US;
 use super::families::{Family, Point, Value};
 
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 pub(super) fn render(families: &[Family<'_>]) -> String {
     let mut text = String::new();
     for Family { name, kind, help, points } in families {

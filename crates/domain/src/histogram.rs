@@ -7,8 +7,10 @@
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 
+mod exponential;
 mod sparse;
 
+pub use exponential::Exponential;
 pub use sparse::Sparse;
 
 pub const LOWEST_US: u64 = 1;

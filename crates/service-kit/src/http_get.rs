@@ -22,13 +22,27 @@ const MAX_REQUEST: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     pub content_type: &'static str,
-    pub body: String,
+    pub body: Vec<u8>,
+}
+
+impl Page {
+    pub fn text(content_type: &'static str, body: impl Into<String>) -> Self {
+        Self { content_type, body: body.into().into_bytes() }
+    }
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked<'a> {
+    pub path: &'a str,
+    /// Its `Accept` headers; empty: it takes everything.
+    pub accept: &'a str,
 }
 
 /// Serves until the soft stop. `page` is asked once per request; `None`: no such path.
 pub async fn serve<F>(listener: TcpListener, lifecycle: Lifecycle, page: F)
 where
-    F: Fn(&str) -> Option<Page> + Send + Sync + 'static,
+    F: Fn(Asked<'_>) -> Option<Page> + Send + Sync + 'static,
 {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let page = Arc::new(page);
@@ -58,7 +72,7 @@ where
 
 async fn answer(
     mut stream: TcpStream,
-    page: &(impl Fn(&str) -> Option<Page> + Send + Sync),
+    page: &(impl Fn(Asked<'_>) -> Option<Page> + Send + Sync),
 ) -> std::io::Result<()> {
     let mut request = [0; MAX_REQUEST];
     let mut n = 0;
@@ -75,12 +89,12 @@ async fn answer(
         page.body.len()
     );
     stream.write_all(head.as_bytes()).await?;
-    stream.write_all(page.body.as_bytes()).await?;
+    stream.write_all(&page.body).await?;
     stream.shutdown().await
 }
 
-fn respond(request: &[u8], page: impl Fn(&str) -> Option<Page>) -> (&'static str, Page) {
-    let plain = |body: &str| Page { content_type: "text/plain", body: body.to_owned() };
+fn respond(request: &[u8], page: impl Fn(Asked<'_>) -> Option<Page>) -> (&'static str, Page) {
+    let plain = |body: &str| Page::text("text/plain", body);
     let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
     let words: Vec<&str> = line.split(' ').collect();
@@ -91,11 +105,23 @@ fn respond(request: &[u8], page: impl Fn(&str) -> Option<Page>) -> (&'static str
         return ("400 Bad Request", plain("this is HTTP/1.1\n"));
     }
     let path = target.split('?').next().unwrap_or_default();
-    match (page(path), *method) {
+    let accept = accepted(request);
+    match (page(Asked { path, accept: &accept }), *method) {
         (None, _) => ("404 Not Found", plain("no such path\n")),
         (Some(page), "GET") => ("200 OK", page),
         (Some(_), _) => ("405 Method Not Allowed", plain("only GET\n")),
     }
+}
+
+/// The values of all `Accept` headers, as one.
+fn accepted(request: &[u8]) -> String {
+    let text = String::from_utf8_lossy(request);
+    let headers = text.split("\r\n").skip(1).take_while(|line| !line.is_empty());
+    let values = headers.filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("accept").then(|| value.trim())
+    });
+    values.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -103,9 +129,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn one(path: &str) -> Option<Page> {
-        let page = Page { content_type: "text/plain; version=0.0.4", body: "x 1\n".to_owned() };
-        (path == "/metrics").then_some(page)
+    fn one(asked: Asked<'_>) -> Option<Page> {
+        let page = Page::text("text/plain; version=0.0.4", "x 1\n");
+        (asked.path == "/metrics").then_some(page)
+    }
+
+    #[test]
+    fn what_is_accepted_is_told() {
+        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\naccept: a/b;q=0.5\r\nAccept:c/d\r\n\r\nAccept: e/f\r\n";
+        assert_eq!(accepted(request), "a/b;q=0.5,c/d");
+        assert_eq!(accepted(b"GET /metrics HTTP/1.1\r\n\r\n"), "");
     }
 
     #[tokio::test]

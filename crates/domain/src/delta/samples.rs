@@ -99,6 +99,12 @@ impl Samples {
         self.counts.as_ref().map_or(0, |counts| counts.read().count_between(0, us))
     }
 
+    /// Their counts in buckets that grow evenly.
+    pub fn exponential(&self) -> histogram::Exponential {
+        let of = |counts: &Counts| histogram::Exponential::of(&counts.read());
+        self.counts.as_ref().map(of).unwrap_or_default()
+    }
+
     /// V2 bytes, empty without samples.
     pub fn encoded(&self) -> Vec<u8> {
         match &self.counts {

@@ -7,6 +7,7 @@ use shoal_domain::export::RunExport;
 use shoal_domain::report::{HostReport, RunReport, SeriesReport, TimeReport};
 
 use crate::render::export::escaped;
+use crate::render::export::requests::held;
 use crate::render::numbers::{bytes, count, in_unit, micros, percent, rate, seconds};
 
 pub(super) fn tables(html: &mut String, report: &RunReport) {
@@ -255,6 +256,9 @@ pub(super) fn configuration(html: &mut String, export: &RunExport) {
     row("server", &report.server);
     row("seed", &report.seed.to_string());
     row("scenario sha256", &report.scenario.sha256);
+    if let Some(log) = &report.request_log {
+        row("request log", &held(log));
+    }
     for (name, value) in &report.scenario.vars {
         row(&format!("vars.{name}"), value);
     }
