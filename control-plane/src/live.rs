@@ -18,7 +18,7 @@ use crate::trackers::Trackers;
 /// Windows kept for the "now" of progress; agents report about one window late.
 const RECENT: usize = 8;
 /// Seconds of assignments that wait to be judged; the oldest go. They are taken every second.
-const SECONDS: usize = 16 * 1024;
+const SECONDS: usize = 4 * 1024;
 
 #[derive(Debug, Clone, Default)]
 pub struct LiveRuns {
