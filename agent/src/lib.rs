@@ -20,6 +20,7 @@ mod kafka;
 mod leases;
 mod meter;
 mod mqtt;
+mod nats;
 pub mod observe;
 mod pages;
 pub mod protocol;

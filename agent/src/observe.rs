@@ -9,6 +9,7 @@ mod eventhubs;
 mod finding;
 mod kafka;
 mod mqtt;
+mod nats;
 pub mod preview;
 mod reading;
 mod seen;
@@ -26,7 +27,8 @@ use shoal_domain::eventhubs::ConnectionString;
 use shoal_domain::ids::{ObserverId, RunId};
 use shoal_domain::observed::Positions;
 use shoal_domain::plan::{
-    Endpoint, EventHubsSource, KafkaSource, MqttSource, Plan, Source, Tls, WebhookSource,
+    Endpoint, EventHubsSource, KafkaSource, MqttSource, NatsLogin, NatsSource, Plan, Source, Tls,
+    WebhookSource,
 };
 use shoal_domain::template::{DeviceScope, Template};
 use shoal_service_kit::{Permit, TargetGuard};
@@ -37,6 +39,7 @@ use tokio_rustls::TlsConnector;
 use self::eventhubs::EventHubsReader;
 use self::kafka::KafkaReader;
 use self::mqtt::MqttReader;
+use self::nats::NatsReader;
 use self::reading::{Reader, Reading};
 use self::webhook::WebhookReader;
 use crate::assignments::load::Refusal;
@@ -106,6 +109,7 @@ enum Headers<'e> {
     Kafka(crate::kafka::Headers<'e>),
     Http(&'e hyper::HeaderMap),
     Named(&'e [(String, Vec<u8>)]),
+    Nats(crate::nats::Headers<'e>),
 }
 
 impl<'e> Headers<'e> {
@@ -114,6 +118,7 @@ impl<'e> Headers<'e> {
             Self::None => None,
             Self::Kafka(headers) => headers.get(name),
             Self::Http(headers) => headers.get(name).map(|value| value.as_bytes()),
+            Self::Nats(headers) => headers.get(name),
             Self::Named(headers) => {
                 headers.iter().find_map(|(known, value)| (known == name).then_some(&value[..]))
             }
@@ -127,6 +132,7 @@ impl<'e> Headers<'e> {
             Self::Kafka(headers) => headers.iter().find_map(|(_, value)| look(value)),
             Self::Http(headers) => headers.values().find_map(|value| look(value.as_bytes())),
             Self::Named(headers) => headers.iter().find_map(|(_, value)| look(value)),
+            Self::Nats(headers) => headers.iter().find_map(|(_, value)| look(value)),
         }
     }
 }
@@ -220,6 +226,7 @@ async fn reader_of(job: &ObserverJob) -> Result<Reader, Refusal> {
         Source::EventHubs(source) => {
             Reader::EventHubs(Box::new(eventhubs_reader(job, name, source).await?))
         }
+        Source::Nats(source) => Reader::Nats(Box::new(nats_reader(job, name, source).await?)),
         Source::Webhook(source) => Reader::Webhook(webhook_reader(job, name, source)?),
     })
 }
@@ -347,6 +354,39 @@ async fn eventhubs_reader(
         n_shares: job.n_shares,
     };
     Ok(EventHubsReader::new(source, &starts, job.is_resumed))
+}
+
+async fn nats_reader(
+    job: &ObserverJob,
+    name: &str,
+    source: &NatsSource,
+) -> Result<NatsReader, Refusal> {
+    let tls = match &source.tls {
+        None => None,
+        Some(wanted) => {
+            let config = client_config(&job.plan, wanted, &[]).await;
+            let wrong = |why| Refusal::new("SH0310", format!("observer {name}: {why}"));
+            Some(TlsConnector::from(Arc::new(config.map_err(wrong)?)))
+        }
+    };
+    let login = match &source.login {
+        None => None,
+        Some(NatsLogin::Token(token)) => Some(nats::Login::Token(render(job, token)?)),
+        Some(NatsLogin::Password { username, password }) => {
+            Some(nats::Login::Password(render(job, username)?, render(job, password)?))
+        }
+    };
+    let next = job.positions.of(job.observer, job.share, job.n_shares).next();
+    let source = nats::Source {
+        host: source.host.clone(),
+        port: source.port,
+        tls,
+        login,
+        guard: job.guard.clone(),
+        subject: source.subject.clone(),
+        stream: source.stream.clone(),
+    };
+    Ok(NatsReader::new(source, next.map(|(_, next)| next), job.is_resumed))
 }
 
 /// To listen somewhere takes the same leave as to send there.

@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 use super::eventhubs::EventHubsReader;
 use super::kafka::KafkaReader;
 use super::mqtt::MqttReader;
+use super::nats::NatsReader;
 use super::seen::Seen;
 use super::webhook::WebhookReader;
 use super::{Begin, Heard, ObserverJob};
@@ -26,13 +27,14 @@ pub(super) enum Reader {
     Mqtt(Box<MqttReader>),
     Kafka(Box<KafkaReader>),
     EventHubs(Box<EventHubsReader>),
+    Nats(Box<NatsReader>),
     Webhook(WebhookReader),
 }
 
 impl Reader {
     /// Whether what passes while there is no connection can be read later.
     fn keeps_events(&self) -> bool {
-        matches!(self, Self::Kafka(_) | Self::EventHubs(_))
+        matches!(self, Self::Kafka(_) | Self::EventHubs(_) | Self::Nats(_))
     }
 
     pub(super) async fn open(&mut self) -> Result<(), String> {
@@ -40,6 +42,7 @@ impl Reader {
             Self::Mqtt(mqtt) => mqtt.open().await,
             Self::Kafka(kafka) => kafka.open().await,
             Self::EventHubs(hub) => hub.open().await,
+            Self::Nats(nats) => nats.open().await,
             Self::Webhook(webhook) => webhook.open().await,
         }
     }
@@ -49,6 +52,7 @@ impl Reader {
             Self::Mqtt(mqtt) => mqtt.read(each).await,
             Self::Kafka(kafka) => kafka.read(each).await,
             Self::EventHubs(hub) => hub.read(each).await,
+            Self::Nats(nats) => nats.read(each).await,
             Self::Webhook(webhook) => webhook.read(each).await,
         }
     }
@@ -58,6 +62,7 @@ impl Reader {
             Self::Mqtt(mqtt) => mqtt.keep_alive().await,
             Self::Kafka(kafka) => kafka.keep_alive(),
             Self::EventHubs(hub) => hub.keep_alive(),
+            Self::Nats(nats) => nats.keep_alive(),
             Self::Webhook(_) => Ok(()),
         }
     }
@@ -68,6 +73,7 @@ impl Reader {
         match self {
             Self::Kafka(kafka) => kafka.positions().for_each(&mut raise),
             Self::EventHubs(hub) => hub.positions().for_each(&mut raise),
+            Self::Nats(nats) => nats.positions().for_each(&mut raise),
             Self::Mqtt(_) | Self::Webhook(_) => {}
         }
         positions
@@ -78,6 +84,7 @@ impl Reader {
         let n = match self {
             Self::Kafka(kafka) => kafka.n_unread(),
             Self::EventHubs(hub) => hub.n_unread(),
+            Self::Nats(nats) => nats.n_unread(),
             Self::Mqtt(_) | Self::Webhook(_) => 0,
         };
         (n > 0).then(|| format!("{n} events were not read before the end"))
@@ -88,7 +95,7 @@ impl Reader {
             Self::Mqtt(mqtt) => mqtt.close().await,
             Self::Webhook(webhook) => webhook.close(),
             Self::EventHubs(hub) => hub.close(),
-            Self::Kafka(_) => {}
+            Self::Kafka(_) | Self::Nats(_) => {}
         }
     }
 }

@@ -82,6 +82,10 @@ fn place(source: &Source, preview: &Preview) -> String {
         Source::Mqtt(mqtt) => format!("subscribed to {}", mqtt.filter),
         Source::Webhook(webhook) => format!("listens on {}{}", webhook.listen, webhook.path),
         Source::Kafka(kafka) => format!("topic {}, {}", kafka.topic, partitions(preview)),
+        Source::Nats(nats) => {
+            let from = preview.positions().first().map_or(0, |(_, next)| *next);
+            format!("subject {}, from {from}", nats.subject)
+        }
         Source::EventHubs(hub) => {
             format!("consumer group {}, {}", hub.consumer_group, partitions(preview))
         }

@@ -18,6 +18,7 @@ mod http;
 mod json;
 mod kafka;
 mod load;
+mod nats;
 mod observers;
 mod payload;
 mod protobuf;

@@ -21,7 +21,8 @@ pub use self::http::{
     Method, StatusRange, Step, Task, Wait,
 };
 pub use self::sources::{
-    EventHubsSource, KafkaLogin, KafkaSource, MqttSource, SaslMechanism, Source, WebhookSource,
+    EventHubsSource, KafkaLogin, KafkaSource, MqttSource, NatsLogin, NatsSource, SaslMechanism,
+    Source, WebhookSource,
 };
 pub use self::sparkplug::{Metrics, Sparkplug};
 use crate::fields::{DeviceIs, Fields};

@@ -1,8 +1,7 @@
 //! The scenario file as a person wrote it: the shape is proven, the values are still text.
 //!
 //! The whole grammar is read strictly, so that a typing error in a part that is not built yet is
-//! still a typing error; such parts are reported as `not in this release` and keep only what the
-//! checks of other parts need: names, and texts whose expressions must make sense.
+//! still a typing error; such parts are reported as `not in this release`.
 
 mod fields;
 mod grammar;
@@ -17,7 +16,7 @@ pub(crate) use self::fields::{Fields, Written, named, word, written};
 pub(crate) use self::grammar::schema;
 pub(crate) use self::load::{Arrive, Fleet, Load, RampTime, StageKind, Storm, ThresholdLine};
 pub(crate) use self::observers::{
-    EventHubsSource, KafkaCredentials, KafkaSource, MqttSource, Observer, WebhookSource,
+    EventHubsSource, KafkaCredentials, KafkaSource, MqttSource, NatsSource, Observer, WebhookSource,
 };
 pub(crate) use self::payload::{Payload, Protobuf, Replay};
 pub(crate) use self::reading::{Binary, FieldAt, Read};
@@ -116,7 +115,6 @@ pub(crate) struct Group {
     pub(crate) captures: Vec<String>,
     /// Other groups that this one's commands go to.
     pub(crate) peers: Vec<Written>,
-    pub(crate) later: Vec<LaterText>,
 }
 
 /// What makes the devices of a group edge nodes of Sparkplug B.
@@ -259,13 +257,6 @@ pub(crate) enum Level {
     Message,
 }
 
-#[derive(Debug)]
-pub(crate) struct LaterText {
-    pub(crate) text: Written,
-    pub(crate) level: Level,
-    pub(crate) secrets: bool,
-}
-
 pub(crate) fn read(root: &Node, out: &Collector) -> Option<ScenarioFile> {
     let mut top = Fields::open(root, "", out)?;
     let version = top.required_text("version");
@@ -359,38 +350,4 @@ fn target(name: String, node: &Node, path: &str, out: &Collector) -> Option<Targ
     };
     inner.close();
     Some(Target { name, mqtt: Some(mqtt), http: None })
-}
-
-/// Every scalar below a node whose keys are free, like a JSON body or headers.
-fn keep_all(
-    field: Option<fields::Field<'_>>,
-    level: Level,
-    secrets: bool,
-    later: &mut Vec<LaterText>,
-) {
-    fn walk(node: &Node, path: &str, found: &mut Vec<Written>) {
-        match &node.kind {
-            crate::yaml::Kind::Scalar { text, style } => found.push(Written {
-                path: path.to_owned(),
-                text: text.clone(),
-                style: *style,
-                place: node.place,
-            }),
-            crate::yaml::Kind::List(items) => {
-                for (i, item) in items.iter().enumerate() {
-                    walk(item, &format!("{path}[{i}]"), found);
-                }
-            }
-            crate::yaml::Kind::Map(entries) => {
-                for entry in entries {
-                    walk(&entry.value, &crate::yaml::child(path, &entry.key), found);
-                }
-            }
-        }
-    }
-    if let Some(field) = field {
-        let mut found = Vec::new();
-        walk(field.node, &field.path, &mut found);
-        later.extend(found.into_iter().map(|text| LaterText { text, level, secrets }));
-    }
 }

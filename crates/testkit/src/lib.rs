@@ -16,6 +16,7 @@ pub mod impostor;
 pub mod kafka;
 pub mod mosquitto;
 pub mod mosquitto_sub;
+pub mod nats;
 pub mod platform;
 pub mod postgres;
 mod programs;

@@ -8,7 +8,7 @@ use crate::diagnostics::{Place, suggest};
 use crate::ids::SeriesId;
 use crate::outcome::Operation;
 use crate::plan::{Behaviour, Churn, Credentials, Group, Let, Reconnect, Series, Target};
-use crate::scenario::{self, LaterText, Level, Written};
+use crate::scenario::{self, Level, Written};
 use crate::template::{Generator, Part, Template};
 
 /// Of a whole file: what 4096 blocks and 32-byte trackers are designed for.
@@ -182,7 +182,6 @@ impl Check<'_> {
         for peer in &written.peers {
             self.known_group(peer);
         }
-        self.later_texts(&written.later, &known, &written.captures, columns);
         let on_start = self.steps(&written.on_start, &series_of, &scope, timeout_us);
         let on_stop = self.steps(&written.on_stop, &series_of, &scope, timeout_us);
         let behaviour = match &written.closed_loop {
@@ -417,46 +416,5 @@ impl Check<'_> {
             return None;
         }
         Some(Reconnect { first_us, max_us })
-    }
-
-    /// Parts that are not built yet: their expressions must make sense all the same.
-    pub(super) fn later_texts(
-        &self,
-        texts: &[LaterText],
-        lets: &[(String, ValueKind)],
-        captures: &[String],
-        columns: Columns<'_>,
-    ) {
-        for later in texts {
-            let scope = Scope {
-                level: later.level,
-                secrets: later.secrets,
-                lets,
-                captures,
-                columns,
-                ..Scope::plan()
-            };
-            if later.level != Level::Plan {
-                self.pieces(&later.text, &scope);
-            } else if self.names_only_variables(&later.text) {
-                continue;
-            } else {
-                self.pieces(&later.text, &scope);
-            }
-        }
-    }
-
-    /// A variable without a value is no mistake where nothing reads it.
-    fn names_only_variables(&self, written: &Written) -> bool {
-        use crate::expression::{Expression, Piece, parse};
-        parse(&written.text).is_ok_and(|pieces| {
-            pieces.iter().all(|piece| match piece {
-                Piece::Literal(_) => true,
-                Piece::Expression { value: Expression::Name(name), .. } => {
-                    name.strip_prefix("vars.").is_some_and(|name| self.vars.get(name).is_some())
-                }
-                Piece::Expression { .. } => false,
-            })
-        })
     }
 }

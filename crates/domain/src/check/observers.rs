@@ -2,7 +2,7 @@
 //! must have.
 
 use super::Check;
-use super::text::{Columns, Scope};
+use super::text::Scope;
 use super::thresholds::{Named, shape};
 use crate::diagnostics::suggest;
 use crate::ids::{ObserverId, SeriesId};
@@ -46,7 +46,6 @@ impl Check<'_> {
             let message = format!("`{name}` is taken: groups and observers share one namespace");
             self.out.report(written.place, &written.path, message, None);
         }
-        self.later_texts(&written.later, &[], &[], Columns::None);
         let drain_us = self.micros_or(written.drain.as_ref(), DRAIN_US);
         let is_marked = written.has_read;
         let of =
@@ -54,10 +53,11 @@ impl Check<'_> {
         let mqtt = written.mqtt.as_ref().and_then(|mqtt| self.mqtt_source(mqtt));
         let kafka = written.kafka.as_ref().and_then(|kafka| self.kafka_source(kafka));
         let eventhubs = written.eventhubs.as_ref().and_then(|hub| self.eventhubs_source(hub));
+        let nats = written.nats.as_ref().and_then(|nats| self.nats_source(nats));
         let webhook = written.webhook.as_ref().and_then(|webhook| self.webhook_source(webhook));
         let source = mqtt.map(|mqtt| Source::Mqtt(Box::new(mqtt)));
         let source = source.or(kafka.map(Source::Kafka)).or(eventhubs.map(Source::EventHubs));
-        let source = source.or(webhook.map(Source::Webhook));
+        let source = source.or(nats.map(Source::Nats)).or(webhook.map(Source::Webhook));
         let read = match (written.has_read, &written.read) {
             (false, _) => Some(None),
             (true, None) => None,

@@ -11,6 +11,7 @@ pub enum Source {
     Mqtt(Box<MqttSource>),
     Kafka(KafkaSource),
     EventHubs(EventHubsSource),
+    Nats(NatsSource),
     Webhook(WebhookSource),
 }
 
@@ -74,26 +75,46 @@ pub struct EventHubsSource {
     pub tls: Tls,
 }
 
+/// A stream of NATS JetStream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NatsSource {
+    pub host: String,
+    pub port: u16,
+    pub tls: Option<Tls>,
+    /// With `*` and `>`, as the server matches them.
+    pub subject: String,
+    /// `None`: the one that keeps the subject.
+    pub stream: Option<String>,
+    pub login: Option<NatsLogin>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum NatsLogin {
+    Password { username: Template, password: Template },
+    Token(Template),
+}
+
 impl Source {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Mqtt(_) => "mqtt",
             Self::Kafka(_) => "kafka",
             Self::EventHubs(_) => "eventhubs",
+            Self::Nats(_) => "nats",
             Self::Webhook(_) => "webhook",
         }
     }
 
     /// Whether what was not read yet can be read later, so that a reader's absence loses nothing.
     pub const fn keeps_events(&self) -> bool {
-        matches!(self, Self::Kafka(_) | Self::EventHubs(_))
+        matches!(self, Self::Kafka(_) | Self::EventHubs(_) | Self::Nats(_))
     }
 
     /// How many readers share it at most; the rest of the fleet would read nothing.
     pub fn max_readers(&self) -> usize {
         match self {
             Self::Mqtt(mqtt) if mqtt.share.is_none() => 1,
-            Self::Webhook(_) => 1,
+            Self::Webhook(_) | Self::Nats(_) => 1,
             Self::Mqtt(_) | Self::Kafka(_) | Self::EventHubs(_) => usize::MAX,
         }
     }

@@ -11,7 +11,6 @@ use crate::outcome::Operation;
 
 pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<Group> {
     let mut fields = Fields::open(field.node, &field.path, out)?;
-    let later = Vec::new();
     let mut group = Group {
         name,
         path: field.path.clone(),
@@ -45,7 +44,6 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
         filtered: Vec::new(),
         captures: Vec::new(),
         peers: Vec::new(),
-        later: Vec::new(),
     };
     match (&group.devices, &group.weight) {
         (None, None) => fields.missing("devices"),
@@ -134,7 +132,6 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<G
             group.listeners.extend(read_listener(name, &field, out));
         }
     }
-    group.later = later;
     fields.close();
     Some(group)
 }

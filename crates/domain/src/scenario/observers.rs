@@ -1,7 +1,7 @@
 //! Observers: what reads the platform's output.
 
 use super::fields::{Field, Fields};
-use super::{LaterText, Level, MqttTarget, Read, Written, keep_all, reading};
+use super::{MqttTarget, Read, Written, reading};
 use crate::diagnostics::{Collector, Place};
 
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub(crate) struct Observer {
     pub(crate) mqtt: Option<MqttSource>,
     pub(crate) kafka: Option<KafkaSource>,
     pub(crate) eventhubs: Option<EventHubsSource>,
+    pub(crate) nats: Option<NatsSource>,
     pub(crate) webhook: Option<WebhookSource>,
-    pub(crate) later: Vec<LaterText>,
 }
 
 #[derive(Debug)]
@@ -59,6 +59,17 @@ pub(crate) struct EventHubsSource {
 }
 
 #[derive(Debug)]
+pub(crate) struct NatsSource {
+    pub(crate) url: Option<Written>,
+    pub(crate) subject: Option<Written>,
+    pub(crate) stream: Option<Written>,
+    pub(crate) ca: Option<Written>,
+    pub(crate) username: Option<Written>,
+    pub(crate) password: Option<Written>,
+    pub(crate) token: Option<Written>,
+}
+
+#[derive(Debug)]
 pub(crate) struct WebhookSource {
     pub(crate) listen: Option<Written>,
     pub(crate) path: Option<Written>,
@@ -69,7 +80,6 @@ pub(crate) struct WebhookSource {
 pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<Observer> {
     let (path, place) = (field.path.clone(), field.key_place);
     let mut fields = Fields::open(field.node, &field.path, out)?;
-    let mut later = Vec::new();
     let of = fields.required_text("of");
     let drain = fields.text("drain");
     let read = fields.find("read");
@@ -78,16 +88,14 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
     let kind = fields.exactly_one(&["mqtt", "kafka", "eventhubs", "webhook", "nats"]);
     fields.close();
     let (source, field) = kind?;
-    let (mut of_mqtt, mut of_kafka, mut of_eventhubs, mut of_webhook) = (None, None, None, None);
+    let (mut of_mqtt, mut of_kafka, mut of_eventhubs) = (None, None, None);
+    let (mut of_nats, mut of_webhook) = (None, None);
     match source {
         "mqtt" => of_mqtt = Some(mqtt(&field, out)?),
         "kafka" => of_kafka = Some(kafka(&field, out)?),
         "eventhubs" => of_eventhubs = Some(eventhubs(&field, out)?),
-        "webhook" => of_webhook = Some(webhook(&field, out)?),
-        _ => {
-            out.later(field.key_place, &field.path, &format!("an observer of `{source}`"));
-            of_later_kind(&field, &mut later, out)?;
-        }
+        "nats" => of_nats = Some(nats(&field, out)?),
+        _ => of_webhook = Some(webhook(&field, out)?),
     }
     Some(Observer {
         name,
@@ -101,8 +109,8 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
         mqtt: of_mqtt,
         kafka: of_kafka,
         eventhubs: of_eventhubs,
+        nats: of_nats,
         webhook: of_webhook,
-        later,
     })
 }
 
@@ -169,16 +177,17 @@ fn mqtt(field: &Field<'_>, out: &Collector) -> Option<MqttSource> {
     Some(MqttSource { broker, filter, qos, share, username, password })
 }
 
-fn of_later_kind(field: &Field<'_>, later: &mut Vec<LaterText>, out: &Collector) -> Option<()> {
+fn nats(field: &Field<'_>, out: &Collector) -> Option<NatsSource> {
     let mut inner = Fields::open(field.node, &field.path, out)?;
-    for key in ["url", "subject"] {
-        let field = inner.required(key);
-        keep_all(field, Level::Plan, true, later);
-    }
-    for key in ["stream", "durable", "ca", "credentials"] {
-        let field = inner.find(key);
-        keep_all(field, Level::Plan, true, later);
+    let (url, subject) = (inner.required_text("url"), inner.required_text("subject"));
+    let (stream, ca) = (inner.text("stream"), inner.text("ca"));
+    let (mut username, mut password, mut token) = (None, None, None);
+    if let Some(mut credentials) = inner.map("credentials") {
+        username = credentials.text("username");
+        password = credentials.text("password");
+        token = credentials.text("token");
+        credentials.close();
     }
     inner.close();
-    Some(())
+    Some(NatsSource { url, subject, stream, ca, username, password, token })
 }

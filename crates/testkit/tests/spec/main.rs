@@ -12,6 +12,7 @@ mod http;
 mod http_load;
 mod kafka;
 mod mosquitto;
+mod nats;
 mod observers;
 mod own_protocol;
 mod reading;

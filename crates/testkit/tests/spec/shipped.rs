@@ -12,6 +12,7 @@ use shoal_testkit::cluster::Cluster;
 use shoal_testkit::eventhubs;
 use shoal_testkit::http_server::HttpServer;
 use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
+use shoal_testkit::nats;
 use shoal_testkit::platform::{Fate, Partitioned, Platform};
 use shoal_testkit::webhook::{WAYS, free_addr, push_to};
 
@@ -64,6 +65,16 @@ async fn every_shipped_scenario_runs() {
                 Box::new(move |at: i32, values: &[Vec<u8>]| event_hub.produce(at, values))
             };
             let to = Partitioned { n_partitions: 2, delay: Duration::ZERO, write };
+            platform = Some(Platform::partitioned(cluster.broker_addr(), to, |_| Fate::Pass));
+        }
+        // Or in JetStream.
+        let stream = text.contains("vars.nats").then(nats::Nats::start);
+        if let Some(stream) = &stream {
+            cluster.secret("nats", nats::LOGIN.1);
+            overrides.push(("nats", format!("nats://{}", stream.addr())));
+            let mut client = stream.client();
+            let write = Box::new(move |_: i32, values: &[Vec<u8>]| client.publish("out.a", values));
+            let to = Partitioned { n_partitions: 1, delay: Duration::ZERO, write };
             platform = Some(Platform::partitioned(cluster.broker_addr(), to, |_| Fate::Pass));
         }
         // Or is pushed.

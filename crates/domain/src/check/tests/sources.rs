@@ -76,3 +76,26 @@ fn an_event_hub_says_what_is_wrong_with_it() {
     }
     assert_eq!(with(EVENT_HUB, key, "endpoint: localhost"), Vec::<String>::new());
 }
+
+#[test]
+fn a_stream_of_nats_says_what_is_wrong_with_it() {
+    const NATS: &str = include_str!("../../../../../scenarios/ingestion-nats.yaml");
+    let of = |url: &str| match &plan(NATS, &[("nats", url)]).observers[0].source {
+        Source::Nats(nats) => (nats.host.clone(), nats.port, nats.tls.is_some()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of("nats://a.example"), ("a.example".to_owned(), 4222, false));
+    assert_eq!(of("tls://[::1]:7000"), ("::1".to_owned(), 7000, true));
+    let (url, subject) = ("url: ${vars.nats}", "subject: ${vars.subject} ");
+    for (left, right, expected) in [
+        (url, "url: mqtt://a", "nats://host[:port] or tls://host[:port]"),
+        (subject, "subject: a..b ", "a subject, in which"),
+        (subject, "subject: a.>.b ", "a subject, in which"),
+        (url, "url: nats://a\n      stream: a.b", "the name of a stream"),
+        ("username: reader, ", "", "`username` and `password`, or `token` alone"),
+        (url, "url: nats://a\n      durable: d", "unknown key `durable`"),
+    ] {
+        let found = with(NATS, left, right);
+        assert!(found.iter().any(|line| line.contains(expected)), "{right}: {found:#?}");
+    }
+}
