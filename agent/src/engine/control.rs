@@ -17,6 +17,8 @@ use super::releases::Releases;
 /// A new end lies at least this far ahead, so that no core (they read the end each time they wake)
 /// has classed a slot behind it: far more than a thread needs between reading clock and end.
 const END_MARGIN_US: u64 = 100_000;
+/// In the place of a lease's end.
+const LAPSED: u64 = 0;
 
 const NEVER_STARTED: usize = usize::MAX;
 
@@ -114,7 +116,9 @@ impl Control {
 
     /// Without effect once the lease has lapsed: a fenced agent never sends again.
     pub fn renew_lease(&self, until_boot_us: u64) {
-        self.lease_until_boot_us.fetch_max(until_boot_us, Ordering::Relaxed);
+        let later = |known: u64| (known != LAPSED).then(|| known.max(until_boot_us));
+        // Without a change where it has lapsed.
+        let _ = self.lease_until_boot_us.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
     }
 
     /// Ends the load at `run_us`, or just ahead of now where that has passed. A later end than the
@@ -228,12 +232,32 @@ impl Control {
         if self.is_cut() {
             return false;
         }
-        if boot_us < self.lease_until_boot_us.load(Ordering::Relaxed) {
+        let until_us = self.lease_until_boot_us.load(Ordering::Relaxed);
+        if boot_us < until_us {
             return true;
         }
-        self.fenced.store(true, Ordering::SeqCst);
-        self.end_at(0);
+        let lease = &self.lease_until_boot_us;
+        // Renewed or lapsed in this very moment: whoever asks next learns which.
+        if lease.compare_exchange(until_us, LAPSED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            // However late this is noticed, what was due behind the lease is not this agent's.
+            self.end_us.fetch_min(self.in_run_us(until_us), Ordering::SeqCst);
+            self.fenced.store(true, Ordering::SeqCst);
+        }
         false
+    }
+
+    /// No slot that is due from this run time on may be classed yet: it may turn out to be behind the
+    /// lease.
+    pub(super) fn leased_until_us(&self) -> u64 {
+        if self.fenced() {
+            // The end of the load says it now.
+            return u64::MAX;
+        }
+        self.in_run_us(self.lease_until_boot_us.load(Ordering::SeqCst))
+    }
+
+    fn in_run_us(&self, boot_us: u64) -> u64 {
+        boot_us.saturating_sub(self.t0_boot_us.load(Ordering::SeqCst))
     }
 
     /// Whether all sockets are to be closed without a word.
@@ -261,6 +285,19 @@ mod tests {
         assert_eq!(control.end_us(), 20_000_000);
         control.end_at(1);
         assert!((10_100_000..20_000_000).contains(&control.end_us()), "{}", control.end_us());
+    }
+
+    #[test]
+    fn the_load_of_a_fenced_agent_ended_with_its_lease_however_late_it_wakes() {
+        let control = Control::new(30_000_000, 60_000_000);
+        control.arm(10_000_000, 60_000_000, 1);
+        assert_eq!(control.leased_until_us(), 20_000_000);
+        control.renew_lease(32_000_000);
+        assert_eq!(control.leased_until_us(), 22_000_000);
+        assert!(!control.may_send(46_000_000));
+        assert_eq!((control.end_us(), control.leased_until_us()), (22_000_000, u64::MAX));
+        control.renew_lease(90_000_000);
+        assert!(!control.may_send(47_000_000) && control.fenced());
     }
 
     #[test]

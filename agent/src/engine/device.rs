@@ -275,7 +275,11 @@ impl Device {
     }
 
     fn fall_due(&mut self, core: &Core, now: u64) {
-        let until = now.min(self.end_us(core)).min(core.horizon_us()).min(core.window_end_us.get());
+        let until = now
+            .min(self.end_us(core))
+            .min(core.horizon_us())
+            .min(core.window_end_us.get())
+            .min(core.control.leased_until_us());
         if self.book.next_us() >= until {
             return;
         }

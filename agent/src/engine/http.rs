@@ -358,7 +358,11 @@ impl Device {
 
     /// Gives a class to every slot that has become due, or lets it wait.
     fn fall_due(&self, core: &Core, now: u64) {
-        let until = now.min(self.end_us(core)).min(core.horizon_us()).min(core.window_end_us.get());
+        let until = now
+            .min(self.end_us(core))
+            .min(core.horizon_us())
+            .min(core.window_end_us.get())
+            .min(core.control.leased_until_us());
         let mut book = self.book.borrow_mut();
         if book.next_us() >= until {
             return;

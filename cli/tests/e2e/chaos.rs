@@ -6,7 +6,7 @@
 //! more of them; a failure names its seed, and `SHOAL_CHAOS_SEED=N` plays that one alone. The faults are
 //! real time, so a seed says what happens, not at which microsecond.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -180,13 +180,18 @@ fn judge(document: &Value, arrived: &[Message], killed: &[&str], story: &str) ->
     Outcome { validity, arrived: n_arrived, unreported }
 }
 
+/// What the stamp of a message says, part by part.
+fn mark(message: &Message) -> Vec<String> {
+    let payload: Value = serde_json::from_slice(&message.payload).unwrap();
+    payload["trace"].as_str().unwrap().split('.').map(str::to_owned).collect()
+}
+
 /// By the times that the messages themselves say: a device's next holder begins after the last word of
 /// the one before.
 fn never_driven_twice(arrived: &[Message], story: &str) {
     let mut spans: BTreeMap<(&str, u32), (u64, u64)> = BTreeMap::new();
     for message in arrived {
-        let payload: Value = serde_json::from_slice(&message.payload).unwrap();
-        let mark: Vec<&str> = payload["trace"].as_str().unwrap().split('.').collect();
+        let mark = mark(message);
         let (incarnation, at_us) = (mark[4].parse().unwrap(), mark[6].parse().unwrap());
         let span = spans.entry((&message.topic, incarnation)).or_insert((at_us, at_us));
         *span = (span.0.min(at_us), span.1.max(at_us));
@@ -196,6 +201,40 @@ fn never_driven_twice(arrived: &[Message], story: &str) {
     {
         assert!(device != next || last < first, "{device} has two holders at {first}: {story}");
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_frozen_beyond_its_lease_sends_nothing_when_it_wakes() {
+    let broker = Mosquitto::start();
+    let witness = Subscriber::start(broker.addr(), "devices/+/telemetry");
+    let mut deployment = Deployment::start().await;
+    for agent in ["sleeps", "stays"] {
+        deployment.agent(agent, "1").await;
+    }
+    // The shortest lease that there is; it is lost ten seconds later.
+    let text = std::fs::read_to_string(shipped("telemetry.yaml")).unwrap();
+    let file = deployment.file("short-lease.yaml", &format!("{text}fleet: {{ lease: 20s }}\n"));
+    let target = format!("broker=mqtt://{}", broker.addr());
+    let set = ["--set", "devices=40", "--set", "hold=55s", "--set", &target];
+    let started =
+        deployment.shoal(&[&["start", &file, "--agents", "2"][..], &set[..]].concat()).await;
+    assert_eq!(started.code, Some(0), "{started:?}");
+    witness.hears(40);
+    deployment.freeze_agent("sleeps");
+    sleep(Duration::from_secs(36)).await;
+    deployment.thaw_agent("sleeps");
+    let watched = deployment.shoal(&["watch", "last"]).await;
+    let document = deployment.shoal(&["show", "last", "--output", "json"]).await.document();
+    let story = format!("{watched:?} {document:#}");
+    let arrived = witness.all();
+    never_driven_twice(&arrived, &story);
+    let outcome = judge(&document, &arrived, &[], &story);
+    assert_ne!(outcome.validity, "VALID", "{story}");
+    // All devices were driven again, by whoever stayed.
+    let moved = |message: &Message| mark(message)[4] == "1";
+    let again: BTreeSet<&str> =
+        arrived.iter().filter(|one| moved(one)).map(|one| one.topic.as_str()).collect();
+    assert_eq!(again.len(), 20, "{story}");
 }
 
 #[tokio::test]

@@ -170,6 +170,13 @@ impl Deployment {
         .await;
     }
 
+    /// A scenario of this test; its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
     pub(crate) fn database_url(&self) -> &str {
         self.database.url()
     }
