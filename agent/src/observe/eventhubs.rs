@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 use self::event::Arrived;
 use self::hub::{Extent, Hub};
 use self::rpc::recv_failed;
-use super::{Enqueued, Event, Headers, Heard, Stream};
+use super::{Enqueued, Event, Headers, Heard};
 
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);

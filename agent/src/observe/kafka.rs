@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use self::link::{Answer, Link};
-use super::{Enqueued, Event, Headers, Heard, Stream};
+use super::{Enqueued, Event, Headers, Heard};
 use crate::kafka::{Fetched, Leader, Listed, Metadata, Record, Stamped, sentence};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);

@@ -11,7 +11,7 @@ use shoal_agent::app::SessionState;
 use shoal_agent::protocol::Protocols;
 use shoal_control_plane::app as control_plane;
 use shoal_demo_broker::{BrokerThread, Script};
-use shoal_domain::report::{RunReport, SeriesReport};
+use shoal_domain::report::{ObserverReport, RunReport, SeriesReport};
 use shoal_proto::v1::control_service_client::ControlServiceClient;
 use shoal_proto::v1::{
     AgentRow, DrainAgentRequest, GetReportRequest, ListAgentsRequest, LoggedRequest, Override,
@@ -317,4 +317,15 @@ impl Run {
 pub fn series<'a>(report: &'a RunReport, name: &str, stage: &str) -> &'a SeriesReport {
     let found = report.series.iter().find(|row| row.name == name && row.stage == stage);
     found.unwrap_or_else(|| panic!("no series {name} in stage {stage} of {report:#?}"))
+}
+
+/// What its one observer saw over the whole run.
+#[track_caller]
+pub fn observed(report: &RunReport) -> ObserverReport {
+    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
+}
+
+/// Whether something may have passed unseen. (A busy machine degrades a run too.)
+pub fn has_gap(report: &RunReport) -> bool {
+    report.validity_reasons.iter().any(|reason| reason.code == "reader_gap")
 }

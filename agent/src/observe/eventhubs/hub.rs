@@ -1,7 +1,6 @@
 //! One connection to a namespace: dialled, let in by a token, with a link for each partition that is
 //! read. Whoever holds it renews the token before it ends.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use fe2o3_amqp::connection::{ConnectionHandle, OpenError};
@@ -12,17 +11,16 @@ use fe2o3_amqp::types::definitions::SenderSettleMode;
 use fe2o3_amqp::types::messaging;
 use fe2o3_amqp::types::primitives::{OrderedMap, Symbol, Value};
 use fe2o3_amqp::{Connection, Receiver, Session};
-use rustls::pki_types::ServerName;
 use serde_amqp::described::Described;
 use serde_amqp::descriptor::Descriptor;
 use shoal_domain::eventhubs::Access;
 use shoal_domain::sas;
 use shoal_service_kit::{Clock as _, SystemClock};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::super::dial;
+use super::Source;
 use super::rpc::{Rpc, receiver_refused};
-use super::{Source, Stream};
 
 /// Event Hubs gives up a connection after a minute; so do we.
 const IDLE_MS: u32 = 60_000;
@@ -56,7 +54,8 @@ impl Hub {
     pub(super) async fn open(source: &Source) -> Result<Self, String> {
         let (host, port) = &source.dialled;
         let failed = |why: String| format!("{host}:{port}: {why}");
-        let stream = dial(source).await.map_err(failed)?;
+        let stream = dial::connect(&source.guard, source.tls.as_ref(), host, *port).await;
+        let stream = stream.map_err(failed)?;
         let id = format!("shoal-{}-{}", source.hub, source.share);
         let connection = Connection::builder()
             .container_id(id)
@@ -188,33 +187,6 @@ async fn put_token(source: &Source, cbs: &mut Rpc) -> Result<(), String> {
     let answer = cbs.ask(&question, Value::String(token)).await?;
     let taken: Result<OrderedMap<Value, Value>, String> = answer.taken();
     taken.map(|_| ()).map_err(|why| format!("its token is refused: {why}"))
-}
-
-async fn dial(source: &Source) -> Result<Box<dyn Stream>, String> {
-    let (host, port) = &source.dialled;
-    let found = tokio::net::lookup_host((host.as_str(), *port)).await;
-    let addrs: Vec<SocketAddr> =
-        found.map_err(|error| format!("the host has no address: {error}"))?.collect();
-    let mut why = "the host has no address".to_owned();
-    for addr in addrs {
-        let permit = source.guard.authorize(host, addr).map_err(|refused| refused.to_string())?;
-        match TcpStream::connect(permit.addr()).await {
-            Ok(stream) => {
-                stream.set_nodelay(true).map_err(|error| error.to_string())?;
-                return secure(source, host, stream).await;
-            }
-            Err(error) => why = format!("cannot connect: {error}"),
-        }
-    }
-    Err(why)
-}
-
-async fn secure(source: &Source, host: &str, tcp: TcpStream) -> Result<Box<dyn Stream>, String> {
-    let Some(connector) = &source.tls else { return Ok(Box::new(tcp)) };
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| "its host is no name that a certificate can be for".to_owned())?;
-    let stream = connector.connect(name, tcp).await;
-    Ok(Box::new(stream.map_err(|error| format!("TLS failed: {error}"))?))
 }
 
 fn refused(error: &OpenError) -> String {

@@ -1,18 +1,16 @@
 //! One connection to one broker: greeting, login, and what it still has to answer.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::{Buf, BytesMut};
-use rustls::pki_types::ServerName;
 use shoal_domain::plan::SaslMechanism;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{Login, Source, Stream};
+use super::super::dial::{self, Stream};
+use super::{Login, Source};
 use crate::kafka::{
     self, Api, FetchReader, Fetched, Hash, Listed, Malformed, Metadata, Scram, Versions,
     frame_length,
@@ -55,7 +53,8 @@ impl Link {
     pub(super) async fn open(source: &Source, host: &str, port: u16) -> Result<Self, String> {
         let at = format!("{host}:{port}");
         let failed = |why: String| format!("broker {at}: {why}");
-        let stream = connect(source, host, port).await.map_err(failed)?;
+        let stream = dial::connect(&source.guard, source.tls.as_ref(), host, port).await;
+        let stream = stream.map_err(failed)?;
         let mut link = Self {
             host: host.to_owned(),
             port,
@@ -290,34 +289,6 @@ impl Link {
         self.n_written = 0;
         self.stream.flush().await.map_err(|error| format!("the connection broke: {error}"))
     }
-}
-
-async fn connect(source: &Source, host: &str, port: u16) -> Result<Box<dyn Stream>, String> {
-    let plain = host.trim_start_matches('[').trim_end_matches(']');
-    let found = tokio::net::lookup_host((plain, port)).await;
-    let addrs: Vec<SocketAddr> =
-        found.map_err(|error| format!("the host has no address: {error}"))?.collect();
-    let mut why = "the host has no address".to_owned();
-    for addr in addrs {
-        // Brokers name each other: each is asked about like a target of the scenario.
-        let permit = source.guard.authorize(host, addr).map_err(|refused| refused.to_string())?;
-        match TcpStream::connect(permit.addr()).await {
-            Ok(stream) => {
-                stream.set_nodelay(true).map_err(|error| error.to_string())?;
-                return secure(source, plain, stream).await;
-            }
-            Err(error) => why = format!("cannot connect: {error}"),
-        }
-    }
-    Err(why)
-}
-
-async fn secure(source: &Source, host: &str, tcp: TcpStream) -> Result<Box<dyn Stream>, String> {
-    let Some(connector) = &source.tls else { return Ok(Box::new(tcp)) };
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| "its host is no name that a certificate can be for".to_owned())?;
-    let stream = connector.connect(name, tcp).await;
-    Ok(Box::new(stream.map_err(|error| format!("TLS failed: {error}"))?))
 }
 
 fn nonce() -> Result<String, String> {

@@ -1,15 +1,11 @@
 //! One connection to a NATS server: greeting, login, questions to JetStream, and the bytes of the rest.
 
-use std::net::SocketAddr;
-
 use bytes::{Buf, BytesMut};
-use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::super::Stream;
+use super::super::dial::{self, Stream};
 use super::{Login, Source};
 use crate::nats::{self, Said};
 
@@ -32,7 +28,7 @@ impl Link {
         getrandom::fill(&mut mark).map_err(|error| format!("no random numbers: {error}"))?;
         let mark: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut link = Self {
-            stream: Box::new(dial(source).await?),
+            stream: Box::new(dial::tcp(&source.guard, &source.host, source.port).await?),
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             inbox: format!("_INBOX.shoal{mark}"),
@@ -68,12 +64,11 @@ impl Link {
     }
 
     async fn secured(self, source: &Source) -> Result<Self, String> {
-        let Some(connector) = &source.tls else { return Ok(self) };
-        let name = ServerName::try_from(source.host.clone())
-            .map_err(|_| "its host is no name that a certificate can be for".to_owned())?;
-        let stream = connector.connect(name, self.stream).await;
-        let stream = stream.map_err(|error| format!("TLS failed: {error}"))?;
-        Ok(Self { stream: Box::new(stream), incoming: BytesMut::new(), ..self })
+        if source.tls.is_none() {
+            return Ok(self);
+        }
+        let stream = dial::secure(source.tls.as_ref(), &source.host, self.stream).await?;
+        Ok(Self { stream, incoming: BytesMut::new(), ..self })
     }
 
     async fn logged_in(mut self, source: &Source) -> Result<Self, String> {
@@ -196,23 +191,4 @@ pub(super) fn answer(payload: &[u8]) -> Result<Value, String> {
         Some(why) => Err(format!("{why} (code {})", answer["error"]["code"])),
         None => Ok(answer),
     }
-}
-
-async fn dial(source: &Source) -> Result<TcpStream, String> {
-    let found = tokio::net::lookup_host((source.host.as_str(), source.port)).await;
-    let addrs: Vec<SocketAddr> =
-        found.map_err(|error| format!("the host has no address: {error}"))?.collect();
-    let mut why = "the host has no address".to_owned();
-    for addr in addrs {
-        let permit = source.guard.authorize(&source.host, addr);
-        let permit = permit.map_err(|refused| refused.to_string())?;
-        match TcpStream::connect(permit.addr()).await {
-            Ok(stream) => {
-                stream.set_nodelay(true).map_err(|error| error.to_string())?;
-                return Ok(stream);
-            }
-            Err(error) => why = format!("cannot connect: {error}"),
-        }
-    }
-    Err(why)
 }

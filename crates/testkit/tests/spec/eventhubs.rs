@@ -10,7 +10,7 @@ use shoal_domain::ids::RunId;
 use shoal_domain::report::{ObserverReport, RunReport};
 use shoal_domain::run::Phase;
 use shoal_proto::v1::ShippedFile;
-use shoal_testkit::cluster::{Cluster, Run, series};
+use shoal_testkit::cluster::{Cluster, Run, has_gap, observed, series};
 use shoal_testkit::eventhubs::{GROUP, HUB, StandIn};
 use shoal_testkit::expect::eventually;
 use shoal_testkit::mosquitto::Mosquitto;
@@ -33,15 +33,6 @@ async fn start(cluster: &Cluster, broker: &Mosquitto, scenario: &str, hold: &str
     let vars =
         [("broker", broker.as_str()), ("devices", "100"), ("period", "100ms"), ("hold", hold)];
     cluster.run(scenario, &vars).await
-}
-
-fn observed(report: &RunReport) -> ObserverReport {
-    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
-}
-
-/// Whether something may have passed unseen. (A busy machine degrades a run too.)
-fn has_gap(report: &RunReport) -> bool {
-    report.validity_reasons.iter().any(|reason| reason.code == "reader_gap")
 }
 
 /// All that was sent arrived once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_domain::report::{ObserverReport, RunReport, ThresholdResult};
 use shoal_domain::run::Phase;
 use shoal_proto::v1::ShippedFile;
-use shoal_testkit::cluster::{Cluster, series};
+use shoal_testkit::cluster::{Cluster, has_gap, observed, series};
 use shoal_testkit::expect::eventually;
 use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
 use shoal_testkit::kafka::{Kafka, Stamps};
@@ -53,15 +53,6 @@ fn to_stand_in(stand_in: &StandIn, n_partitions: i32) -> Partitioned {
     let stand_in = stand_in.clone();
     let write = move |partition: i32, values: &[Vec<u8>]| stand_in.produce(partition, values);
     Partitioned { n_partitions, delay: Duration::ZERO, write: Box::new(write) }
-}
-
-fn observed(report: &RunReport) -> ObserverReport {
-    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
-}
-
-/// Whether something may have passed unseen. (A busy machine degrades a run too.)
-fn has_gap(report: &RunReport) -> bool {
-    report.validity_reasons.iter().any(|reason| reason.code == "reader_gap")
 }
 
 /// All that was sent arrived once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_domain::report::{ObserverReport, RunReport};
 use shoal_domain::run::Phase;
 use shoal_proto::v1::ShippedFile;
-use shoal_testkit::cluster::{Cluster, Run};
+use shoal_testkit::cluster::{self, Cluster, Run};
 use shoal_testkit::expect::eventually;
 use shoal_testkit::faults::FaultProxy;
 use shoal_testkit::mosquitto::Mosquitto;
@@ -41,7 +41,7 @@ async fn start(cluster: &Cluster, broker: &Mosquitto, nats: &str, hold: &str) ->
 
 fn observed(report: &RunReport) -> ObserverReport {
     assert_eq!(report.phase, Phase::Finished, "{report:#?}");
-    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
+    cluster::observed(report)
 }
 
 async fn has_taken(platform: &Platform, n: u64) {

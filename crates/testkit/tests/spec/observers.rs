@@ -3,10 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use shoal_domain::report::{ObserverReport, RunReport};
 use shoal_domain::run::Phase;
 use shoal_testkit::authority::Authority;
-use shoal_testkit::cluster::{Cluster, series};
+use shoal_testkit::cluster::{Cluster, observed, series};
 use shoal_testkit::mosquitto::{Door, Mosquitto, Setup};
 use shoal_testkit::platform::{Fate, Platform};
 
@@ -21,10 +20,6 @@ fn overrides<'o>(broker: &'o str, filter: &'o str, hold: &'o str) -> Vec<(&'stat
         ("period", "100ms"),
         ("hold", hold),
     ]
-}
-
-fn observed(report: &RunReport) -> ObserverReport {
-    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
 }
 
 fn url(broker: &Mosquitto) -> String {

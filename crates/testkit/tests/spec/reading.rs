@@ -3,19 +3,15 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shoal_domain::report::{ObserverReport, RunReport};
+use shoal_domain::report::RunReport;
 use shoal_domain::run::Phase;
 use shoal_proto::v1::ShippedFile;
-use shoal_testkit::cluster::{Cluster, series};
+use shoal_testkit::cluster::{Cluster, observed, series};
 use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
 use shoal_testkit::mosquitto::Mosquitto;
 use shoal_testkit::platform::{Fate, Partitioned, Platform};
 
 const FIELDS: &str = include_str!("../../../../scenarios/ingestion-fields.yaml");
-
-fn observed(report: &RunReport) -> ObserverReport {
-    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
-}
 
 fn sent(report: &RunReport, name: &str) -> u64 {
     series(report, name, "all").slots.expect("a series with a schedule").sent

@@ -4,19 +4,14 @@
 use std::time::Duration;
 
 use shoal_domain::ids::RunId;
-use shoal_domain::report::{ObserverReport, RunReport};
 use shoal_domain::run::Phase;
-use shoal_testkit::cluster::{Cluster, series};
+use shoal_testkit::cluster::{Cluster, observed, series};
 use shoal_testkit::expect::eventually;
 use shoal_testkit::mosquitto::Mosquitto;
 use shoal_testkit::platform::{Fate, Partitioned, Platform};
 use shoal_testkit::webhook::{Client, WAYS, free_addr, push_to, zipped};
 
 const INGESTION: &str = include_str!("../../../../scenarios/ingestion-webhook.yaml");
-
-fn observed(report: &RunReport) -> ObserverReport {
-    report.observers.iter().find(|observer| observer.stage == "all").expect("one observer").clone()
-}
 
 fn overrides<'o>(broker: &'o str, listen: &'o str, hold: &'o str) -> Vec<(&'static str, &'o str)> {
     vec![
