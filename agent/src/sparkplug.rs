@@ -49,6 +49,12 @@ pub(crate) fn death(bd_seq: u8, now_ms: u64) -> Vec<u8> {
     Payload { timestamp: Some(now_ms), metrics, seq: None }.encode_to_vec()
 }
 
+/// Of a device below an edge node: nothing but its place in the sequence.
+pub(crate) fn device_death(seq: u8, now_ms: u64) -> Vec<u8> {
+    let seq = Some(u64::from(seq));
+    Payload { timestamp: Some(now_ms), metrics: Vec::new(), seq }.encode_to_vec()
+}
+
 /// What the birth certificate of an edge node begins with; that of a device has no number.
 pub(crate) fn begin_birth(out: &mut Vec<u8>, bd_seq: Option<u8>, now_ms: u64) {
     let metrics = bd_seq.map(|number| {

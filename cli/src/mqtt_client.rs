@@ -49,8 +49,9 @@ impl Connection {
         &mut self,
         client_id: &str,
         login: Option<(&str, &str)>,
+        will: Option<&(String, Vec<u8>)>,
     ) -> Result<&'static str, String> {
-        self.send(&Out::Connect { client_id, login }).await?;
+        self.send(&Out::Connect { client_id, login, will }).await?;
         match self.answer("CONNACK").await? {
             In::ConnAck { refused: None } => Ok("0 accepted"),
             In::ConnAck { refused: Some(why) } => Err(format!("CONNACK {why}")),

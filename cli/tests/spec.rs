@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use shoal_testkit::authority::Authority;
 use shoal_testkit::http_server::{HttpServer, Reply};
 use shoal_testkit::mosquitto::{Door, Mosquitto, Setup};
+use shoal_testkit::subscriber::Subscriber;
 
 #[path = "spec/results.rs"]
 mod results;
@@ -214,6 +215,34 @@ fn one_device_of_each_group_can_be_tried_step_by_step() {
     let tried = desk.run(&["scenario", "try", file.to_str().unwrap()]);
     assert_eq!(tried.status.code(), Some(1));
     assert!(stdout(&tried).contains("failed   no connection to 127.0.0.1:1: "));
+}
+
+#[test]
+fn an_edge_node_is_tried_with_its_births_and_deaths() {
+    let (desk, broker) = (Desk::new(), Mosquitto::start());
+    let witness = Subscriber::start(broker.addr(), "spBv1.0/#");
+    for protocol in ["3.1.1", "5"] {
+        let text = format!(
+            "version: 1\nname: edge\ntargets:\n  b: {{ mqtt: {{ url: \"{}\", protocol: {protocol} }} }}\ngroups:\n  \
+             e:\n    target: b\n    devices: 2\n    id: edge-${{index}}\n    sparkplug: {{ group: plant }}\n    \
+             send:\n      node: {{ every: 1s, sparkplug: {{ metrics: {{ load: 5 }} }} }}\n      \
+             press: {{ every: 1s, sparkplug: {{ device: press, metrics: {{ t: 1.5 }} }} }}\n\
+             load: [ {{ ramp: {{ to: 100%, over: 1s }} }} ]\n",
+            broker.url_of(Door::Plain)
+        );
+        std::fs::write(desk.path().join("edge.yaml"), text).expect("the directory is writable");
+        let tried = desk.run(&["scenario", "try", "edge.yaml"]);
+        let shown = stdout(&tried);
+        assert_eq!(tried.status.code(), Some(0), "{shown}{}", stderr(&tried));
+        let born = shown.find("birth    spBv1.0/plant/DBIRTH/edge-0/press").expect("it is born");
+        let dead = shown.find("death    spBv1.0/plant/NDEATH/edge-0").expect("it dies");
+        assert!(born < dead, "{shown}");
+    }
+    witness.hears(12);
+    let kinds = ["NBIRTH", "DBIRTH", "NDATA", "DDATA", "DDEATH", "NDEATH"];
+    let heard: Vec<String> = witness.all().into_iter().map(|heard| heard.topic).collect();
+    let heard: Vec<&str> = heard.iter().filter_map(|topic| topic.split('/').nth(2)).collect();
+    assert_eq!(heard, [kinds, kinds].concat(), "each once, and no will of the broker's");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The end of a core: the gate closes, acks are awaited, devices say goodbye.
+//! The end of a core: the gate closes, acks are awaited, devices say goodbye and brokers close.
 //!
 //! The sweep at the gate handles each device's remaining slots by the usual rules, so a slot due in
 //! the last millisecond is sent like any other; only what the target still delays becomes unsent. A
@@ -13,6 +13,9 @@ use super::start::Seat;
 
 /// Devices that disconnect between two beats: 10,000 a second, so that the end is no storm.
 const GOODBYES_PER_BEAT: usize = 100;
+
+/// How long brokers may take to close the last connections.
+const FAREWELL_US: u64 = 1_000_000;
 
 /// Who may want something of a core's devices after its gate has closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +89,14 @@ pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) {
             core.sleep_until(core.now_us() + PROBE_US).await;
         }
         cores.beat();
+    }
+    let until = core.now_us().saturating_add(FAREWELL_US);
+    while core.n_open.get() > 0 && core.now_us() < until && !cores.is_cut {
+        core.sleep_until(core.now_us() + PROBE_US).await;
+        cores.beat();
+    }
+    for device in &cores.devices {
+        device.cut(&core, core.now_us());
     }
     cores.tasks.abort_all();
 }

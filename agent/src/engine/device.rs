@@ -8,6 +8,7 @@ mod answers;
 mod connecting;
 mod edge;
 mod ending;
+mod goodbye;
 mod identity;
 mod presence;
 mod proof;
@@ -31,8 +32,9 @@ use shoal_domain::schedule::{Calendar, Presence};
 use tokio::time::Sleep;
 
 use self::connecting::Link;
-use self::edge::EdgeNode;
+pub(super) use self::edge::EdgeNode;
 pub(super) use self::ending::unit_random;
+use self::goodbye::Goodbye;
 pub(super) use self::identity::{Identity, scope};
 pub(super) use self::sending::Scratch;
 use self::sending::Stream;
@@ -91,6 +93,8 @@ pub(super) struct Device {
     /// What only its own TLS connections use, from the first one on.
     tls: Option<Arc<ClientConfig>>,
     link: Link,
+    /// Its last connection, while the broker has not closed it.
+    goodbye: Option<Box<Goodbye>>,
     standing: Standing,
     /// Attempts since the connection was last up, for the back-off.
     tries: u32,
@@ -185,6 +189,7 @@ impl Device {
                 Presence::In => Link::Resting { until_us: seat.start_us },
                 Presence::Out | Presence::Away(_) => Link::Down,
             },
+            goodbye: None,
             standing: Standing::Starting,
             tries: 0,
             n_attempts: 0,
@@ -213,6 +218,7 @@ impl Device {
     ) -> Poll<()> {
         self.waker.get_or_insert_with(|| cx.waker().clone());
         loop {
+            self.drive_goodbye(core, cx);
             self.drive_link(core, cx);
             let blocked = self.blocked;
             let now = core.now_us();
@@ -347,7 +353,9 @@ impl Device {
             (Some(talk), Link::Up(_)) if !self.blocked => talk.wake_us(),
             _ => u64::MAX,
         };
-        due.min(talk).min(self.ack_deadline_us).min(change).min(leave).min(self.link_wake_us(core))
+        let goodbye = self.goodbye.as_ref().map_or(u64::MAX, |goodbye| goodbye.deadline_us());
+        let own = due.min(talk).min(self.ack_deadline_us).min(change).min(leave);
+        own.min(goodbye).min(self.link_wake_us(core))
     }
 
     /// The gate closes at the core's end: what is due is handled, the rest is unsent.
@@ -379,6 +387,7 @@ impl Device {
     /// No send may leave any more: the socket closes without a word.
     pub(super) fn cut(&mut self, core: &Core, now: u64) {
         self.end_open(core, now);
+        self.goodbye_open(core, now);
         self.link = Link::Down;
     }
 

@@ -2,15 +2,16 @@
 //! talk with the target without a run.
 
 use shoal_domain::plan::{Group, Plan};
-use shoal_domain::template::DeviceScope;
+use shoal_domain::template::{DeviceScope, MessageScope, Walks};
 use shoal_service_kit::Permit;
 
 use super::certificates::{self, Signer};
-use super::device::Identity;
+use super::device::{EdgeNode, Identity};
 use super::dial::Route;
 use super::prepare::upgrade;
 use super::secure::Secure;
 use crate::protocol::Stream;
+use crate::sparkplug;
 
 /// A connection to the group's target, ready for its protocol: TCP, TLS with the device's own
 /// certificate, WebSocket, as the plan says. Why there is none is one sentence.
@@ -47,4 +48,54 @@ pub fn login(
         Identity::render(group, scope, scope.index).map_err(|error| error.to_string())?;
     let login = identity.credentials(group, scope, scope.index, unix_s);
     login.map_err(|error| error.to_string())
+}
+
+/// What an edge node of Sparkplug says around its reports, each with its topic.
+pub struct Edge {
+    node: Box<EdgeNode>,
+    /// Its id.
+    id: Box<str>,
+    /// The will of its connection.
+    pub will: (String, Vec<u8>),
+    /// In the order in which they are said.
+    pub births: Vec<(String, Vec<u8>)>,
+}
+
+impl Edge {
+    /// `None`: devices of this group are none.
+    pub fn new(group: &Group, scope: &DeviceScope<'_>, now_us: u64) -> Option<Self> {
+        let identity = Identity::render(group, scope, scope.index).ok()?;
+        let mut node = EdgeNode::new(group, &identity, scope, 1)?;
+        let id = identity.id;
+        let now_ms = now_us / 1_000;
+        let will = node.will(&id, now_ms);
+        let places = node.places();
+        let birth = |place| {
+            let mut payload = Vec::new();
+            node.birth(group, place, now_ms, &mut payload, |send, metrics, out| {
+                let series = group.sends()[send].series;
+                let message =
+                    MessageScope { series, slot: 0, child: 0, incarnation: 0, n: 0, now_us };
+                metrics.birth.render_message(scope, &message, &mut Walks::default(), out);
+            });
+            (node.topic("BIRTH", &id, place), payload)
+        };
+        let births = places.map(birth).collect();
+        Some(Self { node, id, will: (will.topic, will.payload), births })
+    }
+
+    /// Ends the payload of a report.
+    pub fn end_report(&mut self, payload: &mut Vec<u8>) {
+        sparkplug::end(payload, self.node.take_seq());
+    }
+
+    /// What is said before a clean end.
+    pub fn deaths(&mut self, now_us: u64) -> Vec<(String, Vec<u8>)> {
+        let places = self.node.places().skip(1).chain([None]);
+        places
+            .map(|place| {
+                (self.node.topic("DEATH", &self.id, place), self.node.death(place, now_us / 1_000))
+            })
+            .collect()
+    }
 }

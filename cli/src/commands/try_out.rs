@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shoal_agent::engine::single;
 use shoal_domain::ids::RunId;
-use shoal_domain::plan::{Endpoint, Group, HttpProtocol, Observer, Plan};
+use shoal_domain::plan::{Endpoint, Group, HttpProtocol, Observer, Plan, Qos};
 use shoal_domain::template::DeviceScope;
 use shoal_service_kit::{Clock as _, SystemClock, random};
 
@@ -134,11 +134,8 @@ pub(super) async fn perform(
 
 /// What this command does not speak.
 fn beyond(plan: &Plan, group: &Group) -> Option<&'static str> {
-    let http = plan.targets[group.target].http();
-    match http.map(|http| &http.protocol) {
-        Some(HttpProtocol::Own(_)) => Some("a protocol of the agents' own"),
-        _ => group.sparkplug.is_some().then_some("Sparkplug"),
-    }
+    let http = plan.targets[group.target].http()?;
+    matches!(http.protocol, HttpProtocol::Own(_)).then_some("a protocol of the agents' own")
 }
 
 /// `sending` renders the device's messages as they are at that moment.
@@ -155,11 +152,19 @@ async fn drive(
     let mut connection = Connection::over(stream, mqtt.protocol, place.patience);
     let (username, password) = single::login(group, scope, SystemClock.unix_us() / 1_000_000)?;
     let login = username.as_deref().map(|name| (name, password.as_deref().unwrap_or_default()));
-    steps.add("connack", connection.connect(scope.device, login).await?);
+    let mut edge = single::Edge::new(group, scope, SystemClock.unix_us());
+    let will = edge.as_ref().map(|edge| &edge.will);
+    steps.add("connack", connection.connect(scope.device, login, will).await?);
+    for (topic, payload) in edge.iter().flat_map(|edge| &edge.births) {
+        certificate(&mut connection, "birth", (topic, payload), steps).await?;
+    }
     // One of each series: the first slot.
     let device = sending();
     let first = device.messages.into_iter().filter(|message| message.slot == 0);
-    for (n, message) in first.enumerate() {
+    for (n, mut message) in first.enumerate() {
+        if let Some(edge) = &mut edge {
+            edge.end_report(&mut message.payload);
+        }
         steps.add("series", message.series);
         steps.add("topic", message.topic.clone());
         steps.add("payload", view::payload_text(&message.payload));
@@ -178,7 +183,32 @@ async fn drive(
         }
         steps.add("answer", connection.publish(&message, packet_id).await?);
     }
+    for (topic, payload) in edge.iter_mut().flat_map(|edge| edge.deaths(SystemClock.unix_us())) {
+        certificate(&mut connection, "death", (&topic, &payload), steps).await?;
+    }
     connection.disconnect().await
+}
+
+/// Births and deaths of Sparkplug, which nobody acknowledges.
+async fn certificate(
+    connection: &mut Connection,
+    kind: &'static str,
+    (topic, payload): (&str, &[u8]),
+    steps: &mut Steps,
+) -> Result<(), String> {
+    steps.add(kind, topic);
+    steps.add("payload", view::payload_text(payload));
+    let message = Message {
+        topic: topic.to_owned(),
+        payload: payload.to_vec(),
+        qos: Qos::AtMostOnce,
+        retain: false,
+        user: Vec::new(),
+        content_type: None,
+        expiry_s: None,
+    };
+    steps.add("answer", connection.publish(&message, 0).await?);
+    Ok(())
 }
 
 fn text(device: &Device, steps: &Steps) -> String {

@@ -14,9 +14,19 @@ const MAX_PACKET: usize = 64 * 1024;
 const KEEP_ALIVE: u16 = 60;
 
 pub(super) enum Out<'m> {
-    Connect { client_id: &'m str, login: Option<(&'m str, &'m str)> },
-    Publish { message: &'m Message, packet_id: u16 },
-    PubRel { packet_id: u16 },
+    Connect {
+        client_id: &'m str,
+        login: Option<(&'m str, &'m str)>,
+        /// Topic and payload.
+        will: Option<&'m (String, Vec<u8>)>,
+    },
+    Publish {
+        message: &'m Message,
+        packet_id: u16,
+    },
+    PubRel {
+        packet_id: u16,
+    },
     Disconnect,
 }
 
@@ -57,10 +67,13 @@ pub(super) fn read(protocol: Protocol, unread: &mut BytesMut) -> Result<Option<I
 
 fn write_v3(packet: &Out<'_>, out: &mut BytesMut) -> Result<usize, ErrorV3> {
     match packet {
-        Out::Connect { client_id, login } => {
+        Out::Connect { client_id, login, will } => {
             let mut connect = v4::Connect::new(*client_id);
             connect.keep_alive = KEEP_ALIVE;
             connect.login = login.map(|(name, password)| v4::Login::new(name, password));
+            connect.last_will = will.map(|(topic, payload)| {
+                v4::LastWill::new(topic, payload.clone(), QosV3::AtLeastOnce, false)
+            });
             connect.write(out)
         }
         Out::Publish { message, packet_id } => {
@@ -80,7 +93,7 @@ fn write_v3(packet: &Out<'_>, out: &mut BytesMut) -> Result<usize, ErrorV3> {
 
 fn to_v5(packet: &Out<'_>) -> v5::Packet {
     match packet {
-        Out::Connect { client_id, login } => {
+        Out::Connect { client_id, login, will } => {
             let connect = v5::Connect {
                 keep_alive: KEEP_ALIVE,
                 client_id: (*client_id).to_owned(),
@@ -88,7 +101,10 @@ fn to_v5(packet: &Out<'_>) -> v5::Packet {
                 properties: None,
             };
             let login = login.map(|(name, password)| v5::Login::new(name, password));
-            v5::Packet::Connect(connect, None, login)
+            let will = will.map(|(topic, payload)| {
+                v5::LastWill::new(topic.as_str(), payload.clone(), QosV5::AtLeastOnce, false, None)
+            });
+            v5::Packet::Connect(connect, will, login)
         }
         Out::Publish { message, packet_id } => {
             let qos = match message.qos {
@@ -200,8 +216,9 @@ mod tests {
     #[test]
     fn both_versions_write_packets_that_their_codecs_read_back() {
         let message = message(Qos::AtLeastOnce);
+        let will = ("w".to_owned(), b"gone".to_vec());
         let all = [
-            Out::Connect { client_id: "d", login: Some(("u", "p")) },
+            Out::Connect { client_id: "d", login: Some(("u", "p")), will: Some(&will) },
             Out::Publish { message: &message, packet_id: 7 },
             Out::PubRel { packet_id: 7 },
             Out::Disconnect,

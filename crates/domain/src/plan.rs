@@ -836,7 +836,7 @@ impl Plan {
         let is_certificate =
             group.sparkplug.as_ref().is_some_and(|node| [node.births, node.deaths].contains(&id));
         let send = group.sends().iter().find(|send| send.series == id);
-        !is_certificate && group.disconnect != Some(id) && send.is_none_or(Send::is_acknowledged)
+        !is_certificate && send.is_none_or(Send::is_acknowledged)
     }
 
     /// The send that an observer looks for.

@@ -23,7 +23,7 @@ use crate::sparkplug;
 
 /// What an edge node remembers.
 #[derive(Debug)]
-pub(super) struct EdgeNode {
+pub(in crate::engine) struct EdgeNode {
     group_id: Box<str>,
     /// The devices below it.
     devices: Box<[String]>,
@@ -36,7 +36,7 @@ pub(super) struct EdgeNode {
 }
 
 impl EdgeNode {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         group: &Group,
         identity: &Identity,
         scope: &DeviceScope<'_>,
@@ -54,7 +54,12 @@ impl EdgeNode {
         }))
     }
 
-    fn topic(&self, kind: &str, node: &str, device: Option<usize>) -> String {
+    /// The edge node itself, and then the devices below it.
+    pub(in crate::engine) fn places(&self) -> impl Iterator<Item = Option<usize>> + use<> {
+        std::iter::once(None).chain((0..self.devices.len()).map(Some))
+    }
+
+    pub(in crate::engine) fn topic(&self, kind: &str, node: &str, device: Option<usize>) -> String {
         let group = &self.group_id;
         match device.and_then(|device| self.devices.get(device)) {
             None => format!("spBv1.0/{group}/N{kind}/{node}"),
@@ -70,7 +75,7 @@ impl EdgeNode {
     }
 
     /// A new connection: its death certificate, before its birth.
-    pub(super) fn will(&mut self, node: &str, now_ms: u64) -> Will {
+    pub(in crate::engine) fn will(&mut self, node: &str, now_ms: u64) -> Will {
         self.bd_seq = self.bd_seq.wrapping_add(1);
         let payload = sparkplug::death(self.bd_seq, now_ms);
         Will {
@@ -82,10 +87,39 @@ impl EdgeNode {
     }
 
     /// The number of a message that is about to be written.
-    pub(super) fn take_seq(&mut self) -> u8 {
+    pub(in crate::engine) fn take_seq(&mut self) -> u8 {
         let seq = self.seq;
         self.seq = seq.wrapping_add(1);
         seq
+    }
+
+    /// The birth certificate of the edge node, with which its sequence begins, or of a device below.
+    /// `values` renders the metrics of one report, which a place of the group's sends names.
+    pub(in crate::engine) fn birth(
+        &mut self,
+        group: &Group,
+        place: Option<usize>,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+        mut values: impl FnMut(usize, &Metrics, &mut Vec<u8>),
+    ) {
+        if place.is_none() {
+            self.seq = 0;
+        }
+        let bd_seq = place.is_none().then_some(self.bd_seq);
+        sparkplug::begin_birth(out, bd_seq, now_ms);
+        for (send, metrics) in reports(group, place) {
+            values(send, metrics, out);
+        }
+        sparkplug::end(out, self.take_seq());
+    }
+
+    /// The death certificate of the same.
+    pub(in crate::engine) fn death(&mut self, place: Option<usize>, now_ms: u64) -> Vec<u8> {
+        match place {
+            Some(_) => sparkplug::device_death(self.take_seq(), now_ms),
+            None => sparkplug::death(self.bd_seq, now_ms),
+        }
     }
 
     /// A message that came on one of its subscriptions.
@@ -136,17 +170,13 @@ impl Device {
         let (index, incarnation) = (self.index, self.incarnation);
         let who = Who { group: self.group, index, incarnation, id: &self.identity.id };
         let now_us = core.control.control_unix_us(core.boot_us());
-        node.seq = 0;
-        let below = (0..node.devices.len()).map(Some);
-        for place in std::iter::once(None).chain(below) {
-            let seq = node.take_seq();
-            let bd_seq = place.is_none().then_some(node.bd_seq);
+        for place in node.places() {
+            let seq = place.map_or(0, |_| node.seq);
             let topic = node.topic("BIRTH", &self.identity.id, place);
             let mut n_bytes = 0;
             let payload = |out: &mut Vec<u8>| {
                 let start = out.len();
-                sparkplug::begin_birth(out, bd_seq, now_us / 1_000);
-                for (send, metrics) in reports(group, place) {
+                node.birth(group, place, now_us / 1_000, out, |send, metrics, out| {
                     let stream = &mut self.streams[send];
                     let message = MessageScope {
                         series: group.sends()[send].series,
@@ -157,8 +187,7 @@ impl Device {
                         now_us,
                     };
                     metrics.birth.render_message(&device, &message, &mut stream.walks, out);
-                }
-                sparkplug::end(out, seq);
+                });
                 n_bytes = out.len() - start;
             };
             let head = Head {
@@ -189,26 +218,40 @@ impl Device {
         }
     }
 
-    /// What is said before a clean end, where the will is not published.
-    pub(super) fn death(&self, unix_us: u64) -> Vec<u8> {
-        let Some(node) = &self.edge else { return Vec::new() };
+    /// What is said before a clean end, where the will is not published: the devices below die
+    /// first, then the edge node itself. The packets, and how many.
+    pub(super) fn deaths(&mut self, unix_us: u64) -> (Vec<u8>, u64) {
+        let (mut bytes, mut n) = (Vec::new(), 0);
+        let Some(node) = &mut self.edge else { return (bytes, n) };
+        let now_ms = unix_us / 1_000;
         let head = Head {
             protocol: self.session.protocol(),
             delivery: Delivery { qos: Qos::AtMostOnce, pid: 0 },
             retain: false,
             dup: false,
         };
-        let topic = node.topic("DEATH", &self.identity.id, None);
-        let death = sparkplug::death(node.bd_seq, unix_us / 1_000);
-        let mut bytes = Vec::new();
-        let written = encode::publish(
-            &mut bytes,
-            head,
-            |out| out.extend_from_slice(topic.as_bytes()),
-            |_| Ok(()),
-            |out| out.extend_from_slice(&death),
-        );
-        // The same words fitted into the will.
-        written.map(|()| bytes).unwrap_or_default()
+        for place in node.places().skip(1).chain([None]) {
+            let topic = node.topic("DEATH", &self.identity.id, place);
+            let death = node.death(place, now_ms);
+            let topic = |out: &mut Vec<u8>| out.extend_from_slice(topic.as_bytes());
+            let payload = |out: &mut Vec<u8>| out.extend_from_slice(&death);
+            // The same words fitted into the will and the births.
+            n += u64::from(encode::publish(&mut bytes, head, topic, |_| Ok(()), payload).is_ok());
+        }
+        (bytes, n)
+    }
+
+    /// So many death certificates have left.
+    pub(super) fn note_deaths(&self, core: &Core, n: u64, now: u64) {
+        let node = core.plan.groups[self.group].sparkplug.as_ref();
+        let Some(series) = node.map(|node| node.deaths) else { return };
+        let stage = core.plan.stage_of(self.group, now);
+        core.recorder.borrow_mut().tally(series, stage).sent += n;
+        for place in 0..n {
+            let (intended_us, sent_us, bytes) = (now, now, 0);
+            let number = self.n_attempts << 8 | place;
+            let tried = Tried { series, number, intended_us, sent_us, bytes };
+            self.who().ended(core, &tried, None, End::Sent);
+        }
     }
 }

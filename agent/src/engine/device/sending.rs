@@ -423,32 +423,6 @@ impl Device {
             None => self.written_us.saturating_add(keep_alive),
         }
     }
-
-    /// A clean end, so that the broker publishes no will. Whether it was said.
-    pub(super) fn say_goodbye(&mut self, core: &Core) -> bool {
-        let mut bytes = self.death(core.control.control_unix_us(core.boot_us()));
-        bytes.extend_from_slice(&encode::DISCONNECT);
-        let is_said = match (&mut self.link, self.rest.is_empty(), self.blocked) {
-            // Best effort: the connection closes right after it in any case.
-            (Link::Up(transport), true, false) => {
-                transport.try_write(&bytes).is_ok_and(|n| n == bytes.len())
-            }
-            _ => false,
-        };
-        if is_said {
-            let group = &core.plan.groups[self.group];
-            let deaths = group.sparkplug.as_ref().map(|node| node.deaths);
-            let now = core.now_us();
-            let stage = core.plan.stage_of(self.group, now);
-            for series in deaths.into_iter().chain(group.disconnect) {
-                core.recorder.borrow_mut().tally(series, stage).sent += 1;
-                let (number, bytes) = (self.n_attempts, 0);
-                let tried = Tried { series, number, intended_us: now, sent_us: now, bytes };
-                self.who().ended(core, &tried, None, End::Sent);
-            }
-        }
-        is_said
-    }
 }
 
 /// `check` pairs the actions of a group with its target.

@@ -105,6 +105,19 @@ fn a_peer_that_closes_in_the_middle_of_a_packet_loses_the_connection() {
 }
 
 #[test]
+fn a_peer_that_does_not_close_after_disconnect_is_not_waited_for() {
+    let text = "version: 1\nname: mute\ntargets: { t: { mqtt: { url: builtin } } }\ngroups:\n  g: { target: t, \
+                devices: 1, send: { s: { every: 10s, publish: { topic: a, text: x } } } }\n\
+                load: [ { ramp: { to: 100%, over: 100ms } }, { hold: { for: 300ms } } ]\n";
+    let mute = Lines { to_connect: WELCOME, to_more: &[], hangs_up: false };
+    let outcome = Trial::of(text).through(peer(mute)).run(|_| {});
+    let goodbyes = outcome.series("g.disconnect");
+    assert_eq!((goodbyes.sent, goodbyes.acked, goodbyes.censored), (1, 0, 1));
+    assert_eq!(goodbyes.errors, [(ErrorClass::OpenAtEnd, 1)].into());
+    assert!(goodbyes.service_time.min_us().unwrap() >= 1_000_000);
+}
+
+#[test]
 fn acks_of_messages_that_were_never_sent_acknowledge_nothing() {
     let lines = Lines {
         to_connect: WELCOME,

@@ -127,6 +127,9 @@ fn devices_that_arrive_stay_a_while() {
     outcome.assert_the_broker_saw_all();
     assert_eq!(outcome.broker.connects_seen(), 40);
     assert_eq!(outcome.broker.counters().goodbyes, 40);
+    let goodbyes = outcome.series("g.disconnect");
+    assert_eq!((goodbyes.sent, goodbyes.acked, goodbyes.n_errors()), (40, 40, 0));
+    assert_eq!((goodbyes.service_time.count(), goodbyes.response_time.count()), (40, 40));
     assert_eq!(outcome.gauges(), (40, 0, 0));
     assert!((40 * 4..=40 * 5).contains(&outcome.planned()), "{}", outcome.planned());
 }

@@ -286,7 +286,13 @@ async fn a_will_is_published_for_every_cut_and_for_no_goodbye() {
             assert_eq!(series(&report, "connect", "all").acked, Some(20), "{report:#?}");
             // Whoever is cut says nothing; all say goodbye at the end.
             let goodbyes = series(&report, "disconnect", "all");
-            assert_eq!((goodbyes.count, goodbyes.acked), (20 - wills as u64, None), "{leave}");
+            let n = 20 - wills as u64;
+            assert_eq!((goodbyes.count, goodbyes.acked), (n, Some(n)), "{leave}: all are closed");
+            assert_eq!(
+                goodbyes.service_time_us.as_ref().map(|time| time.count),
+                Some(n),
+                "{leave}"
+            );
             let heard = witness.all();
             assert_eq!(heard.len(), wills, "{protocol} {leave}: {heard:?}");
             for heard in &heard {

@@ -183,7 +183,7 @@ async fn an_edge_node_is_born_reports_in_sequence_and_dies_as_the_standard_says(
                     "NDATA" => "node",
                     "DDATA" if said.device.as_deref() == Some("press-1") => "press",
                     "DDATA" => "oven",
-                    "NDEATH" => "death",
+                    "NDEATH" | "DDEATH" => "death",
                     other => panic!("{other}"),
                 })
                 .or_default() += 1;
@@ -233,6 +233,9 @@ async fn an_edge_node_is_born_reports_in_sequence_and_dies_as_the_standard_says(
         let names: BTreeSet<_> = born.values().filter_map(|(_, name, _)| name.as_deref()).collect();
         let expected = ["load", "Properties/serial", "t", "n", "low", "on", "raw"];
         assert_eq!(names, expected.into_iter().collect(), "{node}");
+        let dead: Vec<_> = all[all.len() - 3..].iter().map(|said| said.device.as_deref()).collect();
+        let oven = node.replace("edge", "oven");
+        assert_eq!(dead, [Some("press-1"), Some(oven.as_str()), None], "{node} dies last");
         let cut = all.iter().filter(|said| said.kind == "NDEATH").count() - 1;
         let reborn = usize::from(node == "edge-1");
         assert_eq!(births_of_node, 1 + cut + reborn, "{node}");
@@ -255,8 +258,8 @@ async fn an_edge_node_is_born_reports_in_sequence_and_dies_as_the_standard_says(
     assert_eq!((births.count, births.acked), (counts["birth"], None));
     // Two were cut, one was asked for; each is a node's and two devices'.
     assert_eq!(counts["birth"], 3 * (4 + 2 + 1));
-    assert_eq!(series(&report, "death", "all").count, 4, "the others are the broker's word");
-    assert_eq!(counts["death"], 4 + 2);
+    assert_eq!(series(&report, "death", "all").count, 3 * 4, "the others are the broker's word");
+    assert_eq!(counts["death"], 3 * 4 + 2);
     let told = series(&report, "subscribe", "all");
     assert_eq!((told.received, told.errors), (2, 1), "{told:?}");
     assert_eq!(told.acked, Some(2 * (4 + 2)));
