@@ -28,9 +28,11 @@ use crate::uplink::Uplink;
 use crate::uplink::queue::Key;
 
 use self::load::{Loaded, Loader, Ready, Refusal};
+use self::probing::Probing;
 
 mod files;
 pub(crate) mod load;
+mod probing;
 
 /// Reports of preparing and following tasks; each has at most one open, so this is never full.
 const REPORTS: usize = 64;
@@ -69,6 +71,7 @@ struct Held {
     state: State,
     /// Not listed any more: forgotten as soon as its cores have closed.
     is_leaving: bool,
+    probing: Probing,
 }
 
 enum State {
@@ -92,6 +95,7 @@ enum State {
 
 enum Report {
     Prepared { key: Key, result: Loaded },
+    Probed { key: Key, said: Result<Vec<v1::Probed>, Refusal> },
     Ended(Ended),
 }
 
@@ -135,6 +139,7 @@ impl Assignments {
                 Ok(()) = offset.changed() => {}
                 () = tokio::time::sleep_until(deadline), if this.deadline.is_some() => this.end_rest(),
             }
+            this.probe();
             this.start_armed();
             this.tell();
             if this.is_stopping && !this.is_running() {
@@ -200,6 +205,7 @@ impl Reconciler {
             control,
             state,
             is_leaving: false,
+            probing: Probing::Not,
         };
         held.update(wanted);
         self.held.insert(key, held);
@@ -231,19 +237,10 @@ impl Reconciler {
                 }
                 held.state = match result {
                     Ok((plan_hash, ready)) => State::Prepared { plan_hash, ready },
-                    Err(refusal) => {
-                        let Refusal { code, why } = &refusal;
-                        tracing::warn!(
-                            run = key.run(),
-                            assignment = key.assignment,
-                            code,
-                            why,
-                            "refused"
-                        );
-                        State::Refused(refusal)
-                    }
+                    Err(refusal) => refused(&key, refusal),
                 };
             }
+            Report::Probed { key, said } => self.probed(&key, said),
             Report::Ended(Ended { key, closed_at_us, errors }) => {
                 for error in errors {
                     let run = key.run();
@@ -428,6 +425,7 @@ impl Held {
             State::Prepared { plan_hash, ready } => {
                 observed.plan_hash = plan_hash.to_vec();
                 observed.positions = ready.positions();
+                observed.probed = self.probing.said();
                 Phase::Prepared
             }
             State::Refused(Refusal { code, why }) => {
@@ -444,6 +442,12 @@ impl Held {
         observed.phase = phase.into();
         observed
     }
+}
+
+fn refused(key: &Key, refusal: Refusal) -> State {
+    let Refusal { code, why } = &refusal;
+    tracing::warn!(run = key.run(), assignment = key.assignment, code, why, "refused");
+    State::Refused(refusal)
 }
 
 /// A span of the run's trace; one of its own where the id is none.

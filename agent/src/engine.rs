@@ -17,6 +17,7 @@ mod gate;
 mod http;
 mod ports;
 mod prepare;
+mod probe;
 mod releases;
 mod secure;
 mod simulated;

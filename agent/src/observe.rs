@@ -160,11 +160,25 @@ struct Begin {
 pub(crate) struct Prepared {
     /// Where it begins, of a source that keeps its events.
     pub(crate) positions: Positions,
+    /// Known when the readiness probe was seen, or why it never will be; `None`: none is awaited.
+    probe: Option<oneshot::Receiver<Result<(), String>>>,
+    name: String,
     thread: JoinHandle<()>,
     begin: oneshot::Sender<Begin>,
 }
 
 impl Prepared {
+    /// Until the readiness probe has come out; `None` where none is awaited.
+    pub(crate) fn probe(
+        &mut self,
+    ) -> Option<impl Future<Output = Result<(), Refusal>> + Send + use<>> {
+        let (probe, name) = (self.probe.take()?, self.name.clone());
+        Some(async move {
+            let seen = probe.await.unwrap_or_else(|_| Err("its thread ended".to_owned()));
+            seen.map_err(|why| Refusal::new("SH0310", format!("observer {name}: {why}")))
+        })
+    }
+
     pub(crate) fn start(
         self,
         t0_boot_us: u64,
@@ -189,13 +203,16 @@ pub(crate) async fn prepare(job: ObserverJob) -> Result<Prepared, Refusal> {
     let reader = reader_of(&job).await?;
     let (ready, is_ready) = oneshot::channel();
     let (begin, begun) = oneshot::channel();
-    let reading = Reading::new(&job, reader);
+    // Who reads on for another one comes after the start.
+    let is_probed = !job.is_resumed && job.plan.observers[job.observer.index()].probe_us.is_some();
+    let (seen, probe) = is_probed.then(oneshot::channel).unzip();
+    let reading = Reading::new(&job, reader, seen);
     let body = move || reading.run(ready, begun);
     let thread = std::thread::Builder::new().name(format!("observer-{name}")).spawn(body);
     let failed = |why: String| Refusal::new("SH0310", format!("observer {name}: {why}"));
     let thread = thread.map_err(|error| failed(format!("cannot start its thread: {error}")))?;
     match is_ready.await {
-        Ok(Ok(positions)) => Ok(Prepared { positions, thread, begin }),
+        Ok(Ok(positions)) => Ok(Prepared { positions, probe, name, thread, begin }),
         Ok(Err(why)) => Err(failed(why)),
         Err(_) => Err(failed("it ended before it could read".to_owned())),
     }

@@ -529,6 +529,11 @@ fn note(record: &Record) -> String {
         RunState::Preparing { agents, prepared, .. } => {
             format!("waiting for {} to prepare", list(agents.difference(prepared).collect()))
         }
+        RunState::Probing { awaited, .. } => {
+            let unseen = awaited.iter().filter(|one| !one.is_seen);
+            let names: Vec<&str> = unseen.map(|one| one.probe.name.as_str()).collect();
+            format!("waiting for the platform's answer at {}", names.join(", "))
+        }
         RunState::Stopping { agents, closed, .. } => {
             format!("waiting for {} to close", list(agents.difference(closed).collect()))
         }

@@ -18,7 +18,7 @@ use shoal_domain::requests::Sampling;
 use shoal_proto::assignment::shard_from_wire;
 use shoal_proto::metrics::{positions_from_wire, positions_to_wire};
 use shoal_proto::v1;
-use shoal_service_kit::TargetGuard;
+use shoal_service_kit::{Clock as _, SystemClock, TargetGuard};
 use tokio::sync::mpsc;
 
 use super::files::fetch;
@@ -63,6 +63,12 @@ pub(crate) trait Ready: Send {
         Vec::new()
     }
 
+    /// Sends or awaits readiness probes, with control-plane time so much ahead of this machine's
+    /// CLOCK_BOOTTIME; `None` where there are none.
+    fn probe(&mut self, _offset_us: i64) -> Option<Probing> {
+        None
+    }
+
     fn start(
         self: Box<Self>,
         t0_boot_us: u64,
@@ -70,6 +76,9 @@ pub(crate) trait Ready: Send {
         reports: mpsc::Sender<CoreReport>,
     ) -> Join;
 }
+
+/// What there is to say of readiness probes.
+pub(crate) type Probing = BoxFuture<'static, Result<Vec<v1::Probed>, Refusal>>;
 
 /// Prepares shards with the engine of this machine.
 pub(crate) struct EngineLoader {
@@ -98,9 +107,12 @@ impl Loader for EngineLoader {
                 read.map_err(|_| Refusal::new("SH0209", "the scenario could not be read"))??;
             let (hash, job) = match job {
                 Work::Observe(job) => {
-                    let hash = job.plan.hash();
+                    let (hash, observer) = (job.plan.hash(), job.observer);
                     let prepared = observe::prepare(job).await?;
-                    return Ok((hash, Box::new(ReadyObserver(prepared)) as Box<dyn Ready>));
+                    return Ok((
+                        hash,
+                        Box::new(ReadyObserver { observer, prepared }) as Box<dyn Ready>,
+                    ));
                 }
                 Work::Drive(job) => (job.plan.hash(), Job { protocols, ..*job }),
             };
@@ -125,7 +137,10 @@ enum Work {
     Observe(ObserverJob),
 }
 
-struct ReadyObserver(observe::Prepared);
+struct ReadyObserver {
+    observer: ObserverId,
+    prepared: observe::Prepared,
+}
 
 impl Ready for ReadyObserver {
     fn n_cores(&self) -> usize {
@@ -133,7 +148,13 @@ impl Ready for ReadyObserver {
     }
 
     fn positions(&self) -> Vec<v1::Position> {
-        positions_to_wire(&self.0.positions)
+        positions_to_wire(&self.prepared.positions)
+    }
+
+    fn probe(&mut self, _offset_us: i64) -> Option<Probing> {
+        let (seen, observer) = (self.prepared.probe()?, self.observer.0);
+        let said = v1::Probed { observer, sent: String::new() };
+        Some(async move { seen.await.map(|()| vec![said]) }.boxed())
     }
 
     fn start(
@@ -142,7 +163,7 @@ impl Ready for ReadyObserver {
         control: Arc<Control>,
         reports: mpsc::Sender<CoreReport>,
     ) -> Join {
-        Box::new(self.0.start(t0_boot_us, control, reports))
+        Box::new(self.prepared.start(t0_boot_us, control, reports))
     }
 }
 
@@ -154,6 +175,19 @@ struct ReadyShard {
 impl Ready for ReadyShard {
     fn n_cores(&self) -> usize {
         self.n_cores
+    }
+
+    fn probe(&mut self, offset_us: i64) -> Option<Probing> {
+        let prober = self.prepared.prober()?;
+        let unix_us = move || SystemClock.boot_us().saturating_add_signed(offset_us);
+        let said =
+            |(observer, sent): (ObserverId, String)| v1::Probed { observer: observer.0, sent };
+        let sending = async move {
+            let sent = prober.send(unix_us).await;
+            let sent = sent.map_err(|why| Refusal::new("SH0311", why))?;
+            Ok(sent.into_iter().map(said).collect())
+        };
+        Some(sending.boxed())
     }
 
     fn start(

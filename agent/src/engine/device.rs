@@ -35,7 +35,7 @@ use self::connecting::Link;
 pub(super) use self::edge::EdgeNode;
 pub(super) use self::ending::unit_random;
 use self::goodbye::Goodbye;
-pub(super) use self::identity::{Identity, scope};
+pub(super) use self::identity::{Identity, addressee, scope};
 pub(super) use self::sending::Scratch;
 use self::sending::Stream;
 use self::talk::{Talk, Who};
@@ -46,7 +46,7 @@ use crate::mqtt::{Refusal, Rules, Session};
 use crate::recorder::{FailedOperation, SlotClass};
 
 /// The longest packet that a device takes from its broker.
-const MAX_PACKET: u32 = 256 * 1024;
+pub(super) const MAX_PACKET: u32 = 256 * 1024;
 
 /// What a device has reached; decides what a slot without a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -106,7 +106,12 @@ pub(super) struct Reading {
     seen: Seen,
     /// As in [`ObserverJob`].
     from_us: u64,
+    /// Who waits for the readiness probe; `None`: nobody, or it was seen.
+    probe: Option<ProbeSeen>,
 }
+
+/// Told when the readiness probe was seen, or why it never will be.
+pub(super) type ProbeSeen = oneshot::Sender<Result<(), String>>;
 
 /// Where the reader stands.
 enum Link {
@@ -120,8 +125,9 @@ enum Link {
 }
 
 impl Reading {
-    pub(super) fn new(job: &ObserverJob, reader: Reader) -> Self {
-        Self { reader, observer: job.observer, seen: Seen::new(job), from_us: job.from_us }
+    pub(super) fn new(job: &ObserverJob, reader: Reader, probe: Option<ProbeSeen>) -> Self {
+        let (observer, seen, from_us) = (job.observer, Seen::new(job), job.from_us);
+        Self { reader, observer, seen, from_us, probe }
     }
 
     pub(super) fn run(
@@ -154,8 +160,8 @@ impl Reading {
         });
     }
 
-    /// Until the run is armed. What comes in before was not sent by it, but by a source that keeps
-    /// its events: another reader may have left them.
+    /// Until the run is armed. What comes in before was not sent by it, but for its readiness probe;
+    /// a source that keeps its events is read for that one only: another reader may have left them.
     async fn wait(
         &mut self,
         mut begun: oneshot::Receiver<Begin>,
@@ -165,9 +171,14 @@ impl Reading {
             let read = tokio::select! {
                 begin = &mut begun => return Some((begin.ok()?, None)),
                 _ = tick.tick() => self.reader.keep_alive().await,
-                read = self.reader.read(|_| {}), if !self.reader.keeps_events() => read,
+                read = self.reader.read(|heard| look(&mut self.seen, &mut self.probe, &heard)),
+                    if self.probe.is_some() || !self.reader.keeps_events() => read,
             };
             if let Err(why) = read {
+                if let Some(probe) = self.probe.take() {
+                    // Whoever waits may be gone.
+                    let _ = probe.send(Err(format!("its source was lost before the start: {why}")));
+                }
                 // The loop that follows reconnects, and says since when nothing was seen.
                 return Some((begun.await.ok()?, Some(why)));
             }
@@ -269,6 +280,18 @@ impl Reading {
         if !self.reader.keeps_events() {
             self.seen.blind();
         }
+    }
+}
+
+/// Whether this is what was waited for.
+fn look(seen: &mut Seen, probe: &mut Option<ProbeSeen>, heard: &Heard<'_>) {
+    if let Heard::Event(event) = heard
+        && probe.is_some()
+        && seen.is_probe(event)
+        && let Some(probe) = probe.take()
+    {
+        // Whoever waited may be gone.
+        let _ = probe.send(Ok(()));
     }
 }
 

@@ -11,6 +11,7 @@ use shoal_domain::ids::{ObserverId, SeriesId, StageId};
 use shoal_domain::observed::{Arrivals, Positions, ReaderGap, SourceClocks, add_gap};
 use shoal_domain::plan::Plan;
 use shoal_domain::receipts::{Collected, Mark, Receipt, Run, Runs};
+use shoal_domain::stamp::Stamp;
 
 use super::finding::Finder;
 use super::{Enqueued, Event, ObserverJob};
@@ -98,10 +99,10 @@ impl Seen {
                 return;
             }
         };
-        let is_ours = stamp.run == self.mark
-            && stamp.series == self.of
-            && u64::from(stamp.device) < self.n_devices
-            && u64::from(stamp.n) < self.max_n;
+        if self.is_late_probe(&stamp) {
+            return;
+        }
+        let is_ours = self.is_of_the_run(&stamp) && u64::from(stamp.n) < self.max_n;
         if !is_ours {
             self.at(now_unix_us).foreign += 1;
             return;
@@ -133,6 +134,29 @@ impl Seen {
                 clock.narrow(stamp.sent_us, us, now_unix_us, resolution_us);
             }
         }
+    }
+
+    /// Whether this is the readiness probe: before the start nobody sends anything else.
+    pub(super) fn is_probe(&mut self, event: &Event<'_>) -> bool {
+        match self.finder.find(event) {
+            Reading::Message(stamp) => self.is_of_the_run(&stamp) && stamp.device == 0,
+            Reading::Unparsed | Reading::Foreign => false,
+        }
+    }
+
+    /// The probe again, or read again: as old as one, with a number that no message can have. In a
+    /// narrow field of `read` it is the largest that finds room.
+    fn is_late_probe(&self, stamp: &Stamp) -> bool {
+        self.is_of_the_run(stamp)
+            && stamp.device == 0
+            && u64::from(stamp.n) >= self.max_n
+            && stamp.sent_us <= self.t0_unix_us
+    }
+
+    fn is_of_the_run(&self, stamp: &Stamp) -> bool {
+        stamp.run == self.mark
+            && stamp.series == self.of
+            && u64::from(stamp.device) < self.n_devices
     }
 
     /// Events of which nothing can be read.

@@ -409,7 +409,7 @@ fn meaning(report: &RunReport, code: u8) -> &'static str {
         1 => "a threshold failed",
         2 => "refused before anything ran",
         _ => match (report.phase, report.validity) {
-            (Phase::FailedToStart, _) => "it could not start, nothing was sent",
+            (Phase::FailedToStart, _) => "it could not start, no load was sent",
             (Phase::Aborted, _) => "aborted, so there is nothing to judge",
             (Phase::Interrupted, _) => "all agents were lost, so there is nothing to judge",
             (_, Some(Validity::Degraded)) => {

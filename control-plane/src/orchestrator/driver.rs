@@ -90,6 +90,7 @@ impl Driver {
             stop_timeout_us: plan.stop_timeout_us,
             drain_us: plan.drain_us(),
             lost_after_us: plan.fleet.lease_us + GRACE_US,
+            probes: plan.probes(),
         };
         let mut driver = Self {
             timetable: Timetable::new(Arc::clone(&plan), row.seed, &record.revisions()),

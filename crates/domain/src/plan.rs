@@ -29,6 +29,7 @@ use crate::fields::{DeviceIs, Fields};
 use crate::files::{File, FileId, Rows};
 use crate::ids::{ObserverId, SeriesId, StageId};
 use crate::outcome::Operation;
+use crate::run::Probe;
 use crate::template::Template;
 use crate::values::{Source as Values, Stream};
 
@@ -442,6 +443,8 @@ pub struct Observer {
     pub read: Option<Fields>,
     /// How long it waits, after the load, for what has not arrived.
     pub drain_us: u64,
+    /// How long the readiness probe may take to come out; `None`: none is sent.
+    pub probe_us: Option<u64>,
     pub source: Source,
 }
 
@@ -848,6 +851,23 @@ impl Plan {
     /// Whether any observer needs the receipts of a series.
     pub fn is_observed(&self, series: SeriesId) -> bool {
         self.observers.iter().any(|observer| observer.of == series)
+    }
+
+    /// What has to come through the platform before the start.
+    pub fn probes(&self) -> Vec<Probe> {
+        let probe = |(n, observer): (usize, &Observer)| {
+            let within_us = observer.probe_us?;
+            Some(Probe { observer: ObserverId(n as u32), name: observer.name.clone(), within_us })
+        };
+        self.observers.iter().enumerate().filter_map(probe).collect()
+    }
+
+    /// The sends of a group that readiness probes are made of, with their places.
+    pub fn probed_sends(&self, group: usize) -> impl Iterator<Item = (usize, &Send)> {
+        let waits = |observer: &Observer| observer.probe_us.map(|_| observer.of);
+        let probed: Vec<SeriesId> = self.observers.iter().filter_map(waits).collect();
+        let sends = self.groups[group].sends().iter().enumerate();
+        sends.filter(move |(_, send)| probed.contains(&send.series))
     }
 
     /// The longest drain of all observers.

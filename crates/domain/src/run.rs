@@ -9,166 +9,19 @@
 //!
 //! [`apply`] is the only way a run moves. It is pure: `now` is an argument, effects are returned.
 //! Every waiting phase has a deadline in its state, so no run waits for ever, and a restarted
-//! control plane continues from the stored state alone.
+//! control plane continues from the stored state alone. PREPARING has two steps: agents get ready, then
+//! the readiness probes go through the platform (`run/probing.rs`).
+
+mod probing;
+mod words;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentId, GrantId};
-
-/// The phase's name, as stored and shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Phase {
-    Pending,
-    Preparing,
-    Armed,
-    Running,
-    Stopping,
-    Collecting,
-    Finished,
-    FailedToStart,
-    Aborted,
-    Interrupted,
-}
-
-impl Phase {
-    pub const ALL: [Self; 10] = [
-        Self::Pending,
-        Self::Preparing,
-        Self::Armed,
-        Self::Running,
-        Self::Stopping,
-        Self::Collecting,
-        Self::Finished,
-        Self::FailedToStart,
-        Self::Aborted,
-        Self::Interrupted,
-    ];
-
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Pending => "PENDING",
-            Self::Preparing => "PREPARING",
-            Self::Armed => "ARMED",
-            Self::Running => "RUNNING",
-            Self::Stopping => "STOPPING",
-            Self::Collecting => "COLLECTING",
-            Self::Finished => "FINISHED",
-            Self::FailedToStart => "FAILED_TO_START",
-            Self::Aborted => "ABORTED",
-            Self::Interrupted => "INTERRUPTED",
-        }
-    }
-
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.word() == word)
-    }
-
-    pub const fn is_over(self) -> bool {
-        matches!(self, Self::Finished | Self::FailedToStart | Self::Aborted | Self::Interrupted)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Validity {
-    Valid,
-    Degraded,
-    Invalid,
-}
-
-impl Validity {
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Valid => "VALID",
-            Self::Degraded => "DEGRADED",
-            Self::Invalid => "INVALID",
-        }
-    }
-
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Valid, Self::Degraded, Self::Invalid].into_iter().find(|known| known.word() == word)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Verdict {
-    Passed,
-    Failed,
-}
-
-impl Verdict {
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Passed => "PASSED",
-            Self::Failed => "FAILED",
-        }
-    }
-
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Passed, Self::Failed].into_iter().find(|known| known.word() == word)
-    }
-}
-
-/// Why the load ended before or at its plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Cause {
-    /// The last stage was over.
-    Completed,
-    /// A person or script asked for a graceful stop; the run is judged.
-    StoppedEarly,
-    /// A threshold with `abort_after` was false for too long; the run is judged.
-    Threshold,
-    /// A second signal or `stop --abort`.
-    Aborted,
-    /// The owner of the run was silent for 60 s.
-    OwnerLost,
-    /// An agent was lost and the file says `on_agent_loss: abort`.
-    AgentLost { agent: AgentId },
-    /// What one agent began killed it, and killed the one that took it over.
-    Poisoned { first: AgentId, second: AgentId },
-    /// Every agent was lost.
-    AllAgentsLost,
-    /// Refused while preparing.
-    FailedToStart { code: String, why: String },
-}
-
-impl Cause {
-    pub fn sentence(&self) -> String {
-        match self {
-            Self::Completed => "completed".into(),
-            Self::StoppedEarly => "stopped_early".into(),
-            Self::Threshold => "threshold".into(),
-            Self::Aborted => "aborted".into(),
-            Self::OwnerLost => "owner_lost".into(),
-            Self::AgentLost { agent } => format!("agent_lost: {agent}"),
-            Self::Poisoned { first, second } if first == second => format!(
-                "SH0210: agent {first} died twice right after it began: nobody else gets its devices"
-            ),
-            Self::Poisoned { first, second } => format!(
-                "SH0210: agent {first} died right after it began, and so did {second}, which took its devices over: nobody else gets them"
-            ),
-            Self::AllAgentsLost => "all_agents_lost".into(),
-            Self::FailedToStart { code, why } => format!("{code}: {why}"),
-        }
-    }
-
-    /// The phase in which a run that was running ends for this cause.
-    fn end(&self) -> Phase {
-        match self {
-            Self::Completed | Self::StoppedEarly | Self::Threshold => Phase::Finished,
-            Self::Aborted | Self::OwnerLost | Self::AgentLost { .. } | Self::Poisoned { .. } => {
-                Phase::Aborted
-            }
-            Self::AllAgentsLost => Phase::Interrupted,
-            Self::FailedToStart { .. } => Phase::FailedToStart,
-        }
-    }
-}
+pub use self::probing::{Awaited, PROBE_LIMIT_US, Probe, Sent};
+pub use self::words::{Cause, Phase, Validity, Verdict};
+use crate::ids::{AgentId, GrantId, ObserverId};
 
 /// Where a run is, with exactly the facts that are true there. Times: control-plane time in
 /// microseconds since the Unix epoch.
@@ -183,6 +36,14 @@ pub enum RunState {
     Preparing {
         agents: BTreeSet<GrantId>,
         prepared: BTreeSet<GrantId>,
+        deadline_us: u64,
+    },
+    /// All are prepared; one message per observed series is on its way through the platform. Still
+    /// [`Phase::Preparing`].
+    Probing {
+        agents: BTreeSet<GrantId>,
+        awaited: Vec<Awaited>,
+        /// By then all are sent.
         deadline_us: u64,
     },
     /// All know the common start `t0`.
@@ -240,6 +101,15 @@ pub enum RunEvent {
         code: String,
         why: String,
     },
+    /// The readiness probe of an observer is on its way, as the sentence says.
+    ProbeSent {
+        observer: ObserverId,
+        what: String,
+    },
+    /// An observer has seen it.
+    ProbeSeen {
+        observer: ObserverId,
+    },
     /// An agent has closed its gate and sockets.
     Closed {
         grant: GrantId,
@@ -287,7 +157,7 @@ pub enum RunCommand {
 }
 
 /// Facts of the plan that the machine needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Length of the load.
     pub duration_us: u64,
@@ -296,6 +166,8 @@ pub struct Limits {
     pub lost_after_us: u64,
     /// How long observers may wait for what has not arrived.
     pub drain_us: u64,
+    /// What has to come through the platform before the start.
+    pub probes: Vec<Probe>,
 }
 
 /// Barrier: agents that have not prepared by then fail the start.
@@ -320,7 +192,7 @@ impl RunState {
     pub fn phase(&self) -> Phase {
         match self {
             Self::Pending { .. } => Phase::Pending,
-            Self::Preparing { .. } => Phase::Preparing,
+            Self::Preparing { .. } | Self::Probing { .. } => Phase::Preparing,
             Self::Armed { .. } => Phase::Armed,
             Self::Running { .. } => Phase::Running,
             Self::Stopping { .. } => Phase::Stopping,
@@ -331,7 +203,7 @@ impl RunState {
 
     pub fn t0_us(&self) -> Option<u64> {
         match self {
-            Self::Pending { .. } | Self::Preparing { .. } => None,
+            Self::Pending { .. } | Self::Preparing { .. } | Self::Probing { .. } => None,
             Self::Armed { t0_us, .. }
             | Self::Running { t0_us, .. }
             | Self::Stopping { t0_us, .. }
@@ -397,24 +269,27 @@ pub fn apply(
                 agents.difference(&prepared).map(|grant| grant.agent.to_string()).collect();
             start_failed("SH0204", format!("not prepared within 60 s: {}", late.join(", ")))
         }
-        (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }, E::Stop { .. }) => {
-            start_failed("SH0207", "stopped before the load began".into())
-        }
-        (S::Preparing { .. } | S::Armed { .. }, E::StoreAway) => {
+        (
+            S::Pending { .. } | S::Preparing { .. } | S::Probing { .. } | S::Armed { .. },
+            E::Stop { .. },
+        ) => start_failed("SH0207", "stopped before the load began".into()),
+        (S::Preparing { .. } | S::Probing { .. } | S::Armed { .. }, E::StoreAway) => {
             start_failed("SH0501", "the store could not be reached before the load began".into())
         }
-        (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }, E::OwnerSilent) => {
-            start_failed("SH0208", "its owner was silent for 60 s before the load began".into())
-        }
         (
-            S::Preparing { agents, .. } | S::Armed { agents, .. },
+            S::Pending { .. } | S::Preparing { .. } | S::Probing { .. } | S::Armed { .. },
+            E::OwnerSilent,
+        ) => start_failed("SH0208", "its owner was silent for 60 s before the load began".into()),
+        (
+            S::Preparing { agents, .. } | S::Probing { agents, .. } | S::Armed { agents, .. },
             E::Refused { grant, code, why },
         ) if agents.contains(&grant) => {
             start_failed(&code, format!("agent {}: {why}", grant.agent))
         }
-        (S::Preparing { agents, .. } | S::Armed { agents, .. }, E::Lost { grant, .. })
-            if agents.contains(&grant) =>
-        {
+        (
+            S::Preparing { agents, .. } | S::Probing { agents, .. } | S::Armed { agents, .. },
+            E::Lost { grant, .. },
+        ) if agents.contains(&grant) => {
             start_failed("SH0205", format!("agent {} was lost before the start", grant.agent))
         }
         (S::Preparing { agents, mut prepared, deadline_us }, E::Prepared { grant })
@@ -426,9 +301,19 @@ pub fn apply(
             if prepared != agents {
                 return stay(S::Preparing { agents, prepared, deadline_us });
             }
-            let t0_us = now_us + ARM_LEAD_US;
-            let end_us = t0_us + limits.duration_us;
-            Ok((S::Armed { agents, t0_us, end_us }, vec![RunCommand::Arm { t0_us }]))
+            let awaited = limits.probes.iter().map(Probe::awaited).collect();
+            let deadline_us = now_us + PROBE_LIMIT_US;
+            Ok(probing::go_on(agents, awaited, deadline_us, now_us, limits))
+        }
+        (
+            S::Probing { agents, mut awaited, deadline_us },
+            event @ (E::ProbeSent { .. } | E::ProbeSeen { .. } | E::Tick),
+        ) => {
+            probing::hear(&mut awaited, event, now_us);
+            match probing::overdue(&awaited, deadline_us, now_us) {
+                Some(why) => start_failed("SH0311", why),
+                None => Ok(probing::go_on(agents, awaited, deadline_us, now_us, limits)),
+            }
         }
         (S::Armed { agents, t0_us, end_us }, E::Tick) if now_us >= t0_us => {
             stay(S::Running { agents, closed: BTreeSet::new(), t0_us, end_us })
@@ -533,18 +418,25 @@ pub fn apply(
 
         // Ticks before a deadline, repeated and late observations.
         (
-            state @ (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. } | S::Running { .. }),
+            state @ (S::Pending { .. }
+            | S::Preparing { .. }
+            | S::Probing { .. }
+            | S::Armed { .. }
+            | S::Running { .. }),
             E::Tick
             | E::Prepared { .. }
+            | E::ProbeSent { .. }
+            | E::ProbeSeen { .. }
             | E::Refused { .. }
             | E::Delivered { .. }
             | E::StoreAway
             | E::Poisoned { .. }
             | E::Lost { .. },
         ) => stay(state),
-        (state @ (S::Pending { .. } | S::Preparing { .. } | S::Armed { .. }), E::Closed { .. }) => {
-            stay(state)
-        }
+        (
+            state @ (S::Pending { .. } | S::Preparing { .. } | S::Probing { .. } | S::Armed { .. }),
+            E::Closed { .. },
+        ) => stay(state),
         (state, event) => {
             Err(IllegalTransition { from: state.phase().word(), event: format!("{event:?}") })
         }

@@ -10,6 +10,9 @@ use crate::ids::SeriesId;
 
 const MAGIC: &[u8] = b"sh1.";
 
+/// The number of a readiness probe, which no message of a run comes to.
+pub const PROBE: u32 = u32::MAX;
+
 /// One message of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+use shoal_domain::stamp::PROBE;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,6 +45,7 @@ impl Fate {
 /// What it did so far.
 #[derive(Debug, Default)]
 struct Counts {
+    probes: AtomicU64,
     taken: AtomicU64,
     lost: AtomicU64,
     doubled: AtomicU64,
@@ -77,6 +79,9 @@ pub struct Platform {
     thread: Option<JoinHandle<()>>,
     writer: Option<JoinHandle<()>>,
 }
+
+/// What [`Decide`] is asked for a readiness probe.
+pub const PROBED: u64 = u64::MAX;
 
 /// Decides by the number of the message, from 0.
 type Decide = Box<dyn Fn(u64) -> Fate + Send>;
@@ -139,6 +144,11 @@ impl Platform {
         self.counts.taken.load(Ordering::SeqCst)
     }
 
+    /// Readiness probes, which it counts nowhere else.
+    pub fn probes(&self) -> u64 {
+        self.counts.probes.load(Ordering::SeqCst)
+    }
+
     pub fn lost(&self) -> u64 {
         self.counts.lost.load(Ordering::SeqCst)
     }
@@ -154,6 +164,12 @@ impl Platform {
     pub fn garbled(&self) -> u64 {
         self.counts.garbled.load(Ordering::SeqCst)
     }
+}
+
+/// By its number, in a stamp or in a field of its own.
+pub fn is_probe(payload: &[u8]) -> bool {
+    let number = PROBE.to_string();
+    payload.windows(number.len()).any(|part| part == number.as_bytes())
 }
 
 fn wait<T>(ready: &Receiver<T>) -> T {
@@ -205,6 +221,14 @@ impl Work {
 
     fn pass_on(&self, topic: &str, payload: &[u8]) {
         let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::SeqCst);
+        if is_probe(payload) {
+            count(&self.counts.probes);
+            return match (self.decide)(PROBED) {
+                Fate::Lose => {}
+                Fate::Double => (0..2).for_each(|_| self.publish(topic, payload)),
+                _ => self.publish(topic, payload),
+            };
+        }
         let number = count(&self.counts.taken);
         let held = self.lock().remove(topic);
         match (self.decide)(number) {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use shoal_domain::plan::{Credentials, Group};
+use shoal_domain::plan::{Action, Credentials, Group, Plan, Send};
+use shoal_domain::reply::Captured;
 use shoal_domain::sas::{self, BadKey};
 use shoal_domain::template::{DeviceScope, MissingSecret, Template};
 
@@ -135,6 +136,23 @@ impl Identity {
         will.payload.render_device(&scope, &mut payload)?;
         Ok(Some(Will { topic, payload, qos: will.qos, retain: will.retain }))
     }
+}
+
+/// Id and index of the device that a command goes to; nothing for other messages. `device` sends it.
+pub(in crate::engine) fn addressee(
+    plan: &Plan,
+    device: &DeviceScope<'_>,
+    send: &Send,
+    slot: u64,
+) -> Vec<Option<Captured>> {
+    let Action::Command(command) = &send.action else { return Vec::new() };
+    let DeviceScope { seed, run, group, index, secrets, .. } = *device;
+    let index = command.addressee(plan, seed, (group, index), (send.series, slot));
+    let scope = scope(seed, run, command.to, secrets);
+    // `prepare` has rendered one of each group, and ids know no secrets.
+    let id = Identity::render_id(&plan.groups[command.to], &scope, index).unwrap_or_default();
+    let index = Captured { text: index.to_string(), is_json: true };
+    vec![Some(Captured::text(&id)), Some(index)]
 }
 
 /// Values are text by construction; a byte that is not becomes the replacement character.

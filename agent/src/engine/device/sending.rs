@@ -8,7 +8,6 @@ use std::rc::Rc;
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Action, Publish, Qos, Send};
 use shoal_domain::receipts::Run;
-use shoal_domain::reply::Captured;
 use shoal_domain::requests::End;
 use shoal_domain::template::{DeviceScope, MessageScope, Template, Walks};
 
@@ -17,7 +16,7 @@ use super::super::core::Core;
 use super::connecting::Link;
 use super::proof::Proof;
 use super::tried::Tried;
-use super::{Device, Identity, Lost};
+use super::{Device, Lost, addressee};
 use crate::mqtt::encode::{self, Delivery, Head, TooLong, property};
 use crate::mqtt::{Open, What};
 use crate::recorder::{Passage, SlotClass};
@@ -199,7 +198,7 @@ impl Device {
             now_us: copy.now_us,
         };
         let message = message.behind(send.pace.children);
-        let addressee = self.addressee(core, send, copy.slot);
+        let addressee = addressee(&core.plan, &device, send, copy.slot);
         let device = DeviceScope { captured: &addressee, ..device };
         let alias = self.alias_of(copy, publish);
         let edge = self.edge.as_mut().filter(|_| send.sparkplug().is_some());
@@ -248,19 +247,6 @@ impl Device {
         };
         encode::publish(out, head, topic, properties, payload)?;
         Ok(n_bytes)
-    }
-
-    /// Id and index of the device that a command goes to; nothing for other messages.
-    fn addressee(&self, core: &Core, send: &Send, slot: u64) -> Vec<Option<Captured>> {
-        let Action::Command(command) = &send.action else { return Vec::new() };
-        let from = (self.group as u32, self.index);
-        let index = command.addressee(&core.plan, core.seed, from, (send.series, slot));
-        let scope = super::scope(core.seed, &core.mark, command.to, &core.secrets);
-        let to = &core.plan.groups[command.to];
-        // `prepare` has rendered one of each group, and ids know no secrets.
-        let id = Identity::render_id(to, &scope, index).unwrap_or_default();
-        let index = Captured { text: index.to_string(), is_json: true };
-        vec![Some(Captured::text(&id)), Some(index)]
     }
 
     /// The number by which the broker may know this message's topic. Only a message's first copy

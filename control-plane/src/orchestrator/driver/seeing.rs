@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_domain::ids::GrantId;
+use shoal_domain::ids::{GrantId, ObserverId};
 use shoal_domain::lease::{BEAT_US, Presence};
 use shoal_domain::plan::OnAgentLoss;
 use shoal_domain::roster::{
@@ -144,6 +144,7 @@ impl Driver {
             match observed.phase() {
                 P::Prepared if observed.plan_hash == self.plan.hash() => {
                     events.push(RunEvent::Prepared { grant: id });
+                    events.extend(observed.probed.into_iter().map(probed));
                 }
                 P::Prepared => events.push(RunEvent::Refused {
                     grant: id,
@@ -176,5 +177,13 @@ impl Driver {
             })),
             Err(_) => None,
         }
+    }
+}
+
+fn probed(said: v1::Probed) -> RunEvent {
+    let observer = ObserverId(said.observer);
+    match said.sent {
+        sent if sent.is_empty() => RunEvent::ProbeSeen { observer },
+        what => RunEvent::ProbeSent { observer, what },
     }
 }

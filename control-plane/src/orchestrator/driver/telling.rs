@@ -2,7 +2,7 @@
 
 use shoal_domain::ids::AgentId;
 use shoal_domain::roster::Grant;
-use shoal_domain::run::{Phase, RunCommand};
+use shoal_domain::run::{Phase, RunCommand, RunState};
 use shoal_domain::shard::Shard;
 use shoal_proto::{assignment, v1};
 
@@ -45,6 +45,7 @@ impl Driver {
             not_after_us: self.plan.max_duration_us.unwrap_or(u64::MAX).min(self.plan.end_us()),
             has_files: !self.plan.files.is_empty(),
             observe: None,
+            probe: matches!(self.record.state, RunState::Probing { .. }),
             sample_millionths: self.record.sample_millionths,
         })
     }

@@ -1,6 +1,8 @@
 //! Observers: what they name must exist and carry a stamp, and what is asked of them their source
 //! must have.
 
+use std::ops::RangeInclusive;
+
 use super::Check;
 use super::text::Scope;
 use super::thresholds::{Named, shape};
@@ -13,8 +15,11 @@ use crate::plan::{
 use crate::scenario::{self, Written};
 use crate::template::Template;
 use crate::threshold::{Line, OBSERVED_COUNTERS, OBSERVED_DURATIONS, OBSERVED_TIMES};
+use crate::units;
 
 const DRAIN_US: u64 = 30_000_000;
+const PROBE_US: u64 = 30_000_000;
+const PROBE_RANGE_US: RangeInclusive<u64> = 100_000..=600_000_000;
 
 impl Check<'_> {
     /// In the file's order; `None` where any observer is not usable.
@@ -47,6 +52,7 @@ impl Check<'_> {
             self.out.report(written.place, &written.path, message, None);
         }
         let drain_us = self.micros_or(written.drain.as_ref(), DRAIN_US);
+        let probe_us = self.probe(written.probe.as_ref());
         let is_marked = written.has_read;
         let of =
             written.of.as_ref().and_then(|of| self.observed_series(of, is_marked, groups, series));
@@ -67,7 +73,17 @@ impl Check<'_> {
             }
         };
         let (name, of, read) = (name.clone(), of?, read?);
-        Some(plan::Observer { name, of, read, drain_us: drain_us?, source: source? })
+        let (drain_us, probe_us) = (drain_us?, probe_us?);
+        Some(plan::Observer { name, of, read, drain_us, probe_us, source: source? })
+    }
+
+    fn probe(&self, written: Option<&Written>) -> Option<Option<u64>> {
+        let Some(written) = written else { return Some(Some(PROBE_US)) };
+        let needs = "a duration from 100ms to 10m, like 30s, or off";
+        self.read(written, needs, |text| match (text, units::duration_ns(text)) {
+            ("off", _) => Some(None),
+            (_, ns) => ns.map(|ns| ns / 1_000).filter(|us| PROBE_RANGE_US.contains(us)).map(Some),
+        })
     }
 
     /// The series must exist, send by a schedule, and put a stamp where it can be found unless

@@ -11,6 +11,7 @@ pub(crate) struct Observer {
     pub(crate) place: Place,
     pub(crate) of: Option<Written>,
     pub(crate) drain: Option<Written>,
+    pub(crate) probe: Option<Written>,
     pub(crate) has_read: bool,
     pub(crate) read: Option<Read>,
     /// `eventhubs`, `kafka`, ...
@@ -82,6 +83,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
     let mut fields = Fields::open(field.node, &field.path, out)?;
     let of = fields.required_text("of");
     let drain = fields.text("drain");
+    let probe = fields.text("probe");
     let read = fields.find("read");
     let has_read = read.is_some();
     let read = read.and_then(|field| reading::read(&field, out));
@@ -103,6 +105,7 @@ pub(super) fn read(name: String, field: &Field<'_>, out: &Collector) -> Option<O
         place,
         of,
         drain,
+        probe,
         has_read,
         read,
         source,

@@ -89,8 +89,10 @@ async fn what_is_wrong_with_a_push_is_answered_with_a_sentence() {
     let (url, listen_text) = (cluster.broker_url(), listen.to_string());
     let path = "path: /events";
     let with_token = "path: /events, credentials: { bearer: \"${secret.hook}\" }";
-    let scenario = INGESTION.replace(path, with_token).replace("drain: 30s", "drain: 100ms");
-    assert!(scenario.contains(with_token));
+    // Nothing is pushed here but by hand.
+    let scenario = INGESTION.replace(path, with_token);
+    let scenario = scenario.replace("drain: 30s", "drain: 100ms\n    probe: off");
+    assert!(scenario.contains(with_token) && scenario.contains("probe"));
     let run = cluster.run(&scenario, &overrides(&url, &listen_text, "60s")).await;
     run.has_reported("telemetry", 10).await;
 
