@@ -14,6 +14,7 @@ mod reason;
 pub(crate) mod session;
 
 pub(crate) use self::incoming::{Message, Rules, Step, Welcome};
+pub(crate) use self::reader::UserProperties;
 pub(crate) use self::reason::Refusal;
 pub(crate) use self::session::{Event, Open, Session, What};
 

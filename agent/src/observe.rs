@@ -29,7 +29,6 @@ use shoal_domain::plan::Plan;
 use shoal_service_kit::TargetGuard;
 use tokio::sync::{mpsc, oneshot};
 
-use self::dial::Stream;
 use self::reading::{Reader, Reading};
 use self::sources::reader_of;
 use crate::assignments::load::Refusal;
@@ -90,20 +89,22 @@ struct Event<'e> {
 /// What stands beside the value of an event.
 #[derive(Debug, Clone, Copy)]
 enum Headers<'e> {
-    None,
     Kafka(crate::kafka::Headers<'e>),
     Http(&'e hyper::HeaderMap),
     Named(&'e [(String, Vec<u8>)]),
     Nats(crate::nats::Headers<'e>),
+    Mqtt(crate::mqtt::UserProperties<'e>),
 }
 
 impl<'e> Headers<'e> {
     fn get(self, name: &str) -> Option<&'e [u8]> {
         match self {
-            Self::None => None,
             Self::Kafka(headers) => headers.get(name),
             Self::Http(headers) => headers.get(name).map(|value| value.as_bytes()),
             Self::Nats(headers) => headers.get(name),
+            Self::Mqtt(user) => {
+                user.iter().find_map(|(known, value)| (known == name).then_some(value.as_bytes()))
+            }
             Self::Named(headers) => {
                 headers.iter().find_map(|(known, value)| (known == name).then_some(&value[..]))
             }
@@ -113,11 +114,11 @@ impl<'e> Headers<'e> {
     /// The first of the values for which there is something.
     fn find_map<T>(self, look: impl Fn(&'e [u8]) -> Option<T>) -> Option<T> {
         match self {
-            Self::None => None,
             Self::Kafka(headers) => headers.iter().find_map(|(_, value)| look(value)),
             Self::Http(headers) => headers.values().find_map(|value| look(value.as_bytes())),
             Self::Named(headers) => headers.iter().find_map(|(_, value)| look(value)),
             Self::Nats(headers) => headers.iter().find_map(|(_, value)| look(value)),
+            Self::Mqtt(user) => user.iter().find_map(|(_, value)| look(value.as_bytes())),
         }
     }
 }

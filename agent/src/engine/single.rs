@@ -1,7 +1,7 @@
 //! One device by itself: its connection and its login as the engine would make them, for who wants to
 //! talk with the target without a run.
 
-use shoal_domain::plan::{Group, Plan};
+use shoal_domain::plan::{Group, MqttTarget, Plan, Target, TargetKind};
 use shoal_domain::template::{DeviceScope, MessageScope, Walks};
 use shoal_service_kit::Permit;
 
@@ -36,6 +36,34 @@ pub async fn connect(
     let route = Route { permits: vec![permit], sources: Vec::new(), secure, upgrade };
     let transport = route.dial(0, own).await.map_err(|lost| lost.text)?;
     Ok(Box::new(transport))
+}
+
+/// A broker for who speaks with it beside the devices: over TCP, TLS and WebSocket, as a target.
+pub(crate) struct Broker(Route);
+
+impl Broker {
+    pub(crate) async fn of(
+        plan: &Plan,
+        broker: &MqttTarget,
+        permits: Vec<Permit>,
+    ) -> Result<Self, String> {
+        let (name, kind) = (String::new(), TargetKind::Mqtt(broker.clone()));
+        let target = Target { name, kind };
+        let (secure, upgrade) = (Secure::of(plan, &target).await?, upgrade(&target));
+        Ok(Self(Route { permits, sources: Vec::new(), secure, upgrade }))
+    }
+
+    /// Over the first address that answers.
+    pub(crate) async fn dial(&self) -> Result<Box<dyn Stream + Send>, String> {
+        let mut why = "it has no address".to_owned();
+        for ordinal in 0..self.0.permits.len() as u64 {
+            match self.0.dial(ordinal, None).await {
+                Ok(transport) => return Ok(Box::new(transport)),
+                Err(lost) => why = lost.text,
+            }
+        }
+        Err(why)
+    }
 }
 
 /// User name and password, or a signature that is good from `unix_s` on.

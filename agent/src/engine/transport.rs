@@ -224,9 +224,14 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let n = ready!(Self::poll_read(self.get_mut(), cx, buffer.initialize_unfilled()))?;
-        buffer.advance(n);
-        Poll::Ready(Ok(()))
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            this => {
+                let n = ready!(Self::poll_read(this, cx, buffer.initialize_unfilled()))?;
+                buffer.advance(n);
+                Poll::Ready(Ok(()))
+            }
+        }
     }
 }
 

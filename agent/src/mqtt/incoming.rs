@@ -6,7 +6,7 @@
 
 use shoal_domain::plan::Protocol;
 
-use super::reader::{Properties, Reader, length};
+use super::reader::{Properties, Reader, UserProperties, length};
 use super::reason::{self, Refusal, Said};
 
 /// What the peer may say on this connection.
@@ -57,6 +57,9 @@ pub(crate) struct Message<'a> {
     pub(crate) qos: u8,
     /// 0 with QoS 0.
     pub(crate) pid: u16,
+    /// The past of its topic, which a subscription begins with.
+    pub(crate) retain: bool,
+    pub(crate) user: UserProperties<'a>,
 }
 
 /// What a server grants with its CONNACK; MQTT 3.1.1 sets no limits.
@@ -257,16 +260,20 @@ fn publish(rules: Rules, first: u8, packet: &[u8]) -> Result<Incoming<'_>, Broke
     let topic = reader.text()?;
     let qos = first >> 1 & 3;
     let pid = if qos == 0 { 0 } else { reader.packet_id()? };
+    let mut user = UserProperties::default();
     if rules.protocol == Protocol::V5 {
+        let found = Properties::read_present(&mut reader)?;
         // We announce that we take no topic aliases.
-        if Properties::read_present(&mut reader)?.topic_alias.is_some() {
+        if found.topic_alias.is_some() {
             return Err(Broken::Malformed);
         }
+        user = found.user;
     }
     if topic.is_empty() {
         return Err(Broken::Malformed);
     }
-    Ok(Incoming::Publish(Message { topic, payload: reader.rest(), qos, pid }))
+    let (payload, retain) = (reader.rest(), first & 1 == 1);
+    Ok(Incoming::Publish(Message { topic, payload, qos, pid, retain, user }))
 }
 
 fn disconnect(packet: &[u8]) -> Result<Incoming<'_>, Broken> {

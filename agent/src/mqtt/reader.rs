@@ -86,6 +86,29 @@ pub(super) struct Properties<'a> {
     pub(super) server_keep_alive: Option<u16>,
     pub(super) reason: Option<&'a str>,
     pub(super) server_reference: Option<&'a str>,
+    pub(super) user: UserProperties<'a>,
+}
+
+/// The user properties of a packet, which are read when somebody asks. They were well-formed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct UserProperties<'a> {
+    /// All properties from the first of them on.
+    bytes: &'a [u8],
+}
+
+impl<'a> UserProperties<'a> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let mut rest = Reader::new(self.bytes);
+        std::iter::from_fn(move || {
+            while !rest.is_empty() {
+                let mut found = Properties::default();
+                if let Some(user) = found.read_one(&mut rest).ok()? {
+                    return Some(user);
+                }
+            }
+            None
+        })
+    }
 }
 
 impl<'a> Properties<'a> {
@@ -102,12 +125,16 @@ impl<'a> Properties<'a> {
         let n = reader.length()?;
         let mut properties = Reader::new(reader.take(n)?);
         while !properties.is_empty() {
-            found.read_one(&mut properties)?;
+            let bytes = properties.rest();
+            if found.read_one(&mut properties)?.is_some() && found.user.bytes.is_empty() {
+                found.user = UserProperties { bytes };
+            }
         }
         Ok(found)
     }
 
-    fn read_one(&mut self, from: &mut Reader<'a>) -> Result<(), Broken> {
+    /// One of them; name and value of a user property.
+    fn read_one(&mut self, from: &mut Reader<'a>) -> Result<Option<(&'a str, &'a str)>, Broken> {
         // All of MQTT 5, 2.2.2.2, so that those that mean nothing here are skipped by their length.
         match from.u8()? {
             0x21 => self.receive_maximum = Some(from.u16()?),
@@ -127,12 +154,9 @@ impl<'a> Properties<'a> {
                 let n = usize::from(from.u16()?);
                 from.take(n)?;
             }
-            0x26 => {
-                from.text()?;
-                from.text()?;
-            }
+            0x26 => return Ok(Some((from.text()?, from.text()?))),
             _ => return Err(Broken::Malformed),
         }
-        Ok(())
+        Ok(None)
     }
 }

@@ -83,7 +83,7 @@ mod tests {
     const STAMP: &[u8] = b"sh1.0000002a.1.2.3.4.5";
 
     fn event(payload: &[u8]) -> Event<'_> {
-        let (headers, enqueued) = (Headers::None, Enqueued::Never);
+        let (headers, enqueued) = (Headers::Named(&[]), Enqueued::Never);
         Event { place: b"some/topic", payload, headers, enqueued, is_backlog: false }
     }
 

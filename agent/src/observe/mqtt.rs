@@ -1,36 +1,34 @@
 //! An MQTT subscriber: one connection, few allocations, every event acknowledged once it is counted.
 //!
-//! Packets are those of rumqttc's codec; an event larger than [`MAX_EVENT`] is skipped as it comes
-//! in, so that no platform can make us hold it. [`MqttReader::read`] may be dropped at any await:
+//! Packets and connections are those of devices; an event larger than [`MAX_EVENT`] is skipped as it
+//! comes in, so that no platform can make us hold it. [`MqttReader::read`] may be dropped at any await:
 //! what came in and what is to be said stay in their buffers.
 
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use rumqttc::mqttbytes::v4::{
-    ConnAck, Connect, ConnectReturnCode, Disconnect, Login as MqttLogin, Packet, PingReq, PubAck,
-    Subscribe, SubscribeReasonCode,
-};
-use rumqttc::mqttbytes::{Error as CodecError, QoS};
-use rustls::pki_types::ServerName;
-use shoal_domain::plan::Qos;
-use shoal_service_kit::Permit;
+use shoal_domain::plan::{Protocol, Qos};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
 
-use super::{Enqueued, Event, Headers, Heard, Stream};
+use super::{Enqueued, Event, Headers, Heard};
+use crate::engine::single::Broker;
+use crate::mqtt::encode::{self, Hello};
+use crate::mqtt::incoming::{Incoming, decode};
+use crate::mqtt::{Message, Rules, Step};
+use crate::protocol::Stream;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const MAX_EVENT: usize = 1024 * 1024;
 const READ_BUFFER: usize = 64 * 1024;
 const SUBSCRIPTION: u16 = 1;
+/// MQTT 5: what is larger is skipped here, where it is counted, and not left out by the broker.
+const ANY_PACKET: u32 = 268_435_460;
 
 pub(super) struct Login {
-    pub(super) permits: Vec<Permit>,
-    pub(super) tls: Option<(TlsConnector, ServerName<'static>)>,
+    pub(super) broker: Broker,
+    pub(super) protocol: Protocol,
     pub(super) client_id: String,
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
@@ -40,32 +38,32 @@ pub(super) struct Login {
 
 pub(super) struct MqttReader {
     login: Login,
-    stream: Option<Box<dyn Stream>>,
+    rules: Rules,
+    stream: Option<Box<dyn Stream + Send>>,
     incoming: BytesMut,
-    outgoing: BytesMut,
+    /// How much of it was read as packets.
+    used: usize,
+    outgoing: Vec<u8>,
     /// Bytes of an oversized event that are still to come.
     to_skip: usize,
+    keep_alive: Duration,
     heard: Instant,
     said: Instant,
-}
-
-impl Login {
-    async fn secure(&self, tcp: TcpStream) -> Result<Box<dyn Stream>, String> {
-        let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
-        let stream = connector.connect(name.clone(), tcp).await;
-        Ok(Box::new(stream.map_err(|error| format!("TLS failed: {error}"))?))
-    }
 }
 
 impl MqttReader {
     pub(super) fn new(login: Login) -> Self {
         let now = Instant::now();
+        let (protocol, max_packet) = (login.protocol, MAX_EVENT as u32);
         Self {
             login,
+            rules: Rules { protocol, max_packet, expects_messages: true },
             stream: None,
             incoming: BytesMut::with_capacity(READ_BUFFER),
-            outgoing: BytesMut::new(),
+            used: 0,
+            outgoing: Vec::new(),
             to_skip: 0,
+            keep_alive: KEEP_ALIVE,
             heard: now,
             said: now,
         }
@@ -83,82 +81,69 @@ impl MqttReader {
         self.stream = None;
         self.incoming.clear();
         self.outgoing.clear();
-        self.to_skip = 0;
-        let mut refused = String::new();
-        for permit in &self.login.permits {
-            match TcpStream::connect(permit.addr()).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(text)?;
-                    self.stream = Some(self.login.secure(stream).await?);
-                    break;
-                }
-                Err(error) => refused = format!("cannot connect to {}: {error}", permit.addr()),
+        (self.used, self.to_skip) = (0, 0);
+        self.stream = Some(self.login.broker.dial().await?);
+        self.outgoing = encode::connect(&Hello {
+            protocol: self.login.protocol,
+            client_id: &self.login.client_id,
+            keep_alive_s: KEEP_ALIVE.as_secs() as u16,
+            clean_start: true,
+            session_expiry_s: 0,
+            max_packet: ANY_PACKET,
+            username: self.login.username.as_deref(),
+            password: self.login.password.as_deref(),
+            will: None,
+        })
+        .map_err(text)?;
+        self.flush().await?;
+        let welcome = self.answer(|packet| match packet {
+            Incoming::ConnAck(Ok(welcome)) => Some(Ok(*welcome)),
+            Incoming::ConnAck(Err(refusal)) | Incoming::Disconnect(refusal) => {
+                Some(Err(format!("the broker refuses: {}", refusal.text)))
             }
-        }
-        if self.stream.is_none() {
-            return Err(refused);
-        }
-        let mut connect = Connect::new(self.login.client_id.clone());
-        connect.keep_alive = KEEP_ALIVE.as_secs() as u16;
-        connect.clean_session = true;
-        let empty = String::new;
-        connect.login = self.login.username.clone().map(|username| MqttLogin {
-            username,
-            password: self.login.password.clone().unwrap_or_else(empty),
+            _ => Some(Err("the broker answered CONNECT with another packet".to_owned())),
         });
-        connect.write(&mut self.outgoing).map_err(|error| error.to_string())?;
+        let welcome = welcome.await?;
+        let keep_alive = welcome.keep_alive_s.map(|s| Duration::from_secs(s.into()));
+        self.keep_alive = keep_alive.unwrap_or(KEEP_ALIVE);
+        let Login { protocol, filter, qos, .. } = &self.login;
+        self.outgoing = encode::subscribe(*protocol, SUBSCRIPTION, filter, *qos).map_err(text)?;
         self.flush().await?;
-        match self.packet().await? {
-            Packet::ConnAck(ConnAck { code: ConnectReturnCode::Success, .. }) => {}
-            Packet::ConnAck(ack) => return Err(format!("the broker refuses: {:?}", ack.code)),
-            other => return Err(format!("the broker answered CONNECT with {}", kind(&other))),
-        }
-        let qos = match self.login.qos {
-            Qos::AtMostOnce => QoS::AtMostOnce,
-            Qos::AtLeastOnce | Qos::ExactlyOnce => QoS::AtLeastOnce,
-        };
-        let mut subscribe = Subscribe::new(self.login.filter.clone(), qos);
-        subscribe.pkid = SUBSCRIPTION;
-        subscribe.write(&mut self.outgoing).map_err(|error| error.to_string())?;
-        self.flush().await?;
-        loop {
-            match self.packet().await? {
-                Packet::SubAck(ack) => {
-                    let is_taken = !ack.return_codes.is_empty()
-                        && ack
-                            .return_codes
-                            .iter()
-                            .all(|code| *code != SubscribeReasonCode::Failure);
-                    return match is_taken {
-                        true => Ok(()),
-                        false => Err(format!(
-                            "the broker refuses the subscription to `{}`: check its permissions",
-                            self.login.filter
-                        )),
-                    };
-                }
-                // Retained ones may come before the SUBACK.
-                Packet::Publish(_) => {}
-                other => {
-                    return Err(format!("the broker answered SUBSCRIBE with {}", kind(&other)));
-                }
+        let refused = format!("the broker refuses the subscription to `{}`", self.login.filter);
+        self.answer(|packet| match packet {
+            Incoming::SubAck { refusal: None, .. } => Some(Ok(())),
+            Incoming::SubAck { refusal: Some(refusal), .. } | Incoming::Disconnect(refusal) => {
+                Some(Err(format!("{refused}: {}; check its permissions", refusal.text)))
             }
-        }
+            // Retained ones may come before the SUBACK.
+            Incoming::Publish(_) => None,
+            _ => Some(Err("the broker answered SUBSCRIBE with another packet".to_owned())),
+        })
+        .await
     }
 
-    /// The next packet of a greeting.
-    async fn packet(&mut self) -> Result<Packet, String> {
+    /// Reads packets of a greeting until one is what is waited for.
+    async fn answer<T>(
+        &mut self,
+        is_it: impl Fn(&Incoming<'_>) -> Option<Result<T, String>>,
+    ) -> Result<T, String> {
         loop {
-            match Packet::read(&mut self.incoming, MAX_EVENT) {
-                Ok(packet) => return Ok(packet),
-                Err(CodecError::InsufficientBytes(_)) => self.fill().await?,
-                Err(error) => return Err(format!("the broker broke the protocol: {error}")),
+            while let Some((packet, len)) =
+                decode(self.rules, &self.incoming[self.used..]).map_err(broke)?
+            {
+                let found = is_it(&packet);
+                self.used += len;
+                if let Some(found) = found {
+                    return found;
+                }
             }
+            self.fill().await?;
         }
     }
 
     async fn fill(&mut self) -> Result<(), String> {
         let stream = self.stream.as_mut().ok_or("not connected")?;
+        self.incoming.advance(std::mem::take(&mut self.used));
         self.incoming.reserve(READ_BUFFER);
         match stream.read_buf(&mut self.incoming).await {
             Ok(0) => Err("the broker closed the connection".to_owned()),
@@ -175,7 +160,7 @@ impl MqttReader {
         while !self.outgoing.is_empty() {
             match stream.write(&self.outgoing).await {
                 Ok(0) => return Err("the broker takes nothing more".to_owned()),
-                Ok(n) => self.outgoing.advance(n),
+                Ok(n) => drop(self.outgoing.drain(..n)),
                 Err(error) => return Err(format!("the connection broke: {error}")),
             }
             self.said = Instant::now();
@@ -188,44 +173,46 @@ impl MqttReader {
         self.flush().await?;
         self.fill().await?;
         loop {
-            if self.to_skip > 0 {
-                let n = self.to_skip.min(self.incoming.len());
-                self.incoming.advance(n);
-                self.to_skip -= n;
-            }
+            let n = self.to_skip.min(self.incoming.len() - self.used);
+            self.used += n;
+            self.to_skip -= n;
             if self.skip_oversized(&mut each)? {
                 continue;
             }
-            match Packet::read(&mut self.incoming, MAX_EVENT) {
-                Ok(Packet::Publish(publish)) => {
-                    if publish.qos != QoS::AtMostOnce {
-                        PubAck::new(publish.pkid).write(&mut self.outgoing).map_err(text)?;
+            let rest = &self.incoming[self.used..];
+            let Some((packet, len)) = decode(self.rules, rest).map_err(broke)? else {
+                return Ok(());
+            };
+            match packet {
+                Incoming::Publish(message) => {
+                    if message.qos > 0 {
+                        encode::ack(&mut self.outgoing, Step::Ack, message.pid);
                     }
                     // A retained one is the past of its topic, not an event.
-                    if !publish.retain {
-                        let (place, payload) = (publish.topic.as_bytes(), &*publish.payload);
-                        each(Heard::Event(event(place, payload)));
+                    if !message.retain {
+                        each(Heard::Event(event(&message)));
                     }
                 }
-                Ok(_) => {}
-                Err(CodecError::InsufficientBytes(_)) => return Ok(()),
-                Err(error) => return Err(format!("the broker broke the protocol: {error}")),
+                Incoming::Disconnect(refusal) => return Err(refusal.text),
+                _ => {}
             }
+            self.used += len;
         }
     }
 
     /// An event that is too large is counted by what is there of it. Whether one was.
     fn skip_oversized(&mut self, each: &mut impl FnMut(Heard<'_>)) -> Result<bool, String> {
-        let Some((length, header)) = remaining_length(&self.incoming) else { return Ok(false) };
-        if length <= MAX_EVENT - 8 || self.incoming[0] >> 4 != 3 {
+        let packet = &self.incoming[self.used..];
+        let Some((length, header)) = remaining_length(packet) else { return Ok(false) };
+        if length <= MAX_EVENT || packet[0] >> 4 != 3 {
             return Ok(false);
         }
-        let Some(topic) = self.incoming.get(header..header + 2) else { return Ok(false) };
+        let Some(topic) = packet.get(header..header + 2) else { return Ok(false) };
         let pid = header + 2 + usize::from(u16::from_be_bytes([topic[0], topic[1]]));
-        let Some(bytes) = self.incoming.get(pid..pid + 2) else { return Ok(false) };
-        if self.incoming[0] & 0b110 != 0 {
+        let Some(bytes) = packet.get(pid..pid + 2) else { return Ok(false) };
+        if packet[0] & 0b110 != 0 {
             let pid = u16::from_be_bytes([bytes[0], bytes[1]]);
-            PubAck::new(pid).write(&mut self.outgoing).map_err(text)?;
+            encode::ack(&mut self.outgoing, Step::Ack, pid);
         }
         each(Heard::Unreadable(1));
         self.to_skip = header + length;
@@ -233,11 +220,11 @@ impl MqttReader {
     }
 
     pub(super) async fn keep_alive(&mut self) -> Result<(), String> {
-        if self.heard.elapsed() > KEEP_ALIVE * 3 / 2 {
+        if self.heard.elapsed() > self.keep_alive * 3 / 2 {
             return Err("the broker is silent".to_owned());
         }
-        if self.said.elapsed() > KEEP_ALIVE / 2 {
-            PingReq.write(&mut self.outgoing).map_err(text)?;
+        if self.said.elapsed() > self.keep_alive / 2 {
+            self.outgoing.extend_from_slice(&encode::PINGREQ);
             self.flush().await?;
         }
         Ok(())
@@ -245,16 +232,16 @@ impl MqttReader {
 
     pub(super) async fn close(&mut self) {
         // Best effort: the connection closes right after it in any case.
-        if Disconnect.write(&mut self.outgoing).is_ok() {
-            let _ = timeout(Duration::from_secs(1), self.flush()).await;
-        }
+        self.outgoing.extend_from_slice(&encode::DISCONNECT);
+        let _ = timeout(Duration::from_secs(1), self.flush()).await;
         self.stream = None;
     }
 }
 
 /// MQTT says nothing of the time, and what nobody read is gone.
-fn event<'p>(place: &'p [u8], payload: &'p [u8]) -> Event<'p> {
-    let (headers, enqueued) = (Headers::None, Enqueued::Never);
+fn event<'p>(message: &Message<'p>) -> Event<'p> {
+    let (place, payload) = (message.topic.as_bytes(), message.payload);
+    let (headers, enqueued) = (Headers::Mqtt(message.user), Enqueued::Never);
     Event { place, payload, headers, enqueued, is_backlog: false }
 }
 
@@ -274,7 +261,6 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-fn kind(packet: &Packet) -> String {
-    let text = format!("{packet:?}");
-    text.split(['(', ' ']).next().unwrap_or_default().to_owned()
+fn broke(error: impl std::fmt::Display) -> String {
+    format!("the broker broke the protocol: {error}")
 }

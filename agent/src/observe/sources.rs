@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use shoal_domain::eventhubs::ConnectionString;
 use shoal_domain::plan::{
     Endpoint, EventHubsSource, KafkaSource, MqttSource, NatsLogin, NatsSource, Source, Tls,
@@ -22,6 +21,7 @@ use super::webhook::{self, WebhookReader};
 use super::{ObserverJob, Reader};
 use crate::assignments::load::Refusal;
 use crate::engine::client_config;
+use crate::engine::single::Broker;
 
 /// It is not connected yet.
 pub(super) async fn reader_of(job: &ObserverJob) -> Result<Reader, Refusal> {
@@ -50,10 +50,8 @@ async fn mqtt_reader(
         Ok::<_, Refusal>((part(&login.username)?, part(&login.password)?))
     });
     let (username, password) = login.transpose()?.unwrap_or_default();
-    let tls = match &source.broker.tls {
-        None => None,
-        Some(wanted) => Some(mqtt_tls(job, name, source, wanted).await?),
-    };
+    let wrong = |why: String| Refusal::new("SH0310", format!("observer {name}: {why}"));
+    let broker = Broker::of(&job.plan, &source.broker, permits).await.map_err(wrong)?;
     let mark = job.run.mark();
     let filter = match &source.share {
         // Runs side by side must not take each other's events.
@@ -61,32 +59,14 @@ async fn mqtt_reader(
         None => source.filter.clone(),
     };
     Ok(MqttReader::new(mqtt::Login {
-        permits,
-        tls,
+        broker,
+        protocol: source.broker.protocol,
         client_id: format!("shoal-{mark}-{name}-{}", job.share),
         username,
         password,
         filter,
         qos: source.qos,
     }))
-}
-
-/// What judges the broker's certificate, and whom it must be for.
-async fn mqtt_tls(
-    job: &ObserverJob,
-    name: &str,
-    source: &MqttSource,
-    wanted: &Tls,
-) -> Result<(TlsConnector, ServerName<'static>), Refusal> {
-    let wrong = |why: String| Refusal::new("SH0310", format!("observer {name}: {why}"));
-    let host = match (&wanted.server_name, &source.broker.endpoint) {
-        (Some(name), _) => name.as_str(),
-        (None, Endpoint::Tcp { host, .. }) => host.trim_start_matches('[').trim_end_matches(']'),
-        (None, Endpoint::Builtin) => "localhost",
-    };
-    let host = ServerName::try_from(host.to_owned())
-        .map_err(|_| wrong(format!("`{host}` is no name that a certificate can be for")))?;
-    Ok((connector(job, name, wanted).await?, host))
 }
 
 /// Trusts whom the scenario trusts.

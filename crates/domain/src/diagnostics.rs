@@ -62,8 +62,6 @@ pub(crate) enum Ask {
     OneOf(String, Vec<&'static str>),
     /// One of these words.
     Word(String, Vec<String>),
-    /// Understood and not built.
-    Later(String),
 }
 
 impl Collector {
@@ -96,12 +94,6 @@ impl Collector {
         if let Some(heard) = &self.heard {
             heard.borrow_mut().push(ask());
         }
-    }
-
-    /// A part of the grammar that is understood and not yet built.
-    pub(crate) fn later(&self, place: Place, path: &str, what: &str) {
-        self.hear(|| Ask::Later(path.to_owned()));
-        self.report(place, path, format!("{what} is not in this release"), None);
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -1,7 +1,6 @@
 //! The scenario file as a person wrote it: the shape is proven, the values are still text.
 //!
-//! The whole grammar is read strictly, so that a typing error in a part that is not built yet is
-//! still a typing error; such parts are reported as `not in this release`.
+//! The whole grammar is read strictly: what is not known is a mistake at its place.
 
 mod fields;
 mod grammar;
@@ -46,7 +45,7 @@ pub(crate) struct ScenarioFile {
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) name: String,
-    /// `None`: of a kind that is not in this release.
+    /// Exactly one of the two.
     pub(crate) mqtt: Option<MqttTarget>,
     pub(crate) http: Option<http::HttpTarget>,
 }
@@ -154,7 +153,6 @@ pub(crate) struct Send {
     pub(crate) phase: Option<Written>,
     pub(crate) arrivals: Option<Written>,
     pub(crate) while_away: Option<Written>,
-    /// `None`: of a kind that is not in this release.
     pub(crate) publish: Option<Publish>,
     /// What is published is a recording.
     pub(crate) replay: Option<Replay>,

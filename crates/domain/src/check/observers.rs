@@ -9,8 +9,7 @@ use super::thresholds::{Named, shape};
 use crate::diagnostics::suggest;
 use crate::ids::{ObserverId, SeriesId};
 use crate::plan::{
-    self, Credentials, Group, Metric, MqttSource, MqttTarget, Protocol, Qos, Send, Series, Source,
-    Subject,
+    self, Credentials, Group, Metric, MqttSource, Protocol, Qos, Send, Series, Source, Subject,
 };
 use crate::scenario::{self, Written};
 use crate::template::Template;
@@ -61,6 +60,8 @@ impl Check<'_> {
         let eventhubs = written.eventhubs.as_ref().and_then(|hub| self.eventhubs_source(hub));
         let nats = written.nats.as_ref().and_then(|nats| self.nats_source(nats));
         let webhook = written.webhook.as_ref().and_then(|webhook| self.webhook_source(webhook));
+        // Where the source is wrong itself, nothing follows from it.
+        let has_headers = mqtt.as_ref().is_none_or(|mqtt| mqtt.broker.protocol == Protocol::V5);
         let source = mqtt.map(|mqtt| Source::Mqtt(Box::new(mqtt)));
         let source = source.or(kafka.map(Source::Kafka)).or(eventhubs.map(Source::EventHubs));
         let source = source.or(nats.map(Source::Nats)).or(webhook.map(Source::Webhook));
@@ -69,7 +70,7 @@ impl Check<'_> {
             (true, None) => None,
             (true, Some(read)) => {
                 let send = of.and_then(|of| send_of(groups?, series, of));
-                self.read_fields(read, written.source, send).map(Some)
+                self.read_fields(read, has_headers, send).map(Some)
             }
         };
         let (name, of, read) = (name.clone(), of?, read?);
@@ -113,7 +114,7 @@ impl Check<'_> {
         if !has_read && !carries_stamp(send) {
             let message =
                 format!("`{}` carries no ${{stamp}}, by which its events are known", of.text);
-            let help = "put ${stamp} into a field of the payload or the topic, or say in `read` \
+            let help = "put ${stamp} into a field of the payload, the topic or a property, or say in `read` \
                         where the platform has its own fields";
             let help = Some(help.to_owned());
             return self.refuse(of, message, help);
@@ -121,24 +122,8 @@ impl Check<'_> {
         Some(id)
     }
 
-    /// What the reader of an observer speaks in this release.
-    fn plain_broker(&self, mqtt: &scenario::MqttSource, broker: MqttTarget) -> Option<MqttTarget> {
-        let (url, protocol) = (&mqtt.broker.url, &mqtt.broker.protocol);
-        let beyond = [
-            (url, broker.web_socket.is_some(), "an observer's broker over WebSocket"),
-            (protocol, broker.protocol == Protocol::V5, "an observer's broker with MQTT 5"),
-        ];
-        for (written, is_beyond, what) in beyond {
-            if let (Some(written), true) = (written, is_beyond) {
-                self.out.later(written.place, &written.path, what);
-                return None;
-            }
-        }
-        Some(broker)
-    }
-
     fn mqtt_source(&self, mqtt: &scenario::MqttSource) -> Option<MqttSource> {
-        let broker = self.mqtt(&mqtt.broker).and_then(|broker| self.plain_broker(mqtt, broker));
+        let broker = self.mqtt(&mqtt.broker);
         let filter = mqtt.filter.as_ref().and_then(|filter| self.filter(filter));
         let qos = match &mqtt.qos {
             Some(qos) => self.reader_qos(qos),
@@ -258,7 +243,12 @@ fn send_of<'g>(groups: &'g [Group], series: &[Series], of: SeriesId) -> Option<&
 }
 
 fn carries_stamp(send: &Send) -> bool {
-    send.publish().is_some_and(|publish| publish.payload.has_stamp() || publish.topic.has_stamp())
+    send.publish().is_some_and(|publish| {
+        let properties = &publish.properties.user;
+        publish.payload.has_stamp()
+            || publish.topic.has_stamp()
+            || properties.iter().any(|(_, value)| value.has_stamp())
+    })
 }
 
 fn is_filter(text: &str) -> bool {

@@ -13,22 +13,22 @@ const MAX_LENGTH: u64 = 65_535;
 const MAX_AT: u64 = 1024 * 1024;
 
 impl Check<'_> {
-    /// `source` is the word of its kind.
+    /// `has_headers`: the source has something beside its values.
     pub(super) fn read_fields(
         &self,
         read: &Read,
-        source: &str,
+        has_headers: bool,
         send: Option<&Send>,
     ) -> Option<Fields> {
-        let place = |at: &Option<FieldAt>| self.place_of(at.as_ref()?, source);
-        let run = read.run.as_ref().and_then(|at| self.text_place(at, source, "run"));
+        let place = |at: &Option<FieldAt>| self.place_of(at.as_ref()?, has_headers);
+        let run = read.run.as_ref().and_then(|at| self.text_place(at, has_headers, "run"));
         let device_is = match read.device.as_ref()?.0 {
             "device" => DeviceIs::Id,
             _ => DeviceIs::Index,
         };
         let device = read.device.as_ref().and_then(|(_, at)| match device_is {
-            DeviceIs::Id => self.text_place(at, source, "device"),
-            DeviceIs::Index => self.place_of(at, source),
+            DeviceIs::Id => self.text_place(at, has_headers, "device"),
+            DeviceIs::Index => self.place_of(at, has_headers),
         });
         let (seq, sent) = (place(&read.seq), place(&read.sent));
         let unit = read
@@ -53,15 +53,18 @@ impl Check<'_> {
         })
     }
 
-    fn place_of(&self, at: &FieldAt, source: &str) -> Option<Place> {
+    fn place_of(&self, at: &FieldAt, has_headers: bool) -> Option<Place> {
         match at {
             FieldAt::Json(written) => {
                 let needs = "a JSON pointer of at most 32 parts, like /meta/seq";
                 self.read(written, needs, Pointer::read).map(Place::Json)
             }
-            FieldAt::Header(written) if source == "mqtt" => {
-                let message = "an observer reads MQTT 3.1.1, which has no headers".to_owned();
-                let help = Some("say where in the payload it is: `json` or `binary`".to_owned());
+            FieldAt::Header(written) if !has_headers => {
+                let message = "MQTT 3.1.1 has no headers".to_owned();
+                let help = Some(
+                    "say `protocol: 5`, or where in the payload it is: `json` or `binary`"
+                        .to_owned(),
+                );
                 self.refuse(written, message, help)
             }
             FieldAt::Header(written) => {
@@ -73,8 +76,8 @@ impl Check<'_> {
     }
 
     /// Where only text can stand.
-    fn text_place(&self, at: &FieldAt, source: &str, what: &str) -> Option<Place> {
-        match (at, self.place_of(at, source)?) {
+    fn text_place(&self, at: &FieldAt, has_headers: bool, what: &str) -> Option<Place> {
+        match (at, self.place_of(at, has_headers)?) {
             (FieldAt::Binary(Binary { format: Some(format), .. }), Place::Number { .. }) => {
                 let message = format!("`{what}` is text: give it a `length` in place of `as`");
                 self.refuse(format, message, None)

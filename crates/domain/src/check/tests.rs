@@ -369,8 +369,10 @@ fn an_observer_needs_a_stamp_and_a_source_that_can_answer() {
     assert!(plan.is_observed(plan.observers[0].of));
     let wants = |line: &str| format!("thresholds:\n  - {line}\n");
     let (lost, ingest) = (wants("out.lost < 0.01%"), wants("out.ingest_delay.p95 < 1s"));
-    let cases: [(&str, &str, &str); 8] = [
+    let cases: [(&str, &str, &str); 10] = [
         ("${stamp}", "x", "carries no ${stamp}"),
+        ("drain: 5s", "probe: 5", "like 30s, or off"),
+        ("drain: 5s", "probe: 11m", "from 100ms to 10m"),
         ("of: sensors.telemetry", "of: sensors.connect", "sends by no schedule"),
         ("a/+/#", "a/+b", "a topic filter"),
         ("a/+/#", "a/#/b", "a topic filter"),
@@ -406,7 +408,7 @@ fn fields_that_are_read_must_be_sent_and_have_a_place() {
         ("device: /context/user", "index: /context/user", "carry no ${index}"),
         ("device: /context/user", "", "one of device, index is expected"),
         (seq, "seq: info/number", "a JSON pointer"),
-        (seq, "seq: { header: n }", "MQTT 3.1.1, which has no headers"),
+        (seq, "seq: { header: n }", "MQTT 3.1.1 has no headers"),
         (seq, "seq: { json: /n, header: n }", "exactly one of"),
         (seq, "seq: { binary: { at: 0, as: u24 } }", "`u24` found"),
         (seq, "", "`seq` is missing"),

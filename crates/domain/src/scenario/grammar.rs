@@ -93,9 +93,7 @@ fn map_schema(path: &str, asked: &[Ask], steps: &[Step]) -> Value {
             && !properties.contains_key(*key)
         {
             let child = with(steps, Step::Key((*key).to_owned()));
-            if !is_later(&child) {
-                properties.insert((*key).to_owned(), explore(&child));
-            }
+            properties.insert((*key).to_owned(), explore(&child));
         }
     }
     let mut required: Vec<&str> = Vec::new();
@@ -125,12 +123,6 @@ fn map_schema(path: &str, asked: &[Ask], steps: &[Step]) -> Value {
         schema["allOf"] = json!(all);
     }
     schema
-}
-
-/// Whether the reader says that this release does not build what stands here.
-fn is_later(steps: &[Step]) -> bool {
-    let path = path_of(steps);
-    ask(steps, scalar()).contains(&Ask::Later(path))
 }
 
 fn is_asked(asked: &[Ask], path: &str) -> bool {

@@ -134,7 +134,62 @@ async fn events_are_read_over_tls_from_a_broker_that_proves_who_it_is() {
     let report = cluster.run(INGESTION, &overrides).await.over().await;
     assert_eq!(report.phase, Phase::FailedToStart, "{report:#?}");
     let cause = report.cause.unwrap();
-    assert!(cause.contains("SH0310") && cause.contains("TLS failed"), "{cause}");
+    assert!(cause.contains("SH0310") && cause.contains("was not signed by"), "{cause}");
+}
+
+/// What the platform adds to or changes of the value, a property says it all.
+const BY_PROPERTIES: &str = r#"
+    read:
+      run: { header: run }
+      device: { header: device }
+      seq: { header: n }
+      sent: { header: at, unit: us }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mqtt_5_is_read_through_every_door_by_stamp_and_by_user_properties() {
+    let authority = Authority::new();
+    let broker = Mosquitto::with(&Setup::default().with_all_doors(&authority));
+    let cluster = Cluster::start(2).await;
+    let ca = cluster.file("ca.pem", authority.cert_pem());
+    let url = url(&broker);
+    let five = INGESTION.replace("protocol: 3.1.1", "protocol: 5");
+    let five = five.replace("qos: 1 }", &format!("qos: 1, protocol: 5, ca: \"agent:{ca}\" }}"));
+    let properties = "          properties: { run: \"${run}\", device: \"${device}\", n: \"${seq}\", at: \"${now_us}\" }\n";
+    let by_properties = five
+        .replace("          json:\n", &format!("{properties}          json:\n"))
+        .replace("trace: ${stamp}", "trace: none")
+        .replace("    drain: 30s\n", &format!("    drain: 30s{BY_PROPERTIES}"));
+    let in_property = five
+        .replace(
+            "          json:\n",
+            "          properties: { mark: \"${stamp}\" }\n          json:\n",
+        )
+        .replace("trace: ${stamp}", "trace: none");
+    let shared = five.replace("protocol: 5, ca", "share: readers, protocol: 5, ca");
+    for (door, scenario) in [
+        (Door::Plain, &by_properties),
+        (Door::WebSocket, &in_property),
+        (Door::Tls, &shared),
+        (Door::SecureWebSocket, &five),
+    ] {
+        let output = broker.url_of(door);
+        let mut overrides: BTreeMap<_, _> =
+            overrides(&url, "devices/+/telemetry", "1s").into_iter().collect();
+        overrides.insert("output_broker", &output);
+        let overrides: Vec<_> = overrides.into_iter().collect();
+        let report = cluster.run(scenario, &overrides).await.over().await;
+        assert_eq!(report.phase, Phase::Finished, "{door:?}: {report:#?}");
+        let seen = observed(&report);
+        let sent = seen.sent.unwrap();
+        assert!(sent > 100, "{door:?}: {seen:#?}");
+        assert_eq!(
+            (seen.received, seen.unique, seen.lost),
+            (sent, Some(sent), Some(0)),
+            "{door:?}"
+        );
+        assert_eq!((seen.unparsed, seen.foreign, seen.duplicated), (0, 0, Some(0)), "{door:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
