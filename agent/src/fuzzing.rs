@@ -5,6 +5,7 @@ use shoal_domain::plan::Protocol;
 
 use crate::kafka::{self, FetchReader, Fetched};
 use crate::mqtt::{Rules, Session};
+use crate::nats::{self, Said, Standing};
 use crate::sparkplug;
 use crate::websocket::Unwrapper;
 
@@ -46,4 +47,15 @@ pub fn kafka(data: &[u8]) {
     let _ = (kafka::read_versions(data), kafka::read_metadata(data, 7, "out"));
     let _ = (kafka::read_list_offsets(data, 2), kafka::read_handshake(data));
     let _ = kafka::read_authenticate(data);
+}
+
+/// What a NATS server says, one thing after the other.
+pub fn nats(mut data: &[u8]) {
+    while let Ok(Some((said, n))) = nats::read(data) {
+        if let Said::Message(message) = said {
+            let _ = (message.headers.iter().count(), message.headers.status());
+            let _ = (message.headers.get("name"), Standing::read(message.reply));
+        }
+        data = &data[n..];
+    }
 }
