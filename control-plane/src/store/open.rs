@@ -176,23 +176,53 @@ async fn open_file(path: &str) -> Result<Db, StoreError> {
 
 async fn open_postgres(url: &str) -> Result<Db, StoreError> {
     let shown = without_credentials(url);
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|error| StoreError::Address { given: shown.clone(), why: error.to_string() })?
+    let address = |why| StoreError::Address { given: shown.clone(), why };
+    let mut options = PgConnectOptions::from_str(url)
+        .map_err(|error| address(error.to_string()))?
         .application_name("shoal-control-plane");
+    if !names_user(url) && std::env::var_os("PGUSER").is_none() {
+        options = options.username(&own_name().map_err(address)?);
+    }
     // The pool would try again until its time is over and then hide why it could not connect.
-    let doing = || format!("reach `{shown}`; check that Postgres runs there and lets us in");
+    let away = |source: sqlx::Error| {
+        let why = match source.as_database_error() {
+            Some(refusal) => refusal.message().to_owned(),
+            None => source.to_string(),
+        };
+        StoreError::Unavailable { doing: format!("reach `{shown}`: {why}"), source }
+    };
     let first = tokio::time::timeout(PATIENCE, PgConnection::connect_with(&options))
         .await
         .unwrap_or(Err(sqlx::Error::PoolTimedOut))
-        .map_err(|source| StoreError::Unavailable { doing: doing(), source })?;
-    first.close().await.map_err(|source| StoreError::Unavailable { doing: doing(), source })?;
+        .map_err(away)?;
+    first.close().await.map_err(away)?;
     let pool: PgPool = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(PATIENCE)
         .connect_with(options)
         .await
-        .map_err(|source| StoreError::Unavailable { doing: doing(), source })?;
+        .map_err(away)?;
     Ok(Db::Postgres(pool))
+}
+
+/// Whether an address of Postgres says as whom to log in.
+fn names_user(url: &str) -> bool {
+    let (place, options) = url.split_once('?').unwrap_or((url, ""));
+    let authority = place.split_once("://").map_or("", |(_, rest)| rest).split('/').next();
+    let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+    user.is_some_and(|user| !user.is_empty() && !user.starts_with(':'))
+        || options.split('&').any(|option| option.starts_with("user="))
+}
+
+/// The name of this process's user, which is whom `psql` logs in as.
+fn own_name() -> Result<String, String> {
+    let uid = nix::unistd::geteuid();
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => Ok(user.name),
+        _ => Err(format!(
+            "user {uid} has no name here; write one before the host, like postgres://shoal@db/shoal"
+        )),
+    }
 }
 
 /// All migrations in one transaction, so that a second process waits for its end.

@@ -59,13 +59,9 @@ async fn a_postgres_that_is_down_is_named_without_its_password() {
         std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("postgres://shoal:hunter2@127.0.0.1:{free_port}/shoal");
     let error = Store::open(&url).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "the store cannot reach `postgres://127.0.0.1:{free_port}/shoal`; check that \
-             Postgres runs there and lets us in"
-        )
-    );
+    let text = error.to_string();
+    let what = format!("the store cannot reach `postgres://127.0.0.1:{free_port}/shoal`: ");
+    assert!(text.starts_with(&what) && text.contains("Connection refused"), "{text}");
     assert!(!format!("{error:?}").contains("hunter2"));
 }
 

@@ -36,3 +36,18 @@ fn releases_compare_as_numbers() {
     assert_eq!(release_number("1.2"), None);
     assert_eq!(release_number("newest"), None);
 }
+
+#[test]
+fn an_address_without_a_user_logs_in_as_psql_would() {
+    for own in
+        ["postgres://localhost/shoal", "postgres://:secret@db/shoal", "postgres:///shoal?x=1"]
+    {
+        assert!(!names_user(own), "{own}");
+    }
+    for named in ["postgres://shoal@db/shoal", "postgres://a:b@db", "postgres:///shoal?user=shoal"]
+    {
+        assert!(names_user(named), "{named}");
+    }
+    let me = std::process::Command::new("id").arg("-un").output().unwrap();
+    assert_eq!(own_name().unwrap(), String::from_utf8(me.stdout).unwrap().trim_end());
+}
