@@ -82,6 +82,18 @@ fn payload_of(bytes: &[u8]) -> Result<&[u8], DecodeError> {
     Ok(&bytes[HEADER..])
 }
 
+/// What stands before `payload` bytes of our layout.
+fn header(payload: u32) -> [u8; HEADER] {
+    let mut bytes = [0; HEADER];
+    bytes[0..4].copy_from_slice(&COOKIE.to_be_bytes());
+    bytes[4..8].copy_from_slice(&payload.to_be_bytes());
+    bytes[12..16].copy_from_slice(&u32::from(SIGNIFICANT_DIGITS).to_be_bytes());
+    bytes[16..24].copy_from_slice(&LOWEST_US.to_be_bytes());
+    bytes[24..32].copy_from_slice(&HIGHEST_US.to_be_bytes());
+    bytes[32..40].copy_from_slice(&1f64.to_be_bytes());
+    bytes
+}
+
 /// Walks the ZigZag varints and hands over every bucket that has a count. A run of zeros must not
 /// lead past the layout's last bucket (the crate negates it unchecked), and all counts together
 /// must fit.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use hdrhistogram::Histogram;
 
-use crate::histogram;
+use crate::histogram::{self, Sparse};
 
 /// Durations in microseconds; min, max, sum and count are exact, the rest within 0.1 %.
 #[derive(Debug, Clone, Default)]
@@ -36,12 +36,13 @@ impl Samples {
 
     pub fn merge(&mut self, other: &Self) {
         let Some(theirs) = &other.counts else { return };
-        match &self.counts {
-            Some(_) => {
-                let ours = self.histogram();
-                ours.add(&*theirs.read()).expect("all histograms have one layout");
+        match (&mut self.counts, theirs) {
+            (None, _) => self.counts = Some(theirs.clone()),
+            (Some(Counts::Open(ours)), Counts::Open(theirs)) => {
+                ours.add(&**theirs).expect("all histograms have one layout");
             }
-            None => self.counts = Some(theirs.clone()),
+            (Some(Counts::Open(ours)), Counts::Packed(theirs)) => theirs.add_to(ours),
+            (Some(Counts::Packed(ours)), theirs) => ours.merge(&theirs.packed()),
         }
         self.min_us = if self.count == 0 { other.min_us } else { self.min_us.min(other.min_us) };
         self.max_us = self.max_us.max(other.max_us);
@@ -49,18 +50,21 @@ impl Samples {
         self.sum_us = self.sum_us.saturating_add(other.sum_us);
     }
 
-    /// For keeping rather than for counting more: takes hundreds of bytes instead of tens of kilobytes.
+    /// For keeping rather than for recording more: takes what its buckets do instead of hundreds of
+    /// kilobytes.
     pub fn pack(&mut self) {
         if let Some(Counts::Open(histogram)) = &self.counts {
-            self.counts = Some(Counts::Packed(histogram::encode(histogram).into()));
+            self.counts = Some(Counts::Packed(Sparse::of(histogram)));
         }
     }
 
-    /// For counting more.
+    /// For recording more.
     fn histogram(&mut self) -> &mut Histogram<u64> {
         let counts = self.counts.get_or_insert_with(|| Counts::Open(Box::new(histogram::empty())));
-        if let Counts::Packed(bytes) = counts {
-            *counts = Counts::Open(Box::new(unpacked(bytes)));
+        if let Counts::Packed(packed) = counts {
+            let mut histogram = Box::new(histogram::empty());
+            packed.add_to(&mut histogram);
+            *counts = Counts::Open(histogram);
         }
         match counts {
             Counts::Open(histogram) => histogram,
@@ -90,18 +94,25 @@ impl Samples {
 
     /// `quantile` in 0..=1; never outside [min, max]. `None` without samples.
     pub fn quantile_us(&self, quantile: f64) -> Option<u64> {
-        let histogram = self.counts.as_ref()?.read();
-        Some(histogram.value_at_quantile(quantile).clamp(self.min_us, self.max_us))
+        let found = match self.counts.as_ref()? {
+            Counts::Open(histogram) => histogram.value_at_quantile(quantile),
+            Counts::Packed(packed) => packed.quantile_us(quantile)?,
+        };
+        Some(found.clamp(self.min_us, self.max_us))
     }
 
     /// How many are at most `us`, up to the width of its bucket.
     pub fn count_at_most(&self, us: u64) -> u64 {
-        self.counts.as_ref().map_or(0, |counts| counts.read().count_between(0, us))
+        match &self.counts {
+            None => 0,
+            Some(Counts::Open(histogram)) => histogram.count_between(0, us),
+            Some(Counts::Packed(packed)) => packed.count_at_most(us),
+        }
     }
 
     /// Their counts in buckets that grow evenly.
     pub fn exponential(&self) -> histogram::Exponential {
-        let of = |counts: &Counts| histogram::Exponential::of(&counts.read());
+        let of = |counts: &Counts| histogram::Exponential::of(&counts.packed());
         self.counts.as_ref().map(of).unwrap_or_default()
     }
 
@@ -110,7 +121,7 @@ impl Samples {
         match &self.counts {
             None => Vec::new(),
             Some(Counts::Open(histogram)) => histogram::encode(histogram),
-            Some(Counts::Packed(bytes)) => bytes.to_vec(),
+            Some(Counts::Packed(packed)) => packed.encode(),
         }
     }
 
@@ -129,8 +140,8 @@ impl Samples {
                 Err(SamplesError::Inconsistent("a count without a histogram"))
             };
         }
-        let histogram = histogram::decode(bytes)?;
-        if histogram.len() != count || count == 0 {
+        let packed = Sparse::decode(bytes)?;
+        if packed.count() != count || count == 0 {
             return Err(SamplesError::Inconsistent("the count differs from the histogram's"));
         }
         if min_us > max_us {
@@ -140,7 +151,7 @@ impl Samples {
         if sum_us < bounds.0 || sum_us > bounds.1 {
             return Err(SamplesError::Inconsistent("the sum is outside count × [min, max]"));
         }
-        Ok(Self { counts: Some(Counts::Packed(bytes.into())), count, sum_us, min_us, max_us })
+        Ok(Self { counts: Some(Counts::Packed(packed)), count, sum_us, min_us, max_us })
     }
 }
 
@@ -150,32 +161,27 @@ impl PartialEq for Samples {
         let known =
             |samples: &Self| (samples.count, samples.sum_us, samples.min_us, samples.max_us);
         let same_counts = || match (&self.counts, &other.counts) {
-            (Some(ours), Some(theirs)) => *ours.read() == *theirs.read(),
+            (Some(ours), Some(theirs)) => ours.packed() == theirs.packed(),
             (ours, theirs) => ours.is_none() == theirs.is_none(),
         };
         known(self) == known(other) && same_counts()
     }
 }
 
-/// A histogram in which one can count takes tens of kilobytes, its bytes some hundred. What came
-/// from elsewhere stays packed until something is added to it, so that whoever holds the results of
-/// hundreds of agents does not hold as many histograms.
+/// A histogram in which one can record takes hundreds of kilobytes, its buckets that are not empty some
+/// hundred bytes. What came from elsewhere stays packed, also while it is added up, so that whoever holds
+/// the results of hundreds of agents does not hold as many histograms.
 #[derive(Debug, Clone)]
 enum Counts {
     Open(Box<Histogram<u64>>),
-    /// They were decoded once, so they can be again.
-    Packed(Box<[u8]>),
+    Packed(Sparse),
 }
 
 impl Counts {
-    fn read(&self) -> Cow<'_, Histogram<u64>> {
+    fn packed(&self) -> Cow<'_, Sparse> {
         match self {
-            Self::Open(histogram) => Cow::Borrowed(histogram),
-            Self::Packed(bytes) => Cow::Owned(unpacked(bytes)),
+            Self::Open(histogram) => Cow::Owned(Sparse::of(histogram)),
+            Self::Packed(packed) => Cow::Borrowed(packed),
         }
     }
-}
-
-fn unpacked(bytes: &[u8]) -> Histogram<u64> {
-    histogram::decode(bytes).expect("these bytes were decoded before")
 }

@@ -4,7 +4,7 @@
 //! Bucket `i` holds what is above `b^(i-1)` and at most `b^i` seconds, with `b = 2^(2^-schema)`; the
 //! middle of one of our buckets, of 0.1 %, decides. Invariant: the counts add up to the samples'.
 
-use hdrhistogram::Histogram;
+use super::Sparse;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exponential {
@@ -18,15 +18,14 @@ impl Exponential {
     /// Each power of two in 32 buckets: 2.2 % wide.
     pub const SCHEMA: i32 = 5;
 
-    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of(samples: &Sparse) -> Self {
         let mut all = Self::default();
-        for found in histogram.iter_recorded() {
-            let (us, count) = (found.value_iterated_to(), found.count_at_value());
-            if us == 0 {
+        for (least, most, count) in samples.iter() {
+            if most == 0 {
                 all.zero += count;
                 continue;
             }
-            let seconds = histogram.median_equivalent(us) as f64 / 1e6;
+            let seconds = (least + (most + 1 - least) / 2) as f64 / 1e6;
             let index = (seconds.log2() * f64::from(1 << Self::SCHEMA)).ceil() as i32;
             match all.buckets.last_mut() {
                 Some((last, n)) if *last == index => *n += count,
@@ -51,7 +50,7 @@ mod tests {
         ) {
             let mut histogram = empty();
             values.iter().for_each(|us| histogram.saturating_record(*us));
-            let buckets = Exponential::of(&histogram);
+            let buckets = Exponential::of(&Sparse::of(&histogram));
             let n = buckets.zero + buckets.buckets.iter().map(|(_, n)| n).sum::<u64>();
             prop_assert_eq!(n, values.len() as u64);
             prop_assert!(buckets.buckets.is_sorted_by(|a, b| a.0 < b.0));
