@@ -10,6 +10,9 @@
 //! when it lets go, and the taker begins [`HANDOVER_GAP_US`] later; or nobody ever began.
 //! Invariant: at any run time a device is held by at most one grant.
 
+mod handover;
+mod loss;
+mod moves;
 mod poison;
 mod readers;
 
@@ -17,11 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::moves::Move;
 pub use self::poison::SOON_US;
 pub use self::readers::{ReadShare, Reader};
 use crate::ids::{AgentId, GrantId};
 use crate::plan::OnAgentLoss;
-use crate::shard::{Block, Shard, Share, deal_blocks, without};
+use crate::shard::{Block, Shard};
 
 /// From the decision that a taker begins to its first devices: the word must have arrived by then.
 pub const TAKE_LEAD_US: u64 = 1_000_000;
@@ -149,59 +153,6 @@ impl Grant {
         };
         Some(Shard { blocks: self.blocks.iter().map(tenure).collect() })
     }
-}
-
-/// Devices that went from one agent to others: what a person reads of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Move {
-    pub giver: GrantId,
-    pub why: Why,
-    pub devices: u64,
-    /// Run time from which the first of them were without agent: the giver's last sign of life.
-    pub from_us: u64,
-    /// Run time at which the last of them began elsewhere; `None`: some have not.
-    pub until_us: Option<u64>,
-    pub takers: BTreeSet<AgentId>,
-}
-
-impl Move {
-    /// What every face shows of it.
-    pub fn sentence(&self) -> String {
-        let (agent, devices) = (&self.giver.agent, grouped(self.devices));
-        let what = match self.why {
-            Why::Lost => format!("agent {agent} was lost"),
-            Why::Restarted => format!("agent {agent} was restarted"),
-            Why::Quarantined => format!("agent {agent} was quarantined"),
-            Why::Fenced => format!("agent {agent} was cut off until its lease ended"),
-            Why::Left => format!("agent {agent} left"),
-            Why::Refused | Why::Dropped => format!("agent {agent} could not go on"),
-            Why::HandedOver => {
-                let s = self.seconds().unwrap_or_default();
-                return format!("agent {agent} handed over {devices} devices in {s} s");
-            }
-        };
-        match self.seconds() {
-            Some(s) => format!("{what}: {devices} devices without agent, moved in {s} s"),
-            None => format!("{what}: {devices} devices without agent"),
-        }
-    }
-
-    fn seconds(&self) -> Option<u64> {
-        self.until_us.map(|until_us| until_us.saturating_sub(self.from_us).div_ceil(1_000_000))
-    }
-}
-
-/// 3000 as 3,000.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -398,135 +349,6 @@ impl Roster {
         changes
     }
 
-    fn end_the_gone(
-        &mut self,
-        policy: &Policy,
-        agents: &BTreeMap<&AgentId, &AgentSeen>,
-        seen: &impl Fn(&GrantId) -> GrantSeen,
-        now_us: u64,
-        changes: &mut Changes,
-    ) {
-        for at in 0..self.grants.len() {
-            let grant = &self.grants[at];
-            if !grant.is_live() {
-                continue;
-            }
-            let said = seen(&grant.id);
-            let agent = agents.get(&grant.id.agent).copied();
-            let gave_all = grant.blocks.iter().all(|block| block.until_us != u64::MAX);
-            let is_taker = grant.giver.is_some();
-            let Some(why) = policy.fate(agent, &said, gave_all, is_taker) else { continue };
-            let last_us = agent.map_or(now_us, |agent| agent.heard_us.min(now_us));
-            self.end(at, why, now_us, changes);
-            self.note_loss(at, why, last_us.min(said.closed_at_us.unwrap_or(u64::MAX)));
-        }
-    }
-
-    fn end(&mut self, at: usize, why: Why, now_us: u64, changes: &mut Changes) {
-        self.grants[at].ended = Some(Ended { at_us: now_us, why });
-        changes.ended.insert(at);
-    }
-
-    /// The devices that go down with a grant. Those that never began are part of an earlier loss.
-    fn note_loss(&mut self, at: usize, why: Why, from_us: u64) {
-        let grant = &self.grants[at];
-        let stays = |block: &&Block| block.until_us == u64::MAX;
-        let devices = grant.blocks.iter().filter(stays).map(Block::len).sum();
-        if grant.from_us.is_none() || devices == 0 {
-            return;
-        }
-        let giver = grant.id.clone();
-        let takers = BTreeSet::new();
-        self.moves.push(Move { giver, why, devices, from_us, until_us: None, takers });
-    }
-
-    /// What an ended grant leaves to others and nobody has taken yet.
-    fn orphans(&self, at: usize) -> Vec<Block> {
-        let grant = &self.grants[at];
-        if grant.is_live() {
-            return Vec::new();
-        }
-        let open: Vec<Block> =
-            grant.blocks.iter().filter(|block| block.until_us == u64::MAX).cloned().collect();
-        let takers = self.grants.iter().filter(|taker| taker.giver.as_ref() == Some(&grant.id));
-        let taken: Vec<Block> = takers.flat_map(|taker| taker.blocks.iter().cloned()).collect();
-        without(&open, &taken)
-    }
-
-    fn give_orphans(
-        &mut self,
-        policy: &Policy,
-        agents: &BTreeMap<&AgentId, &AgentSeen>,
-        changes: &mut Changes,
-    ) {
-        for at in 0..self.grants.len() {
-            if self.grants[at].is_settled || self.grants[at].is_live() {
-                continue;
-            }
-            let orphans = self.orphans(at);
-            if orphans.is_empty() {
-                self.grants[at].is_settled = true;
-                continue;
-            }
-            let giver = self.grants[at].id.clone();
-            let why = self.grants[at].ended.as_ref().map(|ended| ended.why);
-            let able = |agent: &&&AgentSeen| agent.can_take() && !self.has_refused(&agent.id);
-            let n_orphans: u64 = orphans.iter().map(Block::len).sum();
-            let back = agents.get(&giver.agent).filter(|agent| {
-                let is_back = matches!(why, Some(Why::Restarted | Why::Fenced));
-                is_back && able(agent) && agent.free >= n_orphans
-            });
-            // Who comes back takes up its own; otherwise all share.
-            let takers: Vec<&AgentSeen> = match back {
-                Some(back) => vec![back],
-                None => agents.values().filter(able).copied().collect(),
-            };
-            let left = self.take(&giver, orphans, &takers, policy.spawn_rate, changes);
-            self.grants[at].is_settled = left == 0;
-        }
-    }
-
-    fn has_refused(&self, agent: &AgentId) -> bool {
-        self.grants.iter().any(|grant| {
-            grant.id.agent == *agent
-                && grant.ended.as_ref().is_some_and(|ended| ended.why == Why::Refused)
-        })
-    }
-
-    /// New grants for `blocks` of `giver`, in batches; returns the number of devices without room.
-    fn take(
-        &mut self,
-        giver: &GrantId,
-        blocks: Vec<Block>,
-        takers: &[&AgentSeen],
-        spawn_rate: f64,
-        changes: &mut Changes,
-    ) -> u64 {
-        let promised = |agent: &AgentId| -> u64 {
-            let new = changes.granted.iter().map(|at| &self.grants[*at]);
-            new.filter(|grant| grant.id.agent == *agent).map(Grant::devices).sum()
-        };
-        let shares: Vec<Share> = takers
-            .iter()
-            .map(|taker| Share {
-                weight: taker.weight,
-                cap: taker.free.saturating_sub(promised(&taker.id)),
-            })
-            .collect();
-        let may = |taker: usize, group: usize| !takers[taker].barred.contains(&group);
-        let (shards, left) = deal_blocks(batches(blocks, spawn_rate), &shares, may);
-        for (taker, shard) in takers.iter().zip(shards) {
-            if shard.blocks.is_empty() {
-                continue;
-            }
-            self.epoch += 1;
-            let id = GrantId { agent: taker.id.clone(), epoch: self.epoch };
-            changes.granted.insert(self.grants.len());
-            self.grants.push(Grant::new(id, shard.blocks, Some(giver.clone())));
-        }
-        left.iter().map(Block::len).sum()
-    }
-
     /// Who drives the devices that a grant is to take, or drove them last: takers that were over
     /// before they began are passed over.
     fn holder(&self, grant: &Grant) -> Option<&Grant> {
@@ -535,132 +357,6 @@ impl Roster {
             giver = self.grant(giver.giver.as_ref()?)?;
         }
         Some(giver)
-    }
-
-    /// Starts at most one handover at a time: from an agent that leaves, or to one that joined.
-    fn hand_over(
-        &mut self,
-        policy: &Policy,
-        agents: &BTreeMap<&AgentId, &AgentSeen>,
-        now_us: u64,
-        changes: &mut Changes,
-    ) {
-        let moves = |grant: &Grant| {
-            let ends =
-                |block: &Block| grant.from_us.is_none_or(|from| now_us < from + block.from_us);
-            grant.is_live() && grant.giver.is_some() && grant.blocks.iter().any(ends)
-        };
-        if self.grants.iter().any(moves) {
-            return;
-        }
-        let takers: Vec<&AgentSeen> = agents
-            .values()
-            .filter(|agent| agent.can_take() && !self.has_refused(&agent.id))
-            .copied()
-            .collect();
-        let holds = |grant: &Grant| grant.is_live() && grant.from_us.is_some();
-        let leaving = self.grants.iter().position(|grant| {
-            let agent = agents.get(&grant.id.agent);
-            holds(grant)
-                && agent.is_some_and(|agent| agent.is_leaving && agent.is_connected)
-                && grant.blocks.iter().any(|block| block.until_us == u64::MAX)
-        });
-        if let Some(at) = leaving {
-            if !takers.is_empty() {
-                let open = open_blocks(&self.grants[at]);
-                let giver = self.grants[at].id.clone();
-                self.take(&giver, open, &takers, policy.spawn_rate, changes);
-            }
-        } else if policy.rebalance {
-            self.rebalance(policy, &takers, changes);
-        }
-    }
-
-    /// One step towards shares by weight: from the grant of the agent that has the most too much.
-    fn rebalance(&mut self, policy: &Policy, takers: &[&AgentSeen], changes: &mut Changes) {
-        let held = |agent: &AgentId| -> u64 {
-            let of = self.grants.iter().filter(|g| g.is_live() && g.id.agent == *agent);
-            of.flat_map(open_blocks).map(|block| block.len()).sum()
-        };
-        let total: u64 = takers.iter().map(|taker| held(&taker.id)).sum();
-        let weights: f64 = takers.iter().map(|taker| taker.weight).sum();
-        let surplus = |taker: &AgentSeen| {
-            held(&taker.id) as f64 - total as f64 * taker.weight / weights.max(f64::MIN_POSITIVE)
-        };
-        let worth_it = (total as f64 * WORTH_MOVING).max(1.0);
-        let joined: Vec<&AgentSeen> =
-            takers.iter().filter(|taker| -surplus(taker) >= worth_it).copied().collect();
-        let missing: f64 = joined.iter().map(|taker| -surplus(taker)).sum();
-        if joined.is_empty() {
-            return;
-        }
-        let richest = takers.iter().copied().max_by(|a, b| surplus(a).total_cmp(&surplus(b)));
-        let Some(richest) = richest else { return };
-        let of_richest = self
-            .grants
-            .iter()
-            .filter(|grant| grant.is_live() && grant.id.agent == richest.id)
-            .max_by_key(|grant| open_blocks(grant).iter().map(Block::len).sum::<u64>());
-        let Some(grant) = of_richest else { return };
-        let n = surplus(richest).min(missing).max(0.0) as u64;
-        let (giver, chosen) = (grant.id.clone(), pick(open_blocks(grant), n));
-        self.take(&giver, chosen, &joined, policy.spawn_rate, changes);
-    }
-
-    /// Once all takers of a living giver are prepared, it is told when to let go of what.
-    fn schedule(
-        &mut self,
-        seen: &impl Fn(&GrantId) -> GrantSeen,
-        now_us: u64,
-        changes: &mut Changes,
-    ) {
-        for at in 0..self.grants.len() {
-            if !self.grants[at].is_live() {
-                continue;
-            }
-            let giver = self.grants[at].id.clone();
-            let takers: Vec<usize> = (0..self.grants.len())
-                .filter(|taker| {
-                    let taker = &self.grants[*taker];
-                    let holder = || self.holder(taker).map(|holder| &holder.id);
-                    taker.is_live() && taker.from_us.is_none() && holder() == Some(&giver)
-                })
-                .collect();
-            let is_ready = |taker: &usize| seen(&self.grants[*taker].id).is_prepared;
-            if takers.is_empty() || !takers.iter().all(is_ready) {
-                continue;
-            }
-            let is_told = takers
-                .iter()
-                .all(|taker| self.grants[at].lets_go_us(&self.grants[*taker].blocks).is_some());
-            let is_late = seen(&giver).handover_late >= self.grants[at].handover;
-            if is_told && !is_late {
-                continue;
-            }
-            let base_us = now_us + HANDOVER_LEAD_US;
-            let leaving: Vec<Block> =
-                takers.iter().flat_map(|taker| self.grants[*taker].blocks.clone()).collect();
-            let known = &self.grants[at].blocks;
-            let mut blocks = without(known, &leaving);
-            for block in &leaving {
-                // The giver's own tenure of these devices, cut where they leave.
-                let tenure = known.iter().find(|known| {
-                    known.group == block.group && known.devices.contains(&block.devices.start)
-                });
-                blocks.extend(tenure.map(|tenure| Block {
-                    until_us: base_us + block.from_us,
-                    ..tenure.with_devices(block.devices.clone())
-                }));
-            }
-            blocks.sort_by_key(|block| (block.group, block.devices.start));
-            let grant = &mut self.grants[at];
-            grant.blocks = blocks;
-            grant.handover += 1;
-            changes.cut.insert(at);
-            for taker in takers {
-                self.grants[taker].base_us = Some(base_us);
-            }
-        }
     }
 
     /// Takers that are prepared begin as soon as their giver has let go or is over.
@@ -685,40 +381,6 @@ impl Roster {
         }
     }
 
-    /// Follows the devices back to the loss that they are part of.
-    fn note_begin(&mut self, at: usize, last_us: u64) {
-        let taker = &self.grants[at];
-        let (agent, devices) = (taker.id.agent.clone(), taker.devices());
-        let handed_over = taker.base_us;
-        let mut giver = taker.giver.clone();
-        while let Some(id) = giver {
-            let grant = self.grant(&id);
-            let why = grant.and_then(|grant| grant.ended.as_ref()).map(|ended| ended.why);
-            let why = if handed_over.is_some() { Some(Why::HandedOver) } else { why };
-            let same = |known: &&mut Move| known.giver == id && Some(known.why) == why;
-            match (self.moves.iter_mut().find(same), handed_over) {
-                (Some(known), _) => {
-                    known.takers.insert(agent);
-                    known.until_us = known.until_us.max(Some(last_us));
-                    known.devices += if handed_over.is_some() { devices } else { 0 };
-                    return;
-                }
-                (None, Some(from_us)) => {
-                    self.moves.push(Move {
-                        giver: id,
-                        why: Why::HandedOver,
-                        devices,
-                        from_us,
-                        until_us: Some(last_us),
-                        takers: BTreeSet::from([agent]),
-                    });
-                    return;
-                }
-                (None, None) => giver = self.grant(&id).and_then(|grant| grant.giver.clone()),
-            }
-        }
-    }
-
     fn drop_unneeded(&mut self, now_us: u64, changes: &mut Changes) {
         for at in 0..self.grants.len() {
             if self.grants[at].is_live() && self.grants[at].from_us.is_none() {
@@ -726,50 +388,6 @@ impl Roster {
             }
         }
     }
-}
-
-fn open_blocks(grant: &Grant) -> Vec<Block> {
-    grant.blocks.iter().filter(|block| block.until_us == u64::MAX).cloned().collect()
-}
-
-/// About `n` devices, spread evenly over the blocks.
-fn pick(blocks: Vec<Block>, n: u64) -> Vec<Block> {
-    let total: u64 = blocks.iter().map(Block::len).sum();
-    let (mut chosen, mut passed, mut taken) = (Vec::new(), 0u64, 0u64);
-    for block in blocks {
-        passed += block.len();
-        let due = (u128::from(passed) * u128::from(n) / u128::from(total.max(1))) as u64;
-        let take = (due - taken).min(block.len());
-        if take > 0 {
-            chosen.push(block.with_devices(block.devices.end - take..block.devices.end));
-            taken += take;
-        }
-    }
-    chosen
-}
-
-/// Small blocks of the next incarnation, batch after batch: each begins when the spawn rate allows.
-fn batches(blocks: Vec<Block>, spawn_rate: f64) -> Vec<Block> {
-    let batch = (spawn_rate * BATCH_US as f64 / 1e6).ceil().max(1.0) as u64;
-    let total: u64 = blocks.iter().map(Block::len).sum();
-    let piece = (total / 1_024).clamp(1, batch);
-    let (mut pieces, mut n) = (Vec::new(), 0u64);
-    for block in blocks {
-        let mut start = block.devices.start;
-        while start < block.devices.end {
-            let left_in_batch = batch - n % batch;
-            let end = (start + piece.min(left_in_batch)).min(block.devices.end);
-            pieces.push(Block {
-                incarnation: block.incarnation + 1,
-                from_us: n / batch * BATCH_US,
-                until_us: u64::MAX,
-                ..block.with_devices(start..end)
-            });
-            n += end - start;
-            start = end;
-        }
-    }
-    pieces
 }
 
 #[cfg(test)]

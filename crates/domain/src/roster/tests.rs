@@ -1,3 +1,4 @@
+use super::handover::open_blocks;
 use super::*;
 
 fn agent(name: &str) -> AgentSeen {
@@ -87,6 +88,28 @@ fn devices_of_a_lost_agent_go_to_the_others_by_capacity_in_batches_and_nobody_el
         "agent c was lost: 300 devices without agent, moved in 44 s"
     );
     assert!(roster.step(&policy(), &agents, prepared, begin + 60_000_000).is_empty(), "once");
+}
+
+#[test]
+fn while_most_are_silent_the_few_are_not_given_the_load_of_all() {
+    let mut roster = three();
+    let lost =
+        |name| AgentSeen { is_lost: true, is_connected: false, is_alive: false, ..agent(name) };
+    let now = 100_000_000;
+    // One is lost, the other only silent so far: no less an outage.
+    let silent = AgentSeen { is_lost: false, ..lost("c") };
+    let changes =
+        roster.step(&policy(), &[agent("a"), lost("b"), silent], |_| GrantSeen::default(), now);
+    assert_eq!((changes.ended.len(), changes.granted.len()), (1, 0));
+    let changes =
+        roster.step(&policy(), &[agent("a"), lost("b"), lost("c")], |_| GrantSeen::default(), now);
+    assert_eq!((changes.ended.len(), changes.granted.len()), (1, 0));
+    assert_eq!(roster.without_agent(now), 600);
+    // One is back: it and the one that stayed take on what is left.
+    let agents = [agent("a"), agent("b"), lost("c")];
+    let changes = roster.step(&policy(), &agents, |_| GrantSeen::default(), now + 9_000_000);
+    let taken: u64 = changes.granted.iter().map(|at| roster.grants[*at].devices()).sum();
+    assert_eq!(taken, 600);
 }
 
 #[test]
