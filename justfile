@@ -26,6 +26,7 @@ chaos seeds="10000" runs="50":
     SHOAL_SEEDS={{ seeds }} cargo test --release --locked -p shoal-domain --lib -- simulation
     cargo build --workspace --bins --locked
     cargo test --workspace --locked --test e2e -- outages standby killed
+    cargo test --workspace --locked --test e2e -- --ignored --test-threads 1
     SHOAL_CHAOS={{ runs }} cargo test --workspace --locked --test e2e -- chaos --nocapture
     cargo test --workspace --locked --test spec -- agents observers
 

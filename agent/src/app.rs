@@ -22,6 +22,7 @@ use tracing::Instrument as _;
 use crate::assignments::Assignments;
 use crate::assignments::load::EngineLoader;
 use crate::beat::Beats;
+use crate::calibration;
 use crate::connection::{BadServer, Dialer};
 use crate::engine::{NotLocal, SourceAddresses};
 use crate::identity::{Identity, IdentityError};
@@ -230,6 +231,13 @@ fn capacity(weight: Option<f64>, sources: &SourceAddresses) -> v1::Capacity {
         bound_by = bound_by.word(),
         "what this agent can carry"
     );
+    let noise = calibration::noise();
+    tracing::info!(
+        timer_p99_us = noise.timer_p99_us,
+        echo_p50_us = noise.echo_p50_us,
+        echo_p99_us = noise.echo_p99_us,
+        "what this machine can tell apart"
+    );
     v1::Capacity {
         cores,
         descriptors: limit.now,
@@ -237,6 +245,9 @@ fn capacity(weight: Option<f64>, sources: &SourceAddresses) -> v1::Capacity {
         memory_bytes,
         weight: weight.unwrap_or(cores),
         max_devices,
+        timer_p99_us: noise.timer_p99_us,
+        echo_p50_us: noise.echo_p50_us,
+        echo_p99_us: noise.echo_p99_us,
     }
 }
 

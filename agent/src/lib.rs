@@ -8,6 +8,7 @@
 pub mod app;
 mod assignments;
 mod beat;
+mod calibration;
 pub mod config;
 mod connection;
 pub mod daemon;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use shoal_domain::delta::{Delta, Health};
 use shoal_service_kit::usage::{Usage, of_this_process};
+use shoal_service_kit::{Clock, SystemClock};
 
 /// Since the process began, over all its runs.
 #[derive(Debug, Default)]
@@ -92,23 +93,30 @@ impl Counts {
 #[derive(Debug)]
 pub(crate) struct Meter {
     before: Usage,
+    before_us: u64,
 }
 
 impl Meter {
     pub(crate) fn start() -> Self {
-        Self { before: of_this_process() }
+        Self { before: of_this_process(), before_us: SystemClock.boot_us() }
     }
 
     /// Adds what was used since the last call.
     pub(crate) fn add_to(&mut self, health: &mut Health) {
         let now = of_this_process();
         let before = std::mem::replace(&mut self.before, now);
+        let now_us = SystemClock.boot_us();
+        let before_us = std::mem::replace(&mut self.before_us, now_us);
         health.merge(&Health {
             cpu_us: now.cpu_us.saturating_sub(before.cpu_us),
             memory_bytes: now.memory_bytes,
             descriptors: now.descriptors,
             received_bytes: now.received_bytes.saturating_sub(before.received_bytes),
             sent_bytes: now.sent_bytes.saturating_sub(before.sent_bytes),
+            wall_us: now_us.saturating_sub(before_us),
+            pressure_us: now.pressure_us.saturating_sub(before.pressure_us),
+            stolen_us: now.stolen_us.saturating_sub(before.stolen_us),
+            throttled_us: now.throttled_us.saturating_sub(before.throttled_us),
             ..Health::default()
         });
     }
@@ -144,7 +152,7 @@ mod tests {
 
     #[test]
     fn usage_is_told_once() {
-        let mut meter = Meter { before: Usage::default() };
+        let mut meter = Meter { before: Usage::default(), before_us: 0 };
         let (mut first, mut second) = (Health::default(), Health::default());
         meter.add_to(&mut first);
         meter.add_to(&mut second);

@@ -14,13 +14,16 @@ use shoal_domain::plan::Plan;
 use shoal_domain::receipts::{Collected, Mark, Run};
 use shoal_domain::requests::{Request, RequestKey, RequestLog, Sampling};
 
-/// Every class but *unassigned*, which no agent can count.
+/// What becomes of a slot that is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SlotClass {
     Missed,
     Away,
     NotConnected,
     Unsent,
+    /// Due while its device was on its way to this agent; what is due while no agent holds it, none can
+    /// count.
+    Unassigned,
 }
 
 #[derive(Debug)]
@@ -135,6 +138,7 @@ impl Recorder {
             SlotClass::Away => tally.away += 1,
             SlotClass::NotConnected => tally.not_connected += 1,
             SlotClass::Unsent => tally.unsent += 1,
+            SlotClass::Unassigned => tally.unassigned += 1,
         }
     }
 

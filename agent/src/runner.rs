@@ -47,8 +47,7 @@ pub(crate) async fn follow(
             closed_at_us = closed_at_us.max(Some(at_us));
             errors.extend(error);
         }
-        while let Some(mut delta) = windows.take_complete() {
-            meter.add_to(&mut delta.health);
+        while let Some(mut delta) = windows.take_complete(|health| meter.add_to(health)) {
             counts.add(&delta);
             delta.handover = gate.handover();
             uplink.push(&key, delta).await;
@@ -60,9 +59,8 @@ pub(crate) async fn follow(
     if !windows.all_closed() {
         errors.push("a core ended without its last report".to_owned());
     }
-    let (mut last, mut totals) = windows.finish();
+    let (mut last, mut totals) = windows.finish(|health| meter.add_to(health));
     (last.handover, totals.handover) = (gate.handover(), gate.handover());
-    meter.add_to(&mut last.health);
     counts.add(&last);
     counts.end();
     let closed_at_us = closed_at_us.or_else(|| gate.gate_closed_at_us()).unwrap_or_else(|| {

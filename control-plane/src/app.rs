@@ -134,6 +134,12 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
             fleet.drain(&agent, true);
         }
     }
+    for row in store.quarantined_agents().await? {
+        if let Ok(agent) = row.agent_id.parse() {
+            let since_us = row.since_us.max(0) as u64;
+            fleet.resume_quarantine(agent, &row.why, since_us, SystemClock.unix_us());
+        }
+    }
     runs.resume().await?;
     runs.keep_alive();
     for output in config.outputs {

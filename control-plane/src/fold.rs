@@ -80,7 +80,8 @@ pub fn repair(known: &BTreeMap<SummaryKey, Delta>, totals: &Delta) -> Option<Rep
     if wrong.is_empty() {
         return None;
     }
-    let count = |cells: Cells| cells.values().map(|t| t.n_classed() + t.acked).sum::<u64>();
+    let count =
+        |cells: Cells| cells.values().map(|t| t.n_classed() + t.unassigned + t.acked).sum::<u64>();
     let n_lost = wrong
         .iter()
         .map(|key| count(cells(known.get(key))).abs_diff(count(cells(wanted.get(key)))))

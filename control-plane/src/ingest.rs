@@ -14,7 +14,9 @@ use tonic::Status;
 
 use crate::fleet::Fleet;
 use crate::orchestrator::Runs;
-use crate::store::{Closing, IncomingDelta, IncomingRequests, Outcome, Store, StoreError};
+use crate::store::{
+    Closing, IncomingDelta, IncomingRequests, Outcome, QuarantineRow, Store, StoreError,
+};
 
 mod believing;
 mod logged;
@@ -86,7 +88,7 @@ impl Ingest {
                         n_logged += requests.body.len();
                         checked.push(Checked { arrival, run, delta, requests });
                     }
-                    Err(why) => self.refuse(&arrival, &why),
+                    Err(why) => self.refuse(&arrival, &why).await,
                 }
                 if n_cells >= MOST_CELLS || n_logged >= MOST_LOGGED {
                     (n_cells, n_logged) = (0, 0);
@@ -123,16 +125,23 @@ impl Ingest {
 
     /// Whoever reports what cannot be is not listened to any more. Who it was is only known of
     /// streams that said so, and only they prove that it was not somebody in its name.
-    fn refuse(&self, arrival: &Arrival, why: &str) {
+    async fn refuse(&self, arrival: &Arrival, why: &str) {
         let wire = &arrival.delta;
         let Some(from) = &arrival.from else {
             tracing::warn!(why, id = wire.assignment_id, "delta refused");
             let _ = arrival.acks.try_send(Err(Status::invalid_argument(why)));
             return;
         };
-        if self.fleet.quarantine(from, why, SystemClock.unix_us()) {
+        let now_us = SystemClock.unix_us();
+        if self.fleet.quarantine(from, why, now_us) {
             let run = wire.assignment_id.split('.').next();
             tracing::warn!(run, agent = %from, why, "an agent is quarantined");
+            let (agent_id, why) = (from.to_string(), why.to_owned());
+            let row = QuarantineRow { agent_id, why, since_us: now_us as i64 };
+            // It holds without its row, but not over a restart.
+            if let Err(error) = self.store.keep_quarantine(&row).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "quarantine");
+            }
         }
         // So that an honest one that is broken does not send it for ever.
         let outcome = v1::UploadOutcome::Unknown.into();

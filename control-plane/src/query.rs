@@ -280,6 +280,8 @@ fn trust(
         .map(|share| AgentHealth {
             agent: share.row.grant.agent_id.clone(),
             health: share.total.health,
+            spells: share.total.spells.clone(),
+            windows: share.total.seconds(),
             totals_proved: share.totals_proved,
         })
         .collect();

@@ -37,7 +37,7 @@ mod series;
 mod thresholds;
 mod trackers;
 
-pub use agents::AgentRow;
+pub use agents::{AgentRow, QuarantineRow};
 pub use assignments::{AssignmentRow, Closing, NewAssignment};
 pub use baselines::BaselineRow;
 pub use changes::{EventRow, GrantChanges, NewEvent, RunChange};

@@ -17,6 +17,8 @@ pub mod prometheus {
 
 pub mod assignment;
 pub mod files;
+#[cfg(test)]
+mod golden;
 pub mod logs;
 pub mod metrics;
 

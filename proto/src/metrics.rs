@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 use shoal_domain::delay::{ClockInterval, Delays};
 use shoal_domain::delta::{
-    Cells, Delta, DeviceGauge, Failure, Health, MAX_FAILURE_DEVICES, MAX_FAILURES, Progress,
-    Samples, Tally,
+    Cells, Delta, DeviceGauge, Failure, MAX_FAILURE_DEVICES, MAX_FAILURES, Progress, Samples, Tally,
 };
 use shoal_domain::ids::{ObserverId, SeriesId, StageId};
 use shoal_domain::observed::{
@@ -19,6 +18,8 @@ use shoal_domain::requests::RequestLog;
 use shoal_domain::schedule::MAX_REVISIONS;
 
 use crate::{BadField, v1};
+
+mod health;
 
 /// Longest failure text that is kept, in bytes.
 const MAX_TEXT: usize = 300;
@@ -43,17 +44,7 @@ fn to_wire(delta: &Delta) -> v1::Delta {
             .collect(),
         progress: delta.progress.iter().map(progress).collect(),
         devices: delta.devices.iter().map(gauge).collect(),
-        health: Some(v1::Health {
-            stall_max_us: delta.health.stall_max_us,
-            stalled_us: delta.health.stalled_us,
-            descriptor_errors: delta.health.descriptor_errors,
-            port_errors: delta.health.port_errors,
-            cpu_us: delta.health.cpu_us,
-            memory_bytes: delta.health.memory_bytes,
-            descriptors: delta.health.descriptors,
-            received_bytes: delta.health.received_bytes,
-            sent_bytes: delta.health.sent_bytes,
-        }),
+        health: Some(health::to_wire(&delta.health)),
         failures: delta.failures.iter().map(failure).collect(),
         arrivals: delta
             .arrivals
@@ -67,6 +58,7 @@ fn to_wire(delta: &Delta) -> v1::Delta {
         positions: positions_to_wire(&delta.positions),
         clocks: delta.clocks.iter().map(clock).collect(),
         handover: delta.handover,
+        spells: delta.spells.iter().map(health::spell).collect(),
     }
 }
 
@@ -159,6 +151,7 @@ fn cell(series: SeriesId, stage: StageId, tally: &Tally) -> v1::Cell {
         not_connected: tally.not_connected,
         away: tally.away,
         unsent: tally.unsent,
+        unassigned: tally.unassigned,
         acked: tally.acked,
         censored: tally.censored,
         resent: tally.resent,
@@ -239,24 +232,15 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
     if wire.revised_us.len() > MAX_REVISIONS {
         return Err(BadField::new("revised_us", "more than a run may have"));
     }
-    let health = wire.health.unwrap_or_default();
+    let spells = health::spells_from(&wire.spells)?;
     Ok(Delta {
         first_window: wire.first_window,
         last_window: wire.last_window,
         cells,
         progress: wire.progress.into_iter().map(progress_from).collect(),
         devices: wire.devices.into_iter().map(gauge_from).collect(),
-        health: Health {
-            stall_max_us: health.stall_max_us,
-            stalled_us: health.stalled_us,
-            descriptor_errors: health.descriptor_errors,
-            port_errors: health.port_errors,
-            cpu_us: health.cpu_us,
-            memory_bytes: health.memory_bytes,
-            descriptors: health.descriptors,
-            received_bytes: health.received_bytes,
-            sent_bytes: health.sent_bytes,
-        },
+        health: health::from_wire(&wire.health.unwrap_or_default()),
+        spells,
         failures: wire.failures.into_iter().map(failure_from).collect::<Result<_, _>>()?,
         arrivals: seen,
         gaps: wire.gaps.into_iter().map(gap_from).collect(),
@@ -326,6 +310,7 @@ fn tally_from(cell: v1::Cell) -> Result<Tally, BadField> {
         not_connected: cell.not_connected,
         away: cell.away,
         unsent: cell.unsent,
+        unassigned: cell.unassigned,
         acked: cell.acked,
         censored: cell.censored,
         resent: cell.resent,
@@ -385,7 +370,9 @@ fn failure_from(wire: v1::Failure) -> Result<Failure, BadField> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use shoal_domain::delta::Health;
     use shoal_domain::receipts::{Collected, Run};
+    use shoal_domain::strain::{Spell, Strain};
 
     fn any_delta() -> impl Strategy<Value = Delta> {
         let tally = (proptest::collection::vec(0u64..10_000_000, 0..20), 0u64..100, 0u64..100);
@@ -393,7 +380,7 @@ mod tests {
             let mut delta = Delta { first_window: 3, last_window: 7, ..Delta::default() };
             for ((series, stage), (values, missed, acked)) in cells {
                 let mut tally = Tally { missed, acked, resent: acked, ..Tally::default() };
-                (tally.received, tally.bytes) = (missed, acked);
+                (tally.received, tally.bytes, tally.unassigned) = (missed, acked, missed);
                 for value in values {
                     tally.sent += 1;
                     tally.response_time.record(value);
@@ -428,6 +415,14 @@ mod tests {
                 delta.receipts.push(Receipt { mark, runs: Runs::default() });
             }
             delta.clock_error_us = 12;
+            delta.health =
+                Health { wall_us: 1_000_000, waited_us: 3, throttled_us: 9, ..Health::default() };
+            for (n, strain) in Strain::ALL.into_iter().enumerate() {
+                let n = n as u64;
+                let spell =
+                    Spell { strain, first_window: n, last_window: n + 4, windows: 2, amount: 7 };
+                delta.spells.push(spell);
+            }
             delta.devices.push(DeviceGauge {
                 group: 0,
                 started: 9,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use shoal_domain::delta::{Delta, WINDOW_US};
 use shoal_domain::plan::Plan;
 use shoal_domain::schedule::Timetable;
+use shoal_service_kit::usage::waited_of_this_thread_us;
 use shoal_service_kit::{Clock, SystemClock};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -139,6 +140,8 @@ pub(super) struct CoreLoop {
     /// By series, then stage: slots due before `due_us`.
     pub(super) due: Vec<u64>,
     pub(super) due_us: u64,
+    /// What this thread had waited for a processor at the last look.
+    pub(super) waited_us: u64,
 }
 
 impl CoreLoop {
@@ -147,7 +150,8 @@ impl CoreLoop {
         let from_us = self.core.control.begins_us();
         self.core.recorder.borrow_mut().begin(from_us / WINDOW_US);
         self.core.window_end_us.set((from_us / WINDOW_US + 1) * WINDOW_US);
-        self.core.stalls.begin(from_us);
+        self.core.stalls.begin(from_us, self.core.now_us());
+        self.waited_us = waited_of_this_thread_us();
         let mut closed_at = self.core.control.end_us();
         loop {
             self.revise();
@@ -279,7 +283,10 @@ impl CoreLoop {
             });
         }
         self.due_us = self.due_us.max(through_us);
-        let health = self.core.stalls.take_health();
+        let mut health = self.core.stalls.take_health();
+        let waited_us = waited_of_this_thread_us();
+        let before_us = std::mem::replace(&mut self.waited_us, waited_us);
+        health.waited_us = waited_us.saturating_sub(before_us) / self.n_cores.max(1) as u64;
         let mut delta =
             self.core.recorder.borrow_mut().swap(next_window, through_us, &self.due, health);
         let revisions = self.core.control.revisions();

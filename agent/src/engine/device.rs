@@ -66,6 +66,8 @@ pub(super) struct Device {
     ordinal: u64,
     from_us: u64,
     incarnation: u32,
+    /// Earlier slots are nobody's: one that changed hands is here from its first connection on.
+    here_us: u64,
     /// Run time from which this device is let go, by the schedule of this number.
     until_us: u64,
     n_releases: u64,
@@ -169,6 +171,7 @@ impl Device {
             ordinal: seat.ordinal,
             from_us: seat.from_us,
             incarnation: seat.incarnation,
+            here_us: if seat.incarnation > 0 { u64::MAX } else { 0 },
             until_us: u64::MAX,
             n_releases: 0,
             leaving: false,
@@ -300,10 +303,11 @@ impl Device {
         let group = self.group;
         let sends = core.plan.groups[group].sends();
         let is_away = matches!(self.presence, Presence::Away(_));
-        let id = &self.identity.id;
+        let (id, here_us) = (&self.identity.id, self.here_us);
         self.book.fall_due(until, |send, intended_us| {
             let away = is_away.then(|| sends[send].while_away);
             let class = match (away, core.stalls.contains(intended_us), waits) {
+                _ if intended_us < here_us => SlotClass::Unassigned,
                 (Some(WhileAway::Skip), ..) => SlotClass::Away,
                 (_, true, _) => SlotClass::Missed,
                 (Some(WhileAway::Buffer), ..) | (None, _, true) => return Fate::Waits,

@@ -68,6 +68,8 @@ pub(super) struct Device {
     ordinal: u64,
     from_us: u64,
     incarnation: u32,
+    /// Earlier slots are nobody's: one that changed hands is here from its first connection on.
+    here_us: Cell<u64>,
     /// Run time from which this device is let go, by the schedule of this number.
     until_us: Cell<u64>,
     n_releases: Cell<u64>,
@@ -146,6 +148,7 @@ impl Device {
             n_revised: Cell::new(0),
             from_us: seat.from_us,
             incarnation: seat.incarnation,
+            here_us: Cell::new(if seat.incarnation > 0 { u64::MAX } else { 0 }),
             until_us: Cell::new(u64::MAX),
             n_releases: Cell::new(0),
             moves: Cell::new(false),
@@ -375,9 +378,11 @@ impl Device {
         };
         let sends = core.plan.groups[self.group].sends();
         let is_away = matches!(self.presence.get(), Presence::Away(_));
+        let here_us = self.here_us.get();
         book.fall_due(until, |send, intended_us| {
             let away = is_away.then(|| sends[send].while_away);
             let class = match (away, core.stalls.contains(intended_us), waits) {
+                _ if intended_us < here_us => SlotClass::Unassigned,
                 (Some(WhileAway::Skip), ..) => SlotClass::Away,
                 (_, true, _) => SlotClass::Missed,
                 (Some(WhileAway::Buffer), ..) | (None, _, true) => return Fate::Waits,
@@ -428,8 +433,17 @@ impl Device {
         }
     }
 
+    /// Whoever changed hands is here from its first connection on: what was due before is nobody's.
+    fn is_here_from(&self, core: &Core, now: u64) {
+        if self.here_us.get() == u64::MAX {
+            self.here_us.set(now);
+            self.fall_due(core, now);
+        }
+    }
+
     /// The device tries no more.
     fn give_up(&self, core: &Core) {
+        self.is_here_from(core, core.now_us());
         self.set_connected(core, false);
         self.standing.set(Standing::Failed);
         core.recorder.borrow_mut().gauge(self.group).failed += 1;

@@ -23,9 +23,12 @@ pub(super) struct Stalls {
 }
 
 impl Stalls {
-    /// The core is to run from here on.
-    pub(super) fn begin(&self, run_us: u64) {
+    /// The core is to run from `run_us` on, and does at `now_us`.
+    pub(super) fn begin(&self, run_us: u64, now_us: u64) {
         self.beat_us.set(run_us);
+        let mut health = self.health.get();
+        health.start_lag_us = now_us.saturating_sub(run_us);
+        self.health.set(health);
     }
 
     /// Somebody runs at `now_us`: a gap since the last beat is noted.

@@ -193,6 +193,7 @@ fn run_core(
         parting: Default::default(),
         due: vec![0; job.plan.series.len() * job.plan.stages.len()],
         due_us: 0,
+        waited_us: 0,
     };
     runtime.block_on(core_loop.run());
 }

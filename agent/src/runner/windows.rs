@@ -3,12 +3,14 @@
 //! A window is complete when every live core has reported it or a later one. A core that is more
 //! than [`MAX_LAG`] windows behind is not waited for; what it reports later goes out as a delta of
 //! its own, so counts are never lost. Gauges and progress are absolute per core: the sum (of open
-//! slots and devices) and the minimum (of `through`) over every core's newest word.
+//! slots and devices) and the minimum (of `through`) over every core's newest word. What the process used
+//! meanwhile is asked for each window, and by all of that the window is judged.
 
 use std::collections::{BTreeMap, btree_map};
 
-use shoal_domain::delta::{Delta, DeviceGauge, Progress};
+use shoal_domain::delta::{Delta, DeviceGauge, Health, Progress};
 use shoal_domain::ids::SeriesId;
+use shoal_domain::strain::judge;
 
 /// Windows that one core may be behind the others.
 pub(crate) const MAX_LAG: u64 = 3;
@@ -54,7 +56,7 @@ impl Windows {
     }
 
     /// The oldest complete window, merged; `None` when none is.
-    pub(crate) fn take_complete(&mut self) -> Option<Delta> {
+    pub(crate) fn take_complete(&mut self, meter: impl FnMut(&mut Health)) -> Option<Delta> {
         let entry = self.open.first_entry()?;
         let newest = self.cores.iter().filter_map(|core| core.newest).max().unwrap_or(0);
         let mut live = self.cores.iter().filter(|core| !core.is_closed);
@@ -63,16 +65,16 @@ impl Windows {
         let is_last = *entry.key() == newest;
         let is_overdue = newest - *entry.key() > MAX_LAG;
         if (is_reported && !(is_last && self.all_closed())) || is_overdue {
-            return self.take_first();
+            return self.take_first(meter);
         }
         None
     }
 
     /// What is left as one delta, and the totals of everything. For the end only.
-    pub(crate) fn finish(mut self) -> (Delta, Delta) {
+    pub(crate) fn finish(mut self, mut meter: impl FnMut(&mut Health)) -> (Delta, Delta) {
         let mut rest = Delta::default();
         let mut is_first = true;
-        while let Some(delta) = self.take_first() {
+        while let Some(delta) = self.take_first(&mut meter) {
             if is_first {
                 rest = delta
             } else {
@@ -90,7 +92,7 @@ impl Windows {
         (rest, self.totals)
     }
 
-    fn take_first(&mut self) -> Option<Delta> {
+    fn take_first(&mut self, mut meter: impl FnMut(&mut Health)) -> Option<Delta> {
         let (_, reports) = self.open.pop_first()?;
         let mut merged: Option<Delta> = None;
         for (core, mut delta) in reports {
@@ -109,6 +111,8 @@ impl Windows {
         let mut merged = merged?;
         merged.progress = self.progress();
         merged.devices = self.devices();
+        meter(&mut merged.health);
+        merged.spells = judge(&merged);
         // Receipts and single requests are no totals.
         let receipts = std::mem::take(&mut merged.receipts);
         let requests = std::mem::take(&mut merged.requests);

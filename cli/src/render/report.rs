@@ -5,6 +5,7 @@
 //! No arithmetic: a number that is not in the document is not shown.
 
 mod course;
+mod generator;
 mod observers;
 
 use std::fmt::Write as _;
@@ -15,10 +16,11 @@ use shoal_domain::report::{
 };
 use shoal_domain::run::{Phase, Validity, Verdict};
 
+use self::generator::{agents, validity};
 use self::observers::observers;
 use super::columns::Columns;
 use super::export::requests::held;
-use super::numbers::{bytes, count, in_unit, micros, rate, seconds, worst_window};
+use super::numbers::{count, in_unit, micros, rate, seconds, worst_window};
 use super::{Paint, clean};
 use crate::args::RowArgs;
 
@@ -328,67 +330,6 @@ fn failures(report: &RunReport) -> String {
         ]);
     }
     format!("\n{}", columns.render())
-}
-
-/// What the generator itself used: whether it had room to spare.
-fn agents(report: &RunReport) -> String {
-    if report.agents.is_empty() {
-        return String::new();
-    }
-    let mut columns = Columns::new(&[
-        "agent",
-        "state",
-        ">devices",
-        ">cores used",
-        ">memory",
-        ">descriptors",
-        ">received",
-        ">sent",
-        ">longest stall",
-    ]);
-    for agent in &report.agents {
-        columns.row(vec![
-            agent.agent.clone(),
-            agent.state.clone(),
-            count(agent.devices),
-            format!("{:.2}", agent.cpu_cores),
-            bytes(agent.memory_max_bytes),
-            count(agent.descriptors_max),
-            bytes(agent.network_received_bytes),
-            bytes(agent.network_sent_bytes),
-            micros(agent.stall_max_us as f64),
-        ]);
-    }
-    format!("\n{}", columns.render())
-}
-
-fn validity(report: &RunReport) -> String {
-    let mut text = String::new();
-    if let Some(validity) = report.validity {
-        let meaning = match validity {
-            Validity::Valid => "the numbers are what the target did",
-            Validity::Degraded => "the numbers stand, with these limits",
-            Validity::Invalid => "the numbers must not be trusted",
-        };
-        let _ = writeln!(text, "\nvalidity {}: {meaning}", validity.word());
-    }
-    for reason in &report.validity_reasons {
-        let _ = write!(text, "  {}", clean(&reason.code));
-        if let Some(agent) = &reason.agent {
-            let _ = write!(text, " (agent {})", clean(agent));
-        }
-        match (reason.from_s, reason.to_s) {
-            (Some(from), Some(to)) if from != to => {
-                let _ = write!(text, " from {from} s to {to} s");
-            }
-            (Some(at), _) | (None, Some(at)) => {
-                let _ = write!(text, " at {at} s");
-            }
-            (None, None) => {}
-        }
-        let _ = writeln!(text, ": {}", clean(&reason.text));
-    }
-    text
 }
 
 fn verdict(report: &RunReport, paint: Paint) -> String {

@@ -9,7 +9,7 @@ use shoal_proto::v1::{AgentRow, RunRow};
 
 use super::clean;
 use super::columns::Columns;
-use super::numbers::{count, instant, seconds};
+use super::numbers::{count, instant, micros, seconds};
 
 /// An empty word is shown as a dash: not known yet, or nothing.
 fn or_dash(word: &str) -> String {
@@ -95,6 +95,8 @@ pub(crate) fn agents(rows: &[AgentRow]) -> String {
         ">devices at most",
         ">descriptors",
         ">memory MiB",
+        ">timer p99",
+        ">echo p50",
         "last seen (UTC)",
         "build",
         "labels",
@@ -108,6 +110,8 @@ pub(crate) fn agents(rows: &[AgentRow]) -> String {
             count(row.max_devices),
             count(row.descriptors),
             count(row.memory_bytes >> 20),
+            measured(row.timer_p99_us),
+            measured(row.echo_p50_us),
             instant(row.last_seen_us),
             row.build.clone(),
             or_dash(&labels_text(&row.labels)),
@@ -119,6 +123,11 @@ pub(crate) fn agents(rows: &[AgentRow]) -> String {
     columns.render() + &remarks.collect::<String>()
 }
 
+/// 0 is what an agent says that could not tell.
+fn measured(us: u64) -> String {
+    if us == 0 { "-".to_owned() } else { micros(us as f64) }
+}
+
 pub(crate) fn agent_document(row: &AgentRow) -> Value {
     json!({
         "agent": row.agent_id,
@@ -128,6 +137,9 @@ pub(crate) fn agent_document(row: &AgentRow) -> Value {
         "devices_max": row.max_devices,
         "descriptors": row.descriptors,
         "memory_bytes": row.memory_bytes,
+        "timer_p99_us": (row.timer_p99_us > 0).then_some(row.timer_p99_us),
+        "echo_p50_us": (row.echo_p50_us > 0).then_some(row.echo_p50_us),
+        "echo_p99_us": (row.echo_p99_us > 0).then_some(row.echo_p99_us),
         "last_seen_us": row.last_seen_us,
         "build": row.build,
         "labels": sorted(&row.labels),
@@ -184,6 +196,9 @@ mod tests {
             last_seen_us: 1_772_366_405_000_000,
             descriptors: 65_536,
             memory_bytes: 8 << 30,
+            timer_p99_us: 1_180,
+            echo_p50_us: 41,
+            echo_p99_us: 96,
             run: String::new(),
             remark: String::new(),
         };

@@ -50,6 +50,9 @@ enum Fault {
     DatabaseSilent(Duration),
     /// Of all agents, for less than a lease.
     NetworkSilent(Duration),
+    /// The same in one direction: what agents say, or what they are told.
+    NetworkMute(Duration),
+    NetworkDeaf(Duration),
     BrokerFrozen(Duration),
 }
 
@@ -67,7 +70,11 @@ impl Fault {
             5 => Self::ControlPlaneFrozen(dice.millis(500, 8_000)),
             6 if dice.roll(2) == 0 => Self::DatabaseRefuses(dice.millis(500, 10_000)),
             6 => Self::DatabaseSilent(dice.millis(500, 10_000)),
-            7 => Self::NetworkSilent(dice.millis(500, 10_000)),
+            7 => match dice.roll(3) {
+                0 => Self::NetworkSilent(dice.millis(500, 10_000)),
+                1 => Self::NetworkMute(dice.millis(500, 10_000)),
+                _ => Self::NetworkDeaf(dice.millis(500, 10_000)),
+            },
             _ => Self::BrokerFrozen(dice.millis(300, 3_000)),
         }
     }
@@ -103,6 +110,16 @@ impl Fault {
             }
             Self::NetworkSilent(lasts) => {
                 deployment.agents_proxy().black_hole(true);
+                sleep(lasts).await;
+                deployment.agents_proxy().heal();
+            }
+            Self::NetworkMute(lasts) => {
+                deployment.agents_proxy().mute(true);
+                sleep(lasts).await;
+                deployment.agents_proxy().heal();
+            }
+            Self::NetworkDeaf(lasts) => {
+                deployment.agents_proxy().deafen(true);
                 sleep(lasts).await;
                 deployment.agents_proxy().heal();
             }

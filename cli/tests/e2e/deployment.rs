@@ -48,7 +48,8 @@ pub(crate) struct Deployment {
     pub(crate) server: String,
     /// Where `GET /metrics` is answered.
     pub(crate) metrics: String,
-    database: Database,
+    /// `None`: a file of SQLite.
+    database: Option<Database>,
     /// Of the database, as the control plane reaches it.
     url: String,
     /// Between the control plane and its database, and between agents and control plane.
@@ -62,14 +63,28 @@ impl Deployment {
     pub(crate) async fn start() -> Self {
         let database = Database::create().await;
         let url = database.url().to_owned();
-        Self::start_on(database, &url, "").await
+        Self::start_on(Some(database), &url, "").await
+    }
+
+    /// With its database in a file of the test's directory.
+    pub(crate) async fn on_a_disk() -> Self {
+        Self::start_on(None, "", "").await
+    }
+
+    /// Lets the control plane write no byte more into any file, as on a disk that is full.
+    pub(crate) fn fill_disk(&self, is_full: bool) {
+        let pid = self.control_plane.pid();
+        // The soft limit only: it can be taken back. A file of this database is larger than a byte.
+        let limit = if is_full { "--fsize=1:unlimited" } else { "--fsize=unlimited:unlimited" };
+        let done = Command::new("prlimit").args(["--pid", &pid.to_string(), limit]).status();
+        assert!(done.unwrap().success());
     }
 
     /// All parts deliver their traces to this endpoint.
     pub(crate) async fn traced(collector: &str) -> Self {
         let database = Database::create().await;
         let url = database.url().to_owned();
-        Self::start_on(database, &url, collector).await
+        Self::start_on(Some(database), &url, collector).await
     }
 
     /// With networks that can be broken.
@@ -77,7 +92,7 @@ impl Deployment {
         let database = Database::create().await;
         let proxy = FaultProxy::start(database.server()).unwrap();
         let url = database.url_through(proxy.addr());
-        let mut deployment = Self::start_on(database, &url, "").await;
+        let mut deployment = Self::start_on(Some(database), &url, "").await;
         let listens = deployment.server.strip_prefix("http://").unwrap();
         let agents = FaultProxy::start(listens.parse::<SocketAddr>().unwrap()).unwrap();
         deployment.proxies = Some((proxy, agents));
@@ -92,9 +107,13 @@ impl Deployment {
         &self.proxies.as_ref().expect("it was started behind a proxy").1
     }
 
-    async fn start_on(database: Database, url: &str, collector: &str) -> Self {
+    async fn start_on(database: Option<Database>, url: &str, collector: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let command = control_plane(url, "127.0.0.1:0", collector);
+        let url = match &database {
+            Some(_) => url.to_owned(),
+            None => format!("sqlite:{}", dir.path().join("shoal.sqlite").display()),
+        };
+        let command = control_plane(&url, "127.0.0.1:0", collector);
         let control_plane = Daemon::start(command, dir.path().join("control-plane.log"));
         let after = |line: String, mark: &str| line.rsplit(mark).next().unwrap().trim().to_owned();
         let server = format!("http://{}", after(control_plane.says("addr=").await, "addr="));
@@ -108,7 +127,7 @@ impl Deployment {
             server,
             metrics,
             database,
-            url: url.to_owned(),
+            url,
             proxies,
             dir,
             collector: collector.to_owned(),
@@ -117,7 +136,7 @@ impl Deployment {
 
     /// A second control plane on the same database; whoever is started from now on knows both.
     pub(crate) async fn stand_by(&mut self) {
-        let command = control_plane(self.database.url(), "127.0.0.1:0", &self.collector);
+        let command = control_plane(self.database_url(), "127.0.0.1:0", &self.collector);
         let standby = Daemon::start(command, self.dir.path().join("standby.log"));
         let line = standby.says("standing by").await;
         let process = line.split("process=").nth(1).unwrap().split(' ').next().unwrap();
@@ -159,7 +178,12 @@ impl Deployment {
 
     /// An agent with its own data directory, connected.
     pub(crate) async fn agent(&mut self, id: &str, capacity: &str) {
-        let agent = self.launch(id, id, capacity);
+        self.agent_under(&[], id, capacity).await;
+    }
+
+    /// The same, started by a program that takes a program: `nice -n 19`.
+    pub(crate) async fn agent_under(&mut self, wrapper: &[&str], id: &str, capacity: &str) {
+        let agent = self.launch_under(wrapper, id, id, capacity);
         agent.says("session open").await;
         self.agents.insert(id.to_owned(), agent);
         eventually(PATIENCE, "the agent is listed as connected", || async {
@@ -178,7 +202,7 @@ impl Deployment {
     }
 
     pub(crate) fn database_url(&self) -> &str {
-        self.database.url()
+        self.database.as_ref().expect("it is a server's").url()
     }
 
     /// SIGTERM to an agent of this deployment.
@@ -199,9 +223,26 @@ impl Deployment {
         self.agents[id].signal(Signal::SIGCONT);
     }
 
+    /// The process of an agent.
+    pub(crate) fn agent_pid(&self, id: &str) -> u32 {
+        self.agents[id].pid()
+    }
+
     /// An agent that may well be refused.
     pub(crate) fn launch(&self, id: &str, directory: &str, capacity: &str) -> Daemon {
-        let mut command = Command::new(beside("shoal-agent"));
+        self.launch_under(&[], id, directory, capacity)
+    }
+
+    fn launch_under(&self, wrapper: &[&str], id: &str, directory: &str, capacity: &str) -> Daemon {
+        let program = beside("shoal-agent");
+        let mut command = match wrapper {
+            [] => Command::new(program),
+            [wrapper, args @ ..] => {
+                let mut command = Command::new(wrapper);
+                command.args(args).arg(program);
+                command
+            }
+        };
         let log = self.dir.path().join(format!("{id}-in-{directory}.log"));
         let through = self.proxies.as_ref().map(|(_, agents)| format!("http://{}", agents.addr()));
         let server = through.as_ref().unwrap_or(&self.server);
@@ -268,8 +309,11 @@ impl Running {
 }
 
 fn control_plane(database: &str, listen: &str, collector: &str) -> Command {
-    let mut command = Command::new(beside("shoal-control-plane"));
+    // A file that may not grow is to be an error of the write, as on a full disk, and no signal.
+    let mut command = Command::new("/bin/sh");
     command
+        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+        .arg(beside("shoal-control-plane"))
         .args(["--listen", listen, "--metrics-listen", "127.0.0.1:0"])
         .env("SHOAL_DATABASE", database)
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)

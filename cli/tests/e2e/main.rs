@@ -14,5 +14,6 @@ mod logs;
 mod outages;
 mod refusals;
 mod runs;
+mod scarcity;
 mod standby;
 mod traces;

@@ -60,6 +60,21 @@ impl Scene {
 }
 
 #[tokio::test]
+async fn a_network_that_carries_one_direction_only_costs_no_count() {
+    let scene = Scene::set().await;
+    scene.start("20s").await;
+    let network = scene.deployment.agents_proxy();
+    network.mute(true);
+    tokio::time::sleep(AWAY / 3).await;
+    network.heal();
+    tokio::time::sleep(AWAY / 6).await;
+    network.deafen(true);
+    tokio::time::sleep(AWAY / 3).await;
+    network.heal();
+    scene.is_exact(Vec::new()).await;
+}
+
+#[tokio::test]
 async fn a_database_that_refuses_for_a_while_costs_no_count() {
     let scene = Scene::set().await;
     scene.start("25s").await;

@@ -2,12 +2,12 @@
 //!
 //! An agent that reported what cannot be is sent away: no session, no leases, no devices, and nothing
 //! that it uploads is taken. Those that it had go to others once its lease and grace have passed, as
-//! with one that is lost. An operator lifts it, or a restart of this process.
+//! with one that is lost. Only an operator lifts it: it is stored, and taken up again after a restart.
 
 use shoal_domain::ids::AgentId;
 use shoal_proto::v1;
 
-use super::Fleet;
+use super::{Agent, Fleet};
 use crate::refusal::{Kind, Refusal};
 
 /// No agent weighs more, in cores.
@@ -61,6 +61,15 @@ impl Fleet {
         true
     }
 
+    /// Takes up what was decided before this process began. Its last lease may still run: it counts as
+    /// heard now.
+    pub fn resume_quarantine(&self, id: AgentId, why: &str, since_us: u64, now_us: u64) {
+        let quarantine = Quarantine { why: cut(why), since_us, n_refused: 0 };
+        let mut state = self.lock();
+        state.agents.entry(id.clone()).or_insert_with(|| Agent::awaited(now_us));
+        state.quarantined.entry(id).or_insert(quarantine);
+    }
+
     /// Counts a report of an agent that is not believed; `false`: it is.
     pub fn refuses(&self, id: &AgentId) -> bool {
         let mut state = self.lock();
@@ -77,7 +86,7 @@ impl Fleet {
     /// Whose process this is: only an agent and this process know its incarnation.
     pub fn who(&self, incarnation: &str) -> Option<AgentId> {
         let state = self.lock();
-        let of = |(id, agent): (&AgentId, &super::Agent)| {
+        let of = |(id, agent): (&AgentId, &Agent)| {
             (!incarnation.is_empty() && agent.incarnation == incarnation).then(|| id.clone())
         };
         state.agents.iter().find_map(of)

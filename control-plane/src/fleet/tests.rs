@@ -133,6 +133,13 @@ fn a_quarantined_agent_has_no_session_no_lease_and_no_way_back_until_it_is_lifte
     assert_eq!((member.is_connected, member.quarantine.unwrap().n_refused), (false, 2));
     fleet.lift_quarantine(&id());
     assert!(fleet.join(&id(), hello("two", "one"), 40).is_ok());
+
+    // Another process takes it up, and waits as long as its last lease may run.
+    let after = Fleet::default();
+    after.resume_quarantine(id(), "7 slots where 5 were due", 10, 50);
+    assert_eq!(after.join(&id(), hello("two", "one"), 60).unwrap_err().code, "SH0412");
+    let member = after.member(&id()).unwrap();
+    assert_eq!((member.liveness.last_heard_us(), member.quarantine.unwrap().since_us), (50, 10));
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn agent_row(hello: &v1::Hello, now_us: u64) -> AgentRow {
         incarnation: number.unwrap_or_default() as i64,
         build: hello.build.clone(),
         labels_json: serde_json::json!(hello.labels).to_string(),
-        host_json: host_json(hello.host.as_ref()),
+        host_json: host_json(hello),
         capacity_json: serde_json::json!({
             "cores": capacity.cores,
             "descriptors": capacity.descriptors,
@@ -229,8 +229,9 @@ fn agent_row(hello: &v1::Hello, now_us: u64) -> AgentRow {
 }
 
 /// As the document shows it, so a later release may know more.
-fn host_json(host: Option<&v1::Host>) -> String {
-    let Some(host) = host else { return "{}".to_owned() };
+fn host_json(hello: &v1::Hello) -> String {
+    let capacity = hello.capacity.unwrap_or_default();
+    let Some(host) = &hello.host else { return "{}".to_owned() };
     let report = HostReport {
         name: host.name.clone(),
         system: host.system.clone(),
@@ -238,6 +239,9 @@ fn host_json(host: Option<&v1::Host>) -> String {
         processor: host.processor.clone(),
         processors: host.processors,
         memory_bytes: host.memory_bytes,
+        timer_p99_us: capacity.timer_p99_us,
+        echo_p50_us: capacity.echo_p50_us,
+        echo_p99_us: capacity.echo_p99_us,
     };
     serde_json::json!(report).to_string()
 }

@@ -227,6 +227,7 @@ impl ControlService for ControlApi {
         self.store.set_drained(id.as_str(), !undo, now_us).await.map_err(Refusal::from)?;
         self.fleet.drain(&id, !undo);
         if undo {
+            self.store.lift_quarantine(id.as_str()).await.map_err(Refusal::from)?;
             self.fleet.lift_quarantine(&id);
         }
         let member = self.fleet.member(&id).ok_or_else(unknown)?;
@@ -388,6 +389,9 @@ impl ControlApi {
             last_seen_us: member.liveness.last_heard_us(),
             descriptors: member.capacity.descriptors,
             memory_bytes: member.capacity.memory_bytes,
+            timer_p99_us: member.capacity.timer_p99_us,
+            echo_p50_us: member.capacity.echo_p50_us,
+            echo_p99_us: member.capacity.echo_p99_us,
             remark: member.quarantine.map(|quarantine| quarantine.sentence()).unwrap_or_default(),
             run: member.runs.iter().filter_map(name).collect::<Vec<_>>().join(","),
         }

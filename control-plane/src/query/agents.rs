@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_domain::delta::Health;
+use shoal_domain::delta::{Health, Samples};
 use shoal_domain::report::{AgentReport, HostReport};
 use shoal_domain::roster::Why;
 use shoal_domain::run::Phase;
@@ -40,6 +40,10 @@ pub(super) async fn of_run(
         let mut health = Health::default();
         let seconds: u64 = shares.iter().map(|share| share.total.seconds()).sum();
         shares.iter().for_each(|share| health.merge(&share.total.health));
+        let share_of_time = |us: u64| us as f64 / health.wall_us.max(1) as f64;
+        let cells = || shares.iter().flat_map(|share| share.total.cells.values());
+        let mut lag = Samples::default();
+        cells().for_each(|tally| lag.merge(&tally.send_lag));
         let was_restarted =
             |share: &&&Share| share.observe.is_none() && share.ended == Some(Why::Restarted);
         let restarts = shares.iter().filter(was_restarted).count();
@@ -65,6 +69,14 @@ pub(super) async fn of_run(
             descriptors_max: health.descriptors,
             network_received_bytes: health.received_bytes,
             network_sent_bytes: health.sent_bytes,
+            waited_ratio: share_of_time(health.waited_us),
+            pressure_ratio: share_of_time(health.pressure_us),
+            stolen_ratio: share_of_time(health.stolen_us),
+            throttled_ratio: share_of_time(health.throttled_us),
+            start_lag_us: health.start_lag_us,
+            clock_bound_us: shares.iter().map(|s| s.total.clock_error_us).max().unwrap_or(0),
+            missed: cells().map(|tally| tally.missed).sum(),
+            send_lag_p99_us: lag.quantile_us(0.99),
             totals_proved: proved.reduce(|all, one| all && one),
         }
     };

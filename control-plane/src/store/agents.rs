@@ -19,6 +19,14 @@ pub struct AgentRow {
     pub last_seen_us: i64,
 }
 
+/// An agent that is not believed any more.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct QuarantineRow {
+    pub agent_id: String,
+    pub why: String,
+    pub since_us: i64,
+}
+
 impl Store {
     /// Writes all but `first_seen_us`, which stays what it was at the first call.
     pub async fn upsert_agent(&self, agent: &AgentRow) -> Result<(), StoreError> {
@@ -68,6 +76,33 @@ impl Store {
         const DRAINED: &str = "SELECT agent_id FROM drained_agents ORDER BY agent_id";
         on_db!(self, read, |p| sqlx::query_scalar(DRAINED).fetch_all(p).await)
             .map_err(unavailable("list the drained agents"))
+    }
+
+    /// The first reason stays.
+    pub async fn keep_quarantine(&self, row: &QuarantineRow) -> Result<(), StoreError> {
+        const KEEP: &str = "INSERT INTO quarantined_agents (agent_id, why, since_us) \
+             VALUES ($1, $2, $3) ON CONFLICT (agent_id) DO NOTHING";
+        on_db!(self, write, |p| sqlx::query(KEEP)
+            .bind(&row.agent_id)
+            .bind(&row.why)
+            .bind(row.since_us)
+            .execute(p)
+            .await
+            .map(drop))
+        .map_err(unavailable("keep a quarantine"))
+    }
+
+    pub async fn lift_quarantine(&self, agent_id: &str) -> Result<(), StoreError> {
+        const LIFT: &str = "DELETE FROM quarantined_agents WHERE agent_id = $1";
+        on_db!(self, write, |p| sqlx::query(LIFT).bind(agent_id).execute(p).await.map(drop))
+            .map_err(unavailable("lift a quarantine"))
+    }
+
+    pub async fn quarantined_agents(&self) -> Result<Vec<QuarantineRow>, StoreError> {
+        const KEPT: &str =
+            "SELECT agent_id, why, since_us FROM quarantined_agents ORDER BY agent_id";
+        on_db!(self, read, |p| sqlx::query_as(KEPT).fetch_all(p).await)
+            .map_err(unavailable("list the quarantined agents"))
     }
 
     /// All agents ever seen, by id.

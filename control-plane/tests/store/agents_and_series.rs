@@ -1,11 +1,14 @@
 //! Agents, series, thresholds: plain rows.
 
-use shoal_control_plane::store::{AgentRow, SeriesRow, Store, StoreError, ThresholdRow};
+use shoal_control_plane::store::{
+    AgentRow, QuarantineRow, SeriesRow, Store, StoreError, ThresholdRow,
+};
 
 use crate::fixtures::{new_run, run_id};
 
 crate::on_both_databases!(
     an_agent_keeps_its_first_sight,
+    a_quarantine_keeps_its_first_reason_until_it_is_lifted,
     series_say_what_their_numbers_mean,
     thresholds_are_replaced_as_a_whole,
     the_store_answers_a_ping,
@@ -36,6 +39,20 @@ async fn an_agent_keeps_its_first_sight(store: &Store) {
     assert_eq!(agents.len(), 2);
     assert_eq!(agents[0].agent_id, "agent-0");
     assert_eq!(agents[1], agent);
+}
+
+async fn a_quarantine_keeps_its_first_reason_until_it_is_lifted(store: &Store) {
+    let row = |why: &str, since_us| QuarantineRow {
+        agent_id: "agent-1".to_owned(),
+        why: why.to_owned(),
+        since_us,
+    };
+    store.keep_quarantine(&row("7 slots where 5 were due", 10)).await.unwrap();
+    store.keep_quarantine(&row("more of it", 20)).await.unwrap();
+    assert_eq!(store.quarantined_agents().await.unwrap(), [row("7 slots where 5 were due", 10)]);
+    store.lift_quarantine("agent-1").await.unwrap();
+    store.lift_quarantine("agent-1").await.unwrap();
+    assert_eq!(store.quarantined_agents().await.unwrap(), []);
 }
 
 async fn series_say_what_their_numbers_mean(store: &Store) {

@@ -47,7 +47,8 @@ pub enum Until {
 
 /// Adds the planned slots of all devices that were ever held, and what dead grants left open, to the
 /// facts. A slot that is due while nobody holds its device is *unassigned*: before the begin of a
-/// tenure, and behind the last word of the one before.
+/// tenure, and behind the last word of the one before. So is one that was due after a device had moved
+/// and before it was connected again: its agent tells which.
 pub fn account(plan: &Plan, cells: Cells, holdings: &[Holding<'_>], until: Until) -> Facts {
     let mut facts = Facts { cells, ..Facts::default() };
     for group in 0..plan.groups.len() {
@@ -143,9 +144,10 @@ fn count_series(
     for (stage, (planned, held)) in planned.into_iter().zip(held).enumerate() {
         if planned > 0 {
             let key = (series, StageId(stage as u32));
+            let moving = facts.cells.get(&key).map_or(0, |tally| tally.unassigned);
             let slots: &mut PlannedSlots = facts.slots.entry(key).or_default();
             slots.planned += planned;
-            slots.unassigned += planned.saturating_sub(held);
+            slots.unassigned += planned.saturating_sub(held) + moving;
         }
     }
     for holding in holdings.iter().filter(|holding| holding.closed_at_us.is_none()) {
@@ -269,7 +271,7 @@ mod tests {
         #[test]
         fn a_device_that_changes_hands_is_unassigned_between_two_tenures_and_nowhere_else(
             devices in 1u64..40, lost_at in 0u64..6_000_000, gap in 0u64..3_000_000,
-            from_batch in 0u64..1_500_000, again in any::<bool>(),
+            from_batch in 0u64..1_500_000, again in any::<bool>(), connects in 0u64..2_000_000,
         ) {
             let plan = plan(&[devices], 700_000, ramp_and_hold(devices, 2_000_000, 10_000_000));
             let (timetable, send) = (timetable(&plan), &plan.groups[0].sends()[0]);
@@ -296,9 +298,16 @@ mod tests {
                     for index in block.devices.clone() {
                         let slots = timetable.slots(0, index, send).unwrap();
                         let mut due = vec![0; 2];
-                        timetable.count_slots(0, &slots, block.from_us, through.min(block.until_us), &mut due);
-                        for (stage, due) in due.into_iter().enumerate() {
-                            cells.entry((send.series, StageId(stage as u32))).or_default().sent += due;
+                        // Its first connection on a new agent starts its slots there.
+                        let to_us = through.min(block.until_us);
+                        let up_us = if block.incarnation > 0 { block.from_us + connects } else { 0 };
+                        let up_us = up_us.clamp(block.from_us, to_us.max(block.from_us));
+                        timetable.count_slots(0, &slots, up_us, to_us, &mut due);
+                        let mut moving = vec![0; 2];
+                        timetable.count_slots(0, &slots, block.from_us, up_us, &mut moving);
+                        for (stage, (due, moving)) in due.into_iter().zip(moving).enumerate() {
+                            let tally: &mut crate::delta::Tally = cells.entry((send.series, StageId(stage as u32))).or_default();
+                            (tally.sent, tally.unassigned) = (tally.sent + due, tally.unassigned + moving);
                             expected += due;
                         }
                     }

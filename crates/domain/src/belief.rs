@@ -103,7 +103,7 @@ impl Credit {
         for ((series, _), tally) in &delta.cells {
             let known = self.classed.get(series).copied().unwrap_or(0);
             let sum = sums.entry(*series).or_insert(known);
-            *sum = sum.saturating_add(tally.n_classed());
+            *sum = sum.saturating_add(tally.n_classed()).saturating_add(tally.unassigned);
         }
         let until_us = delta.last_window.saturating_add(1).saturating_mul(WINDOW_US) + HORIZON_US;
         for (series, found) in &sums {
@@ -249,11 +249,18 @@ fn counts(delta: &Delta) -> Result<(), Impossible> {
         health.port_errors,
         health.received_bytes / 1_024,
         health.sent_bytes / 1_024,
+        health.wall_us,
+        health.waited_us,
+        health.pressure_us,
+        health.stolen_us,
+        health.throttled_us,
+        health.start_lag_us,
     ];
-    of_health.into_iter().try_for_each(|found| fits("health", found))
+    let of_spells = delta.spells.iter().flat_map(|spell| [spell.last_window, spell.amount]);
+    of_health.into_iter().chain(of_spells).try_for_each(|found| fits("health", found))
 }
 
-fn numbers_of(tally: &Tally) -> [(&'static str, u64); 11] {
+fn numbers_of(tally: &Tally) -> [(&'static str, u64); 12] {
     [
         ("sent", tally.sent),
         ("held", tally.held),
@@ -261,6 +268,7 @@ fn numbers_of(tally: &Tally) -> [(&'static str, u64); 11] {
         ("not_connected", tally.not_connected),
         ("away", tally.away),
         ("unsent", tally.unsent),
+        ("unassigned", tally.unassigned),
         ("acked", tally.acked),
         ("censored", tally.censored),
         ("resent", tally.resent),

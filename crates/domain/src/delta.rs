@@ -13,6 +13,7 @@ use crate::observed::{
 use crate::outcome::ErrorClass;
 use crate::receipts::Receipt;
 use crate::requests::RequestLog;
+use crate::strain::{Spell, add_spell};
 
 mod samples;
 
@@ -32,6 +33,8 @@ pub struct Tally {
     pub not_connected: u64,
     pub away: u64,
     pub unsent: u64,
+    /// Of devices that changed hands: due here before their first connection here.
+    pub unassigned: u64,
     /// Acknowledged by the target (QoS 1: PUBACK; connect: CONNACK 0), in time or late.
     pub acked: u64,
     /// Of the response times: lower bounds of sends still open at the end.
@@ -67,7 +70,7 @@ impl Tally {
         self.errors.values().sum()
     }
 
-    /// Slots that ended in a class so far.
+    /// Slots that ended in a class of those who held their devices.
     pub fn n_classed(&self) -> u64 {
         self.sent + self.missed + self.not_connected + self.away + self.unsent
     }
@@ -79,6 +82,7 @@ impl Tally {
         self.not_connected += other.not_connected;
         self.away += other.away;
         self.unsent += other.unsent;
+        self.unassigned += other.unassigned;
         self.acked += other.acked;
         self.censored += other.censored;
         self.resent += other.resent;
@@ -143,6 +147,18 @@ pub struct Health {
     /// Through the interfaces of its machine or container, whoever caused them.
     pub received_bytes: u64,
     pub sent_bytes: u64,
+    /// The time that the rest of this is of.
+    pub wall_us: u64,
+    /// In which its cores' threads were ready and waited for a processor, on average.
+    pub waited_us: u64,
+    /// In which somebody on its machine waited for one (Linux' pressure).
+    pub pressure_us: u64,
+    /// In which the hypervisor gave its processors to others, on average over them.
+    pub stolen_us: u64,
+    /// In which its container had used up its share.
+    pub throttled_us: u64,
+    /// By how much it began behind the instant that all were to begin at.
+    pub start_lag_us: u64,
 }
 
 impl Health {
@@ -156,6 +172,12 @@ impl Health {
         self.descriptors = self.descriptors.max(other.descriptors);
         self.received_bytes += other.received_bytes;
         self.sent_bytes += other.sent_bytes;
+        self.wall_us += other.wall_us;
+        self.waited_us += other.waited_us;
+        self.pressure_us += other.pressure_us;
+        self.stolen_us += other.stolen_us;
+        self.throttled_us += other.throttled_us;
+        self.start_lag_us = self.start_lag_us.max(other.start_lag_us);
     }
 }
 
@@ -207,6 +229,8 @@ pub struct Delta {
     pub progress: Vec<Progress>,
     pub devices: Vec<DeviceGauge>,
     pub health: Health,
+    /// In which of these windows the generator strained.
+    pub spells: Vec<Spell>,
     pub failures: Vec<Failure>,
     pub arrivals: ArrivalCells,
     pub gaps: Vec<ReaderGap>,
@@ -246,6 +270,9 @@ impl Delta {
             self.devices = later.devices;
         }
         self.health.merge(&later.health);
+        for spell in later.spells {
+            add_spell(&mut self.spells, spell);
+        }
         if later.revised_us.len() > self.revised_us.len() {
             self.revised_us = later.revised_us;
         }

@@ -10,6 +10,7 @@
 //! | plan, capacities | [`shard::deal`] | [`shard::Shard`] per agent |
 //! | plan, seed | [`schedule::Timetable`] | intended times of every device and series |
 //! | device events | [`delta::Tally`] | [`delta::Delta`] per window |
+//! | windows | [`strain::judge`] | spells in which the generator strained |
 //! | deltas | [`delta::Delta::absorb`] | totals per series and stage |
 //! | totals, plan | [`account::account`] | [`verdict::Facts`] |
 //! | facts | [`verdict::judge`], [`validity::assess`] | thresholds, validity |
@@ -55,6 +56,7 @@ mod scenario;
 pub mod schedule;
 pub mod shard;
 pub mod stamp;
+pub mod strain;
 pub mod template;
 mod threshold;
 pub mod tracker;

@@ -448,6 +448,26 @@ pub struct AgentReport {
     pub network_received_bytes: u64,
     #[serde(default)]
     pub network_sent_bytes: u64,
+    /// Shares of that time in which its threads waited for a processor, anything on its machine did,
+    /// the hypervisor gave its processors to others, its container had used up its share.
+    #[serde(default)]
+    pub waited_ratio: f64,
+    #[serde(default)]
+    pub pressure_ratio: f64,
+    #[serde(default)]
+    pub stolen_ratio: f64,
+    #[serde(default)]
+    pub throttled_ratio: f64,
+    /// By how much it began behind the common instant, and by how much its idea of that may have been wrong.
+    #[serde(default)]
+    pub start_lag_us: u64,
+    #[serde(default)]
+    pub clock_bound_us: u64,
+    /// Slots that it slept through, and p99 of its send lag.
+    #[serde(default)]
+    pub missed: u64,
+    #[serde(default)]
+    pub send_lag_p99_us: Option<u64>,
     /// Whether the agent's closing totals equal what was stored.
     pub totals_proved: Option<bool>,
     /// What it runs on; `None`: it never said.
@@ -466,4 +486,12 @@ pub struct HostReport {
     /// That the machine has, whatever the agent may use of them.
     pub processors: u32,
     pub memory_bytes: u64,
+    /// What it could tell apart when the agent started: p99 of its timers' lag, and what an echo over
+    /// loopback took. 0: not known.
+    #[serde(default)]
+    pub timer_p99_us: u64,
+    #[serde(default)]
+    pub echo_p50_us: u64,
+    #[serde(default)]
+    pub echo_p99_us: u64,
 }

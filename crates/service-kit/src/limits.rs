@@ -63,6 +63,13 @@ fn parse_cpu_max(text: &str) -> Option<f64> {
     (quota > 0 && period > 0).then(|| f64::from(quota) / f64::from(period))
 }
 
+/// What this container's share of the processors did to it.
+pub fn cpu_stat() -> Option<String> {
+    read_v2("cpu.stat")
+        .filter(|stat| stat.contains("throttled"))
+        .or_else(|| read_v1("cpu", "cpu.stat"))
+}
+
 /// Bytes this process may use: the container's limit or the machine's memory, whichever is smaller.
 /// 0 where neither can be read.
 pub fn memory_limit_bytes() -> u64 {

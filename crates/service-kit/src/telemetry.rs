@@ -72,6 +72,8 @@ pub fn init(
     let filter = filter(&directives, default_level)?;
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        // Saying that a line could not be written would panic where stderr is a file on a full disk.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let printed = match format {
         LogFormat::Text => layer.with_filter(filter).boxed(),

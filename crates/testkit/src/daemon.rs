@@ -42,6 +42,10 @@ impl Daemon {
         Self { process, watchdog, log }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// All that it has printed.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

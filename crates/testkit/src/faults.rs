@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 /// The state of the network.
 #[derive(Debug, Clone, Default)]
 struct Weather {
-    black_hole: bool,
+    /// No byte passes to the target, or from it.
+    silent_up: bool,
+    silent_down: bool,
     refuse: bool,
     delay: Duration,
     /// Connections of an older number are cut.
@@ -82,7 +84,17 @@ impl FaultProxy {
 
     /// While true, connections stay open and no byte passes in either direction.
     pub fn black_hole(&self, on: bool) {
-        self.weather.send_modify(|weather| weather.black_hole = on);
+        self.weather.send_modify(|weather| (weather.silent_up, weather.silent_down) = (on, on));
+    }
+
+    /// While true, what the clients send does not arrive; what is sent to them does.
+    pub fn mute(&self, on: bool) {
+        self.weather.send_modify(|weather| weather.silent_up = on);
+    }
+
+    /// While true, what is sent to the clients does not arrive; what they send does.
+    pub fn deafen(&self, on: bool) {
+        self.weather.send_modify(|weather| weather.silent_down = on);
     }
 
     /// The target sees every connection closed; the clients are not told and may go on writing.
@@ -98,7 +110,7 @@ impl FaultProxy {
     /// Connections are carried without fault again. What was cut stays cut.
     pub fn heal(&self) {
         self.weather.send_modify(|weather| {
-            weather.black_hole = false;
+            (weather.silent_up, weather.silent_down) = (false, false);
             weather.refuse = false;
             weather.delay = Duration::ZERO;
         });
@@ -197,8 +209,8 @@ async fn carry(mut near: TcpStream, target: Target, mut weather: watch::Receiver
     let half_open = {
         let (near_read, near_write) = near.split();
         let (far_read, far_write) = tokio::io::split(&mut far);
-        let up = pipe::carry(near_read, far_write, weather.clone());
-        let down = pipe::carry(far_read, near_write, weather.clone());
+        let up = pipe::carry(near_read, far_write, weather.clone(), |now| now.silent_up);
+        let down = pipe::carry(far_read, near_write, weather.clone(), |now| now.silent_down);
         tokio::select! {
             _ = async { tokio::try_join!(up, down) } => false,
             () = broken(&mut weather, |now| now.cuts != born.cuts) => false,

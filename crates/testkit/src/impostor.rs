@@ -31,15 +31,7 @@ impl Impostor {
         let mut client = AgentServiceClient::connect(server.to_owned()).await.expect("it answers");
         let incarnation = random::token();
         let (up, out) = mpsc::channel(64);
-        let capacity =
-            v1::Capacity { cores: 1.0, weight: 1.0, max_devices: 1_000, ..Default::default() };
-        let hello = v1::Hello {
-            protocol: PROTOCOL,
-            agent_id: id.to_owned(),
-            incarnation: incarnation.clone(),
-            capacity: Some(capacity),
-            ..v1::Hello::default()
-        };
+        let hello = hello(id, &incarnation);
         up.send(message(Up::Hello(hello))).await.expect("its queue is empty");
         let mut down =
             client.session(ReceiverStream::new(out)).await.expect("it is taken in").into_inner();
@@ -70,6 +62,14 @@ impl Impostor {
             }
         });
         Self { client, incarnation, desired, session }
+    }
+
+    /// What one of another build is told, that speaks this protocol.
+    pub async fn is_refused(server: &str, id: &str, protocol: u32) -> Status {
+        let mut client = AgentServiceClient::connect(server.to_owned()).await.expect("it answers");
+        let hello = v1::Hello { protocol, ..hello(id, &random::token()) };
+        let session = client.session(tokio_stream::once(message(Up::Hello(hello)))).await;
+        session.expect_err("it is not taken in")
     }
 
     /// What it was given, once that has a start.
@@ -116,6 +116,18 @@ impl Impostor {
         let ended = tokio::time::timeout(PATIENCE, self.session.join_next()).await;
         let ended = ended.expect("its session is ended");
         ended.expect("it had one").expect("it does not panic");
+    }
+}
+
+fn hello(id: &str, incarnation: &str) -> v1::Hello {
+    let capacity =
+        v1::Capacity { cores: 1.0, weight: 1.0, max_devices: 1_000, ..Default::default() };
+    v1::Hello {
+        protocol: PROTOCOL,
+        agent_id: id.to_owned(),
+        incarnation: incarnation.to_owned(),
+        capacity: Some(capacity),
+        ..v1::Hello::default()
     }
 }
 

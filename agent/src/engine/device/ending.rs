@@ -39,6 +39,7 @@ impl Device {
             }
             other => self.link = other,
         }
+        self.is_here_from(core, now);
         self.standing = Standing::Known;
         self.is_renewing = false;
         self.tries = 0;
@@ -91,7 +92,16 @@ impl Device {
         self.give_up(core);
     }
 
+    /// Whoever changed hands: what was due before is nobody's.
+    fn is_here_from(&mut self, core: &Core, now: u64) {
+        if self.here_us == u64::MAX {
+            self.here_us = now;
+            self.fall_due(core, now);
+        }
+    }
+
     fn give_up(&mut self, core: &Core) {
+        self.is_here_from(core, core.now_us());
         self.link = Link::Down;
         self.standing = Standing::Failed;
         core.recorder.borrow_mut().gauge(self.group).failed += 1;

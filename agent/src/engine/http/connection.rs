@@ -270,6 +270,7 @@ impl Life {
         match self.attempt(intended_us).await {
             Ok(connection) => {
                 self.tries.set(0);
+                self.device.is_here_from(&self.core, self.core.now_us());
                 self.device.standing.set(Standing::Known);
                 self.device.set_connected(&self.core, true);
                 let connection = std::rc::Rc::new(connection);

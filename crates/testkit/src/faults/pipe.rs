@@ -22,22 +22,23 @@ pub(super) async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
+    is_silent: fn(&Weather) -> bool,
 ) -> Result<(), Broken> {
     let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut bytes_waiting = 0;
     let mut ended = false;
     let mut buffer = vec![0; 16 * 1024];
     while !ended || !waiting.is_empty() {
-        let (black_hole, delay) = {
+        let (is_silent, delay) = {
             let now = weather.borrow_and_update();
-            (now.black_hole, now.delay)
+            (is_silent(&now), now.delay)
         };
         let due = waiting.front().map(|(due, _)| *due);
         tokio::select! {
             // The weather first: a byte written after a verb must feel it.
             biased;
             changed = weather.changed() => changed.map_err(|_| Broken)?,
-            read = from.read(&mut buffer), if !black_hole && !ended && bytes_waiting < UNDER_WAY => {
+            read = from.read(&mut buffer), if !is_silent && !ended && bytes_waiting < UNDER_WAY => {
                 match read {
                     Ok(0) => ended = true,
                     Ok(read) => {
@@ -47,7 +48,7 @@ pub(super) async fn carry(
                     Err(_) => return Err(Broken),
                 }
             }
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if !black_hole && due.is_some() => {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if !is_silent && due.is_some() => {
                 if let Some((_, bytes)) = waiting.pop_front() {
                     bytes_waiting -= bytes.len();
                     to.write_all(&bytes).await.map_err(|_| Broken)?;

@@ -49,6 +49,30 @@ async fn an_agent_that_is_restarted_takes_up_its_own_devices_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_before_a_moved_device_is_connected_again_is_nobodys_and_is_not_sent_late() {
+    let mut cluster = Cluster::start(2).await;
+    let run = cluster.run(STEADY, &[("hold", "14s")]).await;
+    run.has_sent(100).await;
+
+    cluster.kill_agent(1).await;
+    // Whoever comes anew is to come again: CONNACK 3.
+    cluster.broker().refuse_connects(Some(3));
+    let before = cluster.broker().connects_seen();
+    cluster.start_agent(1).await;
+    eventually(PATIENCE, "every device has tried twice", || {
+        std::future::ready(cluster.broker().connects_seen() >= before + 20)
+    })
+    .await;
+    cluster.broker().refuse_connects(None);
+
+    let report = run.over().await;
+    let slots = accounted(&report, cluster.broker().publishes_seen());
+    assert_eq!(slots.planned, slots.sent + slots.unassigned, "{report:#?}");
+    // A second of ten slots each at least, and hardly one of them was held.
+    assert!(slots.unassigned > 100 && slots.held < 20, "{slots:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_asked_to_go_hands_its_devices_over() {
     let mut cluster = Cluster::start(2).await;
     let run = cluster.run(STEADY, &[("hold", "12s")]).await;

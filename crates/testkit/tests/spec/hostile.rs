@@ -9,7 +9,7 @@ use shoal_domain::files::Files;
 use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::run::{Phase, Validity};
 use shoal_proto::v1::UploadOutcome;
-use shoal_proto::{metrics, v1};
+use shoal_proto::{CODE_KEY, PROTOCOL, metrics, v1};
 use shoal_testkit::cluster::{Cluster, agent_name, series};
 use shoal_testkit::expect::eventually;
 use shoal_testkit::impostor::Impostor;
@@ -122,6 +122,19 @@ async fn agents_that_lie_are_sent_away_and_the_good_one_ends_with_exact_counts()
         let reasons = &report.validity_reasons;
         assert!(reasons.iter().any(|reason| is_its(&reason.text)), "{name}: {reasons:#?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_another_protocol_is_refused_with_both_numbers_and_never_half_taken_in() {
+    let cluster = Cluster::start(1).await;
+    for protocol in [PROTOCOL - 1, PROTOCOL + 1, u32::MAX] {
+        let told = Impostor::is_refused(cluster.server(), "skewed", protocol).await;
+        let code = told.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok());
+        assert_eq!(code, Some("SH0410"), "{told:?}");
+        let both = format!("the agent speaks protocol {protocol}, this control plane {PROTOCOL}");
+        assert!(told.message().contains(&both), "{told:?}");
+    }
+    assert!(cluster.agents().await.iter().all(|row| row.agent_id != "skewed"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -197,14 +197,18 @@ pub(super) fn history(html: &mut String, export: &RunExport) {
 
 /// What could be read of it.
 fn runs_on(host: &HostReport) -> String {
-    let HostReport { name, system, kernel, processor, processors, memory_bytes } = host;
+    let HostReport { name, system, kernel, processor, processors, memory_bytes, .. } = host;
+    let noise = (host.echo_p50_us > 0).then(|| {
+        let (timer, echo) = (micros(host.timer_p99_us as f64), micros(host.echo_p50_us as f64));
+        format!("timers late by {timer}, an echo takes {echo}")
+    });
     let memory = (*memory_bytes > 0).then(|| bytes(*memory_bytes));
     let processors = match processor.is_empty() {
         true => format!("{processors} processors"),
         false => format!("{processors} × {processor}"),
     };
     let parts = [name.clone(), system.clone(), kernel.clone(), processors];
-    let parts = parts.into_iter().chain(memory).filter(|part| !part.is_empty());
+    let parts = parts.into_iter().chain(memory).chain(noise).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join(", ")
 }
 
@@ -212,7 +216,7 @@ pub(super) fn agents(html: &mut String, report: &RunReport) {
     if report.agents.is_empty() {
         return;
     }
-    html.push_str("<section><h2>Agents</h2><div class=\"scroll\"><table><thead><tr><th>agent</th><th>state</th><th class=\"n\">devices</th><th class=\"n\">cores used</th><th class=\"n\">memory</th><th class=\"n\">descriptors</th><th class=\"n\">received</th><th class=\"n\">sent</th><th class=\"n\">longest stall</th><th class=\"n\">stalled</th><th class=\"n\">descriptor errors</th><th class=\"n\">port errors</th><th>totals proved</th><th>build</th><th>runs on</th></tr></thead><tbody>");
+    html.push_str("<section><h2>Agents</h2><div class=\"scroll\"><table><thead><tr><th>agent</th><th>state</th><th class=\"n\">devices</th><th class=\"n\">cores used</th><th class=\"n\">memory</th><th class=\"n\">descriptors</th><th class=\"n\">received</th><th class=\"n\">sent</th><th class=\"n\">longest stall</th><th class=\"n\">stalled</th><th class=\"n\">missed</th><th class=\"n\">send lag p99</th><th class=\"n\">waited</th><th class=\"n\">pressure</th><th class=\"n\">stolen</th><th class=\"n\">throttled</th><th class=\"n\">descriptor errors</th><th class=\"n\">port errors</th><th>totals proved</th><th>build</th><th>runs on</th></tr></thead><tbody>");
     for agent in &report.agents {
         let class = if ["lost", "silent"].contains(&agent.state.as_str()) { "bad" } else { "" };
         let proved = match agent.totals_proved {
@@ -222,7 +226,7 @@ pub(super) fn agents(html: &mut String, report: &RunReport) {
         };
         let _ = write!(
             html,
-            "<tr><td>{}</td><td class=\"{class}\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.2}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{proved}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td class=\"{class}\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.2}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{proved}</td><td>{}</td><td>{}</td></tr>",
             escaped(&agent.agent),
             escaped(&agent.state),
             count(agent.devices),
@@ -233,6 +237,12 @@ pub(super) fn agents(html: &mut String, report: &RunReport) {
             bytes(agent.network_sent_bytes),
             micros(agent.stall_max_us as f64),
             micros(agent.stalled_us as f64),
+            count(agent.missed),
+            agent.send_lag_p99_us.map_or_else(|| "-".to_owned(), |us| micros(us as f64)),
+            percent(agent.waited_ratio),
+            percent(agent.pressure_ratio),
+            percent(agent.stolen_ratio),
+            percent(agent.throttled_ratio),
             count(agent.descriptor_errors),
             count(agent.port_errors),
             escaped(&agent.build),
