@@ -167,7 +167,15 @@ async fn open_file(path: &str) -> Result<Db, StoreError> {
         None => StoreError::Unavailable { doing: format!("open `{path}`"), source },
     };
     let pool = |connections| {
-        SqlitePoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE)
+        SqlitePoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(PATIENCE)
+            // A disk that was full ends transactions by itself; a connection that still believes in one
+            // would refuse every other for ever.
+            .before_acquire(|connection, _| {
+                let is_free = !connection.is_in_transaction();
+                Box::pin(async move { Ok(is_free) })
+            })
     };
     let writer = pool(1).connect_with(options.clone()).await.map_err(failed)?;
     let readers = pool(SQLITE_READERS).connect_with(options).await.map_err(failed)?;
