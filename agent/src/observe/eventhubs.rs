@@ -9,6 +9,7 @@
 mod event;
 mod hub;
 mod rpc;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use self::event::Arrived;
 use self::hub::{Extent, Hub};
@@ -33,6 +35,8 @@ use super::{Enqueued, Event, Headers, Heard};
 
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// For what was said before a connection ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How often the service is asked which partitions there are, and how far they go.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// Events wait and none comes.
@@ -113,16 +117,22 @@ impl EventHubsReader {
 
     /// Connects, and finds its place in each partition of the share.
     pub(super) async fn open(&mut self) -> Result<(), String> {
-        match timeout(OPEN_WITHIN, self.greet()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(format!("the service did not answer within {OPEN_WITHIN:?}")),
+        let ended = CancellationToken::new();
+        let gone = gone_away(ended.clone());
+        let greet = timeout(OPEN_WITHIN, self.greet(ended));
+        tokio::select! {
+            opened = greet => match opened {
+                Ok(opened) => opened,
+                Err(_) => Err(format!("the service did not answer within {OPEN_WITHIN:?}")),
+            },
+            why = gone => Err(why),
         }
     }
 
-    async fn greet(&mut self) -> Result<(), String> {
+    async fn greet(&mut self, ended: CancellationToken) -> Result<(), String> {
         // Ends what is left of an earlier connection.
         self.tasks = JoinSet::new();
-        let mut hub = Hub::open(&self.source).await?;
+        let mut hub = Hub::open(&self.source, ended.clone()).await?;
         let (tell, told) = mpsc::channel(MAX_WAITING);
         let mut links = Vec::new();
         for partition in mine(&self.source, hub.partitions().await?) {
@@ -140,6 +150,7 @@ impl EventHubsReader {
             return Err(sentence(ended));
         }
         self.tasks.spawn(keep(hub, Arc::clone(&self.source), tell));
+        self.tasks.spawn(gone_away(ended));
         self.told = told;
         self.is_first = false;
         Ok(())
@@ -259,6 +270,13 @@ fn gone(partition: u32, n: u64) -> String {
 
 fn sentence(ended: Result<String, tokio::task::JoinError>) -> String {
     ended.unwrap_or_else(|error| format!("a reader of a partition broke: {error}"))
+}
+
+/// Until the connection is gone; what the links make of it comes first.
+async fn gone_away(ended: CancellationToken) -> String {
+    ended.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
+    "the service closed the connection".to_owned()
 }
 
 /// Hands on what comes over one link, until it ends; returns why.

@@ -17,10 +17,12 @@ use shoal_domain::eventhubs::Access;
 use shoal_domain::sas;
 use shoal_service_kit::{Clock as _, SystemClock};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::super::dial;
 use super::Source;
 use super::rpc::{Rpc, receiver_refused};
+use super::watched::Watched;
 
 /// Event Hubs gives up a connection after a minute; so do we.
 const IDLE_MS: u32 = 60_000;
@@ -51,11 +53,12 @@ pub(super) struct Extent {
 }
 
 impl Hub {
-    pub(super) async fn open(source: &Source) -> Result<Self, String> {
+    /// `ended` is cancelled when the connection is gone.
+    pub(super) async fn open(source: &Source, ended: CancellationToken) -> Result<Self, String> {
         let (host, port) = &source.dialled;
         let failed = |why: String| format!("{host}:{port}: {why}");
         let stream = dial::connect(&source.guard, source.tls.as_ref(), host, *port).await;
-        let stream = stream.map_err(failed)?;
+        let stream = Watched::new(stream.map_err(failed)?, ended);
         let id = format!("shoal-{}-{}", source.hub, source.share);
         let connection = Connection::builder()
             .container_id(id)

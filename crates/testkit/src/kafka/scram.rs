@@ -1,22 +1,29 @@
-//! The server's half of a SCRAM-SHA-256 login (RFC 5802), for one user.
+//! The server's half of a SCRAM login (RFC 5802) with SHA-256 or SHA-512, for one user.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 const SALT: &[u8] = b"some salt of the stand-in";
 const ROUNDS: u32 = 4_096;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scram {
+    Sha256,
+    Sha512,
+}
+
 /// A login that waits for the client's proof.
 pub(super) struct Started {
+    hash: Scram,
     nonce: String,
     /// What both sides have said so far.
     said: String,
 }
 
 /// The answer to the client's first message; `None`: it is none, or of another user.
-pub(super) fn start(first: &[u8], username: &str) -> Option<(Started, String)> {
+pub(super) fn start(hash: Scram, first: &[u8], username: &str) -> Option<(Started, String)> {
     let bare = std::str::from_utf8(first).ok()?.strip_prefix("n,,")?;
     let (name, nonce) = bare.strip_prefix("n=")?.split_once(",r=")?;
     if name != username.replace('=', "=3D").replace(',', "=2C") {
@@ -24,7 +31,7 @@ pub(super) fn start(first: &[u8], username: &str) -> Option<(Started, String)> {
     }
     let nonce = format!("{nonce}of-the-server");
     let answer = format!("r={nonce},s={},i={ROUNDS}", STANDARD.encode(SALT));
-    Some((Started { nonce, said: format!("{bare},{answer}") }, answer))
+    Some((Started { hash, nonce, said: format!("{bare},{answer}") }, answer))
 }
 
 impl Started {
@@ -36,28 +43,51 @@ impl Started {
             return None;
         }
         let said = format!("{},{without_proof}", self.said);
-        let salted = salted(password);
-        let client_key = mac(&salted, b"Client Key");
-        let signature = mac(&Sha256::digest(&client_key), said.as_bytes());
+        let hash = self.hash;
+        let salted = hash.salted(password);
+        let client_key = hash.mac(&salted, b"Client Key");
+        let signature = hash.mac(&hash.digest(&client_key), said.as_bytes());
         let expected: Vec<u8> = client_key.iter().zip(signature).map(|(a, b)| a ^ b).collect();
         let is_right = STANDARD.decode(proof).is_ok_and(|proof| proof == expected);
-        let server = mac(&mac(&salted, b"Server Key"), said.as_bytes());
+        let server = hash.mac(&hash.mac(&salted, b"Server Key"), said.as_bytes());
         is_right.then(|| format!("v={}", STANDARD.encode(server)))
     }
 }
 
-fn salted(password: &str) -> Vec<u8> {
-    let mut round = mac(password.as_bytes(), &[SALT, &[0, 0, 0, 1]].concat());
-    let mut salted = round.clone();
-    for _ in 1..ROUNDS {
-        round = mac(password.as_bytes(), &round);
-        salted.iter_mut().zip(&round).for_each(|(sum, byte)| *sum ^= byte);
+impl Scram {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "SCRAM-SHA-256",
+            Self::Sha512 => "SCRAM-SHA-512",
+        }
     }
-    salted
-}
 
-fn mac(key: &[u8], bytes: &[u8]) -> Vec<u8> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length will do");
-    mac.update(bytes);
-    mac.finalize().into_bytes().to_vec()
+    fn salted(self, password: &str) -> Vec<u8> {
+        let mut round = self.mac(password.as_bytes(), &[SALT, &[0, 0, 0, 1]].concat());
+        let mut salted = round.clone();
+        for _ in 1..ROUNDS {
+            round = self.mac(password.as_bytes(), &round);
+            salted.iter_mut().zip(&round).for_each(|(sum, byte)| *sum ^= byte);
+        }
+        salted
+    }
+
+    fn digest(self, bytes: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Sha256 => Sha256::digest(bytes).to_vec(),
+            Self::Sha512 => Sha512::digest(bytes).to_vec(),
+        }
+    }
+
+    fn mac(self, key: &[u8], bytes: &[u8]) -> Vec<u8> {
+        fn of<M: Mac + KeyInit>(key: &[u8], bytes: &[u8]) -> Vec<u8> {
+            let mut mac = <M as KeyInit>::new_from_slice(key).expect("a key of any length will do");
+            mac.update(bytes);
+            mac.finalize().into_bytes().to_vec()
+        }
+        match self {
+            Self::Sha256 => of::<Hmac<Sha256>>(key, bytes),
+            Self::Sha512 => of::<Hmac<Sha512>>(key, bytes),
+        }
+    }
 }

@@ -30,6 +30,7 @@ use kafka_protocol::records::{
 
 use super::client::topic_name;
 use super::scram;
+pub use super::scram::Scram;
 use crate::authority::certified;
 
 /// The topic that it has.
@@ -47,8 +48,8 @@ pub struct Security {
     pub is_secure: bool,
     /// Username and password.
     pub login: Option<(String, String)>,
-    /// SCRAM-SHA-256 instead of PLAIN.
-    pub is_scram: bool,
+    /// Instead of PLAIN.
+    pub scram: Option<Scram>,
 }
 
 #[derive(Clone)]
@@ -246,12 +247,12 @@ impl Shared {
     /// What the server says to a token; `None`: the login is refused.
     fn log_in(&self, token: &[u8], visitor: &mut Visitor) -> Option<String> {
         let (username, password) = self.security.login.clone().unwrap_or_default();
-        if !self.security.is_scram {
+        let Some(hash) = self.security.scram else {
             visitor.is_known = token == format!("\0{username}\0{password}").as_bytes();
             return visitor.is_known.then(String::new);
-        }
+        };
         let Some(started) = visitor.scram.take() else {
-            let (started, answer) = scram::start(token, &username)?;
+            let (started, answer) = scram::start(hash, token, &username)?;
             visitor.scram = Some(started);
             return Some(answer);
         };
@@ -261,7 +262,7 @@ impl Shared {
     }
 
     fn mechanism(&self) -> &'static str {
-        if self.security.is_scram { "SCRAM-SHA-256" } else { "PLAIN" }
+        self.security.scram.map_or("PLAIN", Scram::name)
     }
 
     /// One request; `None` ends the connection.

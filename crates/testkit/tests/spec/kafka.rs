@@ -8,7 +8,7 @@ use shoal_domain::run::Phase;
 use shoal_proto::v1::ShippedFile;
 use shoal_testkit::cluster::{Cluster, has_gap, observed, series};
 use shoal_testkit::expect::eventually;
-use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
+use shoal_testkit::kafka::stand_in::{Scram, Security, StandIn, TOPIC};
 use shoal_testkit::kafka::{Kafka, Stamps};
 use shoal_testkit::mosquitto::Mosquitto;
 use shoal_testkit::platform::{Fate, Partitioned, Platform};
@@ -159,18 +159,19 @@ async fn what_cannot_be_read_fails_the_start_with_a_sentence() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_with_tls_and_a_login_is_read() {
-    is_read_with_login(false, "plain").await;
+    is_read_with_login(None, "plain").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_with_a_login_that_proves_the_password_is_read() {
-    is_read_with_login(true, "scram-sha-256").await;
+    is_read_with_login(Some(Scram::Sha256), "scram-sha-256").await;
+    is_read_with_login(Some(Scram::Sha512), "scram-sha-512").await;
 }
 
-async fn is_read_with_login(is_scram: bool, mechanism: &str) {
+async fn is_read_with_login(scram: Option<Scram>, mechanism: &str) {
     let broker = Mosquitto::start();
     let login = Some(("$ConnectionString".to_owned(), "Endpoint=sb://x/;Key=s3cret=".to_owned()));
-    let stand_in = StandIn::start(2, Security { is_secure: true, login, is_scram });
+    let stand_in = StandIn::start(2, Security { is_secure: true, login, scram });
     let _platform = Platform::partitioned(broker.addr(), to_stand_in(&stand_in, 2), |_| Fate::Pass);
     let cluster = Cluster::start(2).await;
     let bootstrap = stand_in.bootstrap();
