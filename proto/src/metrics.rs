@@ -420,7 +420,7 @@ mod tests {
             for (n, strain) in Strain::ALL.into_iter().enumerate() {
                 let n = n as u64;
                 let spell =
-                    Spell { strain, first_window: n, last_window: n + 4, windows: 2, amount: 7 };
+                    Spell { strain, first_window: n, last_window: n + 4, windows: 9, amount: 7 };
                 delta.spells.push(spell);
             }
             delta.devices.push(DeviceGauge {
