@@ -59,7 +59,7 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// All series of all groups; a [`SeriesId`] is an index into this.
     pub series: Vec<Series>,
-    /// Of all loads, one load after the other; a [`StageId`] is an index into this.
+    /// Of all loads, one load after the other; a [`StageId`](crate::ids::StageId) is an index into this.
     pub stages: Vec<Stage>,
     /// Which groups follow which stages; every group follows one load.
     pub loads: Vec<Load>,

@@ -10,9 +10,9 @@ use crate::template::Template;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     pub name: String,
-    /// Index into [`Plan::targets`].
+    /// Index into [`Plan::targets`](super::Plan::targets).
     pub target: usize,
-    /// Index into [`Plan::loads`].
+    /// Index into [`Plan::loads`](super::Plan::loads).
     pub load: usize,
     pub devices: u64,
     /// Row i is device i's: `${row.name}`.

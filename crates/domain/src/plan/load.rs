@@ -5,9 +5,9 @@ use std::ops::Range;
 /// A profile of load: the file's own, or that of a group which has its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
-    /// Indices into [`Plan::groups`], ascending; they start interleaved.
+    /// Indices into [`Plan::groups`](super::Plan::groups), ascending; they start interleaved.
     pub groups: Vec<usize>,
-    /// Into [`Plan::stages`]: contiguous and half-open in time, from 0; never empty.
+    /// Into [`Plan::stages`](super::Plan::stages): contiguous and half-open in time, from 0; never empty.
     pub stages: Range<usize>,
 }
 
@@ -39,7 +39,7 @@ pub enum StageKind {
 /// A part of a group leaves at once and comes back spread over a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Storm {
-    /// Index into [`Plan::groups`].
+    /// Index into [`Plan::groups`](super::Plan::groups).
     pub group: usize,
     /// How many leave, of how many: those of the lowest indices, which run at that time.
     pub devices: u64,

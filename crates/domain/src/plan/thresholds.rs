@@ -51,7 +51,7 @@ pub enum Subject {
     Series(SeriesId),
     /// All series of one operation, added up.
     All(Operation),
-    /// The devices of a group (index into [`Plan::groups`]).
+    /// The devices of a group (index into [`Plan::groups`](super::Plan::groups)).
     Devices(usize),
     Observer(ObserverId),
 }
