@@ -80,7 +80,7 @@ pub struct Platform {
     writer: Option<JoinHandle<()>>,
 }
 
-/// What [`Decide`] is asked for a readiness probe.
+/// What `Decide` is asked for a readiness probe.
 pub const PROBED: u64 = u64::MAX;
 
 /// Decides by the number of the message, from 0.
