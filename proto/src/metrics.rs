@@ -255,7 +255,8 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
     })
 }
 
-fn arrivals_from(wire: v1::Arrivals) -> Result<Arrivals, BadField> {
+/// One observer's arrivals in one stage.
+pub fn arrivals_from(wire: v1::Arrivals) -> Result<Arrivals, BadField> {
     Ok(Arrivals {
         received: wire.received,
         unparsed: wire.unparsed,

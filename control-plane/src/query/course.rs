@@ -9,9 +9,10 @@ use shoal_domain::export::{
     Course, CourseBuilder, Distribution, QUANTILES, RunExport, StageSpan, TimePart, WindowPart,
     mean_bytes,
 };
-use shoal_domain::ids::SeriesId;
+use shoal_domain::ids::{ObserverId, SeriesId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, StageKind, TargetKind};
+use shoal_proto::metrics::arrivals_from;
 use shoal_proto::v1;
 
 use crate::fold::{FACTS, gauges_of};
@@ -189,12 +190,14 @@ async fn course(
         let group = plan.groups[series.group].name.clone();
         (group, series.name.clone(), series.operation.word().to_owned())
     });
-    let fit = MOST_POINTS.min(MOST_CELLS / plan.series.len().max(1) as u64).max(1);
+    let rows = (plan.series.len() + plan.observers.len()).max(1) as u64;
+    let fit = MOST_POINTS.min(MOST_CELLS / rows).max(1);
     let points = if points == 0 { fit } else { points.min(fit) };
     let seconds = (duration_s.ceil() as u64).max(1);
     // A point holds whole windows, however long those are by now.
     let step_s = seconds.div_ceil(points).next_multiple_of(row.window_s.max(1) as u64);
-    let mut builder = CourseBuilder::new(series, step_s);
+    let observers = plan.observers.iter().map(|observer| observer.name.clone());
+    let mut builder = CourseBuilder::new(series, observers, step_s);
     let mut gauges = Gauges::default();
     let mut waiting = unfolded(store, row, &mut gauges).await?;
     let mut from = 0i64;
@@ -207,6 +210,7 @@ async fn course(
             let delta = read("windows", row, &stored.body)?;
             if stored.series == FACTS {
                 gauges.add(&stored.region, window, &delta);
+                add_arrivals(&mut builder, window, &delta)?;
             } else {
                 add(&mut builder, window, &delta)?;
             }
@@ -244,6 +248,7 @@ fn take_before(
         let (window, deltas) = first.remove_entry();
         for delta in deltas {
             add(builder, window, &delta)?;
+            add_arrivals(builder, window, &delta)?;
         }
     }
     Ok(())
@@ -269,6 +274,20 @@ fn add(builder: &mut CourseBuilder, window: u64, delta: &v1::Delta) -> Result<()
         builder
             .add(window, cell.series as usize, &part)
             .map_err(|error| internal(format!("table windows, window {window}: {error}")))?;
+    }
+    Ok(())
+}
+
+fn add_arrivals(
+    builder: &mut CourseBuilder,
+    window: u64,
+    delta: &v1::Delta,
+) -> Result<(), Refusal> {
+    for wire in &delta.arrivals {
+        let observer = ObserverId(wire.observer);
+        let arrivals = arrivals_from(wire.clone())
+            .map_err(|error| internal(format!("table windows, window {window}: {error}")))?;
+        builder.add_arrivals(window, observer, &arrivals);
     }
     Ok(())
 }

@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::{DecodeError, Sparse};
+use crate::ids::ObserverId;
+use crate::observed::Arrivals;
 use crate::outcome::Operation;
 use crate::report::RunReport;
 
@@ -72,6 +74,8 @@ pub struct Course {
     /// Connected devices at the end of each point; null: not known.
     pub devices: Vec<Option<u64>>,
     pub series: Vec<SeriesCourse>,
+    #[serde(default)]
+    pub observers: Vec<ObserverCourse>,
     /// All series together, added up from the start.
     pub so_far: Vec<SoFar>,
 }
@@ -91,6 +95,19 @@ pub struct SeriesCourse {
     pub p95_us: Vec<Option<u64>>,
     pub p99_us: Vec<Option<u64>>,
     pub max_us: Vec<Option<u64>>,
+}
+
+/// What an observer read in each point, by the time at which it read it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObserverCourse {
+    pub name: String,
+    /// Events of the run, repetitions included.
+    pub received: Vec<u64>,
+    /// Of the delay from end to end.
+    pub p50_us: Vec<Option<i64>>,
+    pub p95_us: Vec<Option<i64>>,
+    pub p99_us: Vec<Option<i64>>,
+    pub max_us: Vec<Option<i64>>,
 }
 
 /// Everything up to the end of a point.
@@ -142,6 +159,7 @@ const TIMES: [&str; 2] = ["response_time", "service_time"];
 pub struct CourseBuilder {
     course: Course,
     open: Vec<Moment>,
+    arrived: Vec<Arrivals>,
     so_far: Moment,
 }
 
@@ -162,7 +180,11 @@ struct Moment {
 
 impl CourseBuilder {
     /// `series` as (group, name, operation), in the order of their numbers.
-    pub fn new(series: impl IntoIterator<Item = (String, String, String)>, step_s: u64) -> Self {
+    pub fn new(
+        series: impl IntoIterator<Item = (String, String, String)>,
+        observers: impl IntoIterator<Item = String>,
+        step_s: u64,
+    ) -> Self {
         let series: Vec<SeriesCourse> = series
             .into_iter()
             .map(|(group, name, operation)| SeriesCourse {
@@ -173,8 +195,11 @@ impl CourseBuilder {
             })
             .collect();
         let open = vec![Moment::default(); series.len()];
-        let course = Course { step_s: step_s.max(1), series, ..Course::default() };
-        Self { course, open, so_far: Moment::default() }
+        let named = |name| ObserverCourse { name, ..ObserverCourse::default() };
+        let observers: Vec<ObserverCourse> = observers.into_iter().map(named).collect();
+        let arrived = vec![Arrivals::default(); observers.len()];
+        let course = Course { step_s: step_s.max(1), series, observers, ..Course::default() };
+        Self { course, open, arrived, so_far: Moment::default() }
     }
 
     /// A window may not lie before the point that an earlier one opened; then it counts there.
@@ -189,6 +214,14 @@ impl CourseBuilder {
             moment.add(part)?;
         }
         Ok(())
+    }
+
+    /// The same of what an observer read.
+    pub fn add_arrivals(&mut self, window: u64, observer: ObserverId, arrivals: &Arrivals) {
+        self.reach(window);
+        if let Some(open) = self.arrived.get_mut(observer.index()) {
+            open.merge(arrivals);
+        }
     }
 
     /// Opens every point up to the one of `window`.
@@ -208,6 +241,14 @@ impl CourseBuilder {
             let moment = std::mem::take(moment);
             self.so_far.absorb(&moment);
             moment.end(series);
+        }
+        for (observer, arrived) in self.course.observers.iter_mut().zip(&mut self.arrived) {
+            let Arrivals { received, end_to_end, .. } = std::mem::take(arrived);
+            observer.received.push(received);
+            observer.p50_us.push(end_to_end.quantile_us(0.5));
+            observer.p95_us.push(end_to_end.quantile_us(0.95));
+            observer.p99_us.push(end_to_end.quantile_us(0.99));
+            observer.max_us.push(end_to_end.max_us());
         }
         self.course.so_far.push(self.so_far.so_far());
     }
@@ -328,7 +369,7 @@ mod tests {
             let mut windows = windows;
             windows.sort();
             let series = [("g".to_owned(), "s".to_owned(), "publish".to_owned())];
-            let mut builder = CourseBuilder::new(series, step);
+            let mut builder = CourseBuilder::new(series, [], step);
             let mut whole = Samples::default();
             for (window, values) in &windows {
                 let part = samples(values);
@@ -352,14 +393,19 @@ mod tests {
     #[test]
     fn a_quiet_time_has_its_points_too() {
         let series = [("g".to_owned(), "s".to_owned(), "publish".to_owned())];
-        let mut builder = CourseBuilder::new(series, 1);
+        let mut builder = CourseBuilder::new(series, ["out".to_owned()], 1);
         add(&mut builder, 1, &samples(&[5]));
         add(&mut builder, 4, &samples(&[7, 9]));
-        builder.reach(5);
+        let mut arrivals = Arrivals { received: 2, ..Arrivals::default() };
+        arrivals.end_to_end.record(-3);
+        builder.add_arrivals(4, ObserverId(0), &arrivals);
+        builder.add_arrivals(5, ObserverId(0), &arrivals);
         let course = builder.finish();
         assert_eq!(course.from_s, [0, 1, 2, 3, 4, 5]);
         assert_eq!(course.series[0].sent, [0, 1, 0, 0, 2, 0]);
         assert_eq!(course.series[0].max_us, [None, Some(5), None, None, Some(9), None]);
         assert_eq!(course.series[0].time.as_deref(), Some("response_time"));
+        assert_eq!(course.observers[0].received, [0, 0, 0, 0, 2, 2]);
+        assert_eq!(course.observers[0].max_us[3..], [None, Some(-3), Some(-3)]);
     }
 }

@@ -81,6 +81,7 @@ pub(crate) fn export() -> RunExport {
                 p99_us: vec![Some(2_060), None],
                 max_us: vec![Some(4_120_600), None],
             }],
+            observers: Vec::new(),
             so_far: vec![so_far(100, 0), so_far(1_150, 12)],
         },
         report,

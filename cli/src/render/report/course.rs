@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use shoal_domain::export::{Course, SeriesCourse};
+use shoal_domain::export::{Course, ObserverCourse, SeriesCourse};
 
 use crate::render::clean;
 use crate::render::numbers::{count, micros};
@@ -34,6 +34,9 @@ pub(super) fn render(course: &Course) -> String {
     }
     for series in &course.series {
         add(&mut rows, series);
+    }
+    for observer in &course.observers {
+        add_observer(&mut rows, observer);
     }
     let names = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
     let step = course.step_s;
@@ -80,6 +83,21 @@ fn add(rows: &mut Vec<Row>, series: &SeriesCourse) {
     }
 }
 
+fn add_observer(rows: &mut Vec<Row>, observer: &ObserverCourse) {
+    let most = observer.received.iter().max().copied().unwrap_or(0);
+    if most == 0 {
+        return;
+    }
+    let values = observer.received.iter().map(|n| Some(*n as f64)).collect();
+    let name = clean(&observer.name);
+    rows.push(Row { name, what: "read", values, most: count(most) });
+    if let Some(slowest) = observer.p95_us.iter().flatten().max() {
+        // A negative delay has no height.
+        let values = observer.p95_us.iter().map(|us| us.map(|us| us.max(0) as f64)).collect();
+        rows.push(Row { name: String::new(), what: "p95", values, most: micros(*slowest as f64) });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +118,7 @@ mod tests {
             from_s: vec![0, 2, 4, 6],
             devices: vec![Some(5), Some(10), Some(10), Some(10)],
             series: vec![series],
+            observers: Vec::new(),
             so_far: Vec::new(),
         };
         assert_eq!(
