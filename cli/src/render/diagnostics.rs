@@ -14,12 +14,8 @@ pub(crate) fn render(file: &Path, source: &str, mistakes: &[Diagnostic]) -> Stri
     for mistake in mistakes {
         let Diagnostic { path, line, column, message, help } = mistake;
         let path = if path.is_empty() { String::new() } else { format!("{}: ", clean(path)) };
-        let _ = writeln!(
-            text,
-            "error[{}]: {file}:{line}:{column} {path}{}",
-            code(mistake),
-            clean(message)
-        );
+        let message = clean(message);
+        let _ = writeln!(text, "error[SH0101]: {file}:{line}:{column} {path}{message}");
         if let Some(help) = help {
             let _ = writeln!(text, "  help: {}", clean(help));
         }
@@ -31,11 +27,6 @@ pub(crate) fn render(file: &Path, source: &str, mistakes: &[Diagnostic]) -> Stri
         if mistakes.len() == 1 { "1 mistake" } else { &format!("{} mistakes", mistakes.len()) };
     let _ = writeln!(text, "{what} in {file}; `shoal explain SH0101` says more");
     text
-}
-
-/// What the file means may be fine and only not be built yet.
-fn code(mistake: &Diagnostic) -> &'static str {
-    if mistake.message.ends_with("not in this release") { "SH0105" } else { "SH0101" }
 }
 
 /// A window of the line around the column, so that a long line stays readable.
