@@ -6,6 +6,7 @@
 //! [`CoreReport`] per core and window. Invariant: of each device's slots with an intended time
 //! before `closed_at`, every one is counted in exactly one class by exactly one core.
 
+mod alarms;
 mod book;
 mod certificates;
 mod close;

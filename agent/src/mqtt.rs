@@ -13,7 +13,7 @@ mod reader;
 mod reason;
 pub(crate) mod session;
 
-pub(crate) use self::incoming::{Message, Rules, Step, Welcome};
+pub(crate) use self::incoming::{Broken, Message, Rules, Step, Welcome};
 pub(crate) use self::reader::UserProperties;
 pub(crate) use self::reason::Refusal;
 pub(crate) use self::session::{Event, Open, Session, What};

@@ -4,10 +4,10 @@
 //! due and wait for the target. Invariant: a slot leaves the cursor once and the waiting ranges
 //! once, so whatever the order of events, its class is given exactly once.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use shoal_domain::schedule::Slots;
+use smallvec::SmallVec;
 
 /// What becomes of a slot at its intended time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +36,8 @@ struct Cursor {
     next: Option<(u64, u64)>,
     /// Slots before this one have waited at least once already.
     fresh_from: u64,
-    /// Ascending and apart; empty (and without memory) while the target keeps up.
-    waiting: VecDeque<Range<u64>>,
+    /// Ascending and apart; one range as long as no slot between two others was classed at once.
+    waiting: SmallVec<[Range<u64>; 1]>,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl SlotBook {
     pub(super) fn new(schedules: impl Iterator<Item = Slots>, from_us: u64) -> Self {
         let cursor = |slots: Slots| {
             let next = slots.first_from(from_us);
-            Cursor { slots, next, fresh_from: 0, waiting: VecDeque::new() }
+            Cursor { slots, next, fresh_from: 0, waiting: SmallVec::new() }
         };
         Self { cursors: schedules.map(cursor).collect() }
     }
@@ -70,7 +70,7 @@ impl SlotBook {
     /// The first slot of a series that has not been taken: one that waits, or the next.
     pub(super) fn next_slot(&self, send: usize) -> u64 {
         let cursor = &self.cursors[send];
-        let waiting = cursor.waiting.front().map(|range| range.start);
+        let waiting = cursor.waiting.first().map(|range| range.start);
         waiting.or(cursor.next.map(|(slot, _)| slot)).unwrap_or(0)
     }
 
@@ -85,9 +85,9 @@ impl SlotBook {
                 if judge(send, intended_us) == Fate::Classed {
                     continue;
                 }
-                match cursor.waiting.back_mut() {
+                match cursor.waiting.last_mut() {
                     Some(last) if last.end == slot => last.end += 1,
-                    _ => cursor.waiting.push_back(slot..slot + 1),
+                    _ => cursor.waiting.push(slot..slot + 1),
                 }
             }
         }
@@ -96,16 +96,16 @@ impl SlotBook {
     /// Takes the waiting slot with the earliest intended time of the series that `may_go`.
     pub(super) fn take(&mut self, may_go: impl Fn(usize) -> bool) -> Option<Due> {
         let first = |(send, cursor): (usize, &Cursor)| {
-            let slot = cursor.waiting.front()?.start;
+            let slot = cursor.waiting.first()?.start;
             may_go(send).then(|| (cursor.slots.intended_us(slot), send, slot))
         };
         let (intended_us, send, slot) = self.cursors.iter().enumerate().filter_map(first).min()?;
         let cursor = &mut self.cursors[send];
         let held = slot < cursor.fresh_from;
-        let range = cursor.waiting.front_mut().expect("its first slot was just read");
+        let range = cursor.waiting.first_mut().expect("its first slot was just read");
         range.start += 1;
         if range.is_empty() {
-            cursor.waiting.pop_front();
+            cursor.waiting.remove(0);
         }
         Some(Due { send, slot, intended_us, held })
     }
@@ -118,9 +118,9 @@ impl SlotBook {
     /// Puts back what [`SlotBook::take`] gave; of several, the last taken first.
     pub(super) fn put_back(&mut self, due: &Due) {
         let waiting = &mut self.cursors[due.send].waiting;
-        match waiting.front_mut() {
+        match waiting.first_mut() {
             Some(first) if first.start == due.slot + 1 => first.start = due.slot,
-            _ => waiting.push_front(due.slot..due.slot + 1),
+            _ => waiting.insert(0, due.slot..due.slot + 1),
         }
     }
 

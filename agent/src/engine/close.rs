@@ -73,7 +73,7 @@ pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) {
         if !stays {
             break;
         }
-        core.sleep_until(core.now_us() + PROBE_US).await;
+        core.rest_until(core.now_us() + PROBE_US).await;
         cores.beat();
     }
     if awaited {
@@ -86,13 +86,13 @@ pub(super) async fn close(cores: &mut CoreLoop, closed_at_us: u64) {
             cores.devices[left].finish(&core, core.now_us());
         }
         if left > 0 && !cores.is_cut {
-            core.sleep_until(core.now_us() + PROBE_US).await;
+            core.rest_until(core.now_us() + PROBE_US).await;
         }
         cores.beat();
     }
     let until = core.now_us().saturating_add(FAREWELL_US);
     while core.n_open.get() > 0 && core.now_us() < until && !cores.is_cut {
-        core.sleep_until(core.now_us() + PROBE_US).await;
+        core.rest_until(core.now_us() + PROBE_US).await;
         cores.beat();
     }
     for device in &cores.devices {

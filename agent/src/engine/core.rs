@@ -6,8 +6,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future as _;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use shoal_domain::delta::{Delta, WINDOW_US};
@@ -20,6 +23,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::alarms::Alarms;
 use super::certificates::Signer;
 use super::device;
 use super::dial::Route;
@@ -36,6 +40,8 @@ use crate::recorder::Recorder;
 const PARTING_US: u64 = 300_000;
 /// Acks are four bytes; this holds those of many messages.
 const READ_BUFFER: usize = 4 * 1024;
+/// Devices that are looked at before others have a turn: half a millisecond of sends.
+const LOOKS_AT_ONCE: usize = 32;
 
 pub(super) struct Core {
     pub(super) plan: Arc<Plan>,
@@ -49,6 +55,7 @@ pub(super) struct Core {
     pub(super) signers: Arc<BTreeMap<usize, Signer>>,
     pub(super) protocols: Protocols,
     pub(super) control: Arc<Control>,
+    pub(super) alarms: Alarms<Rc<RefCell<device::Device>>>,
     pub(super) t0_boot_us: u64,
     pub(super) gate: ConnectGate,
     pub(super) stalls: Stalls,
@@ -99,6 +106,48 @@ impl Core {
         if now_us < run_us {
             tokio::time::sleep_until(self.instant(now_us, run_us)).await;
         }
+    }
+
+    /// Until `run_us`, and looks at the devices whose time comes meanwhile.
+    pub(super) async fn rest_until(self: &Rc<Self>, run_us: u64) {
+        loop {
+            let now_us = self.now_us();
+            let more_are_due = self.look_at_the_due(now_us);
+            if more_are_due {
+                // Others have their turn: what comes from the network, too.
+                tokio::task::yield_now().await;
+            }
+            if now_us >= run_us {
+                return;
+            }
+            if !more_are_due {
+                self.sleep_until_next(now_us, run_us).await;
+            }
+        }
+    }
+
+    /// Whether more of them are due.
+    fn look_at_the_due(self: &Rc<Self>, now_us: u64) -> bool {
+        for _ in 0..LOOKS_AT_ONCE {
+            let Some(device) = self.alarms.due(now_us) else { return false };
+            device.borrow_mut().look(self, now_us);
+        }
+        true
+    }
+
+    /// Until the first alarm, or until `run_us`.
+    async fn sleep_until_next(&self, now_us: u64, run_us: u64) {
+        let until_us = self.alarms.next_us().min(run_us);
+        let mut timer = pin!(tokio::time::sleep_until(self.instant(now_us, until_us)));
+        std::future::poll_fn(|cx| {
+            if self.alarms.next_us() < until_us {
+                return Poll::Ready(());
+            }
+            self.alarms.core_sleeps(until_us, cx.waker());
+            timer.as_mut().poll(cx)
+        })
+        .await;
+        self.alarms.core_is_awake();
     }
 
     /// Up to here nobody may have classed a slot: a revision that this core has not taken in
@@ -166,7 +215,7 @@ impl CoreLoop {
             }
             let next_start = self.seats.last().map_or(u64::MAX, |seat| seat.start_us);
             self.core
-                .sleep_until(
+                .rest_until(
                     (now + PROBE_US)
                         .min(next_start.max(now + 1))
                         .min(self.core.window_end_us.get())

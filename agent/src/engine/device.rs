@@ -16,12 +16,11 @@ mod renewing;
 mod sending;
 mod talk;
 mod tried;
+mod turns;
 
-use std::cell::RefCell;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use rustls::ClientConfig;
 use shoal_domain::ids::{SeriesId, StageId};
@@ -29,7 +28,6 @@ use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::MqttTarget;
 use shoal_domain::plan::{Send, WhileAway};
 use shoal_domain::schedule::{Calendar, Presence};
-use tokio::time::Sleep;
 
 use self::connecting::Link;
 pub(super) use self::edge::EdgeNode;
@@ -39,6 +37,9 @@ pub(super) use self::identity::{Identity, addressee, scope};
 pub(super) use self::sending::Scratch;
 use self::sending::Stream;
 use self::talk::{Talk, Who};
+use self::turns::Heard;
+pub(super) use self::turns::drive;
+use super::alarms::AlarmId;
 use super::book::{Fate, SlotBook};
 use super::core::Core;
 use super::start::Seat;
@@ -81,8 +82,10 @@ pub(super) struct Device {
     since_us: u64,
     /// It leaves as soon as nothing is open, and at the latest then.
     leave_by_us: Option<u64>,
-    /// Of its task, for the core that revises it.
+    /// Of its task, for those who change what the task must see to.
     waker: Option<Waker>,
+    /// When its core must look at it if nothing arrives before.
+    alarm: AlarmId,
     identity: Identity,
     streams: Box<[Stream]>,
     session: Session,
@@ -143,7 +146,7 @@ impl From<Refusal> for Lost {
 
 impl Device {
     /// `None` where its identity cannot render, which `prepare` has excluded.
-    pub(super) fn new(core: &Core, seat: &Seat) -> Option<Self> {
+    pub(super) fn new(core: &Core, seat: &Seat, alarm: AlarmId) -> Option<Self> {
         let group = &core.plan.groups[seat.group];
         let scope = scope(core.seed, &core.mark, seat.group, &core.secrets);
         let identity = Identity::render(group, &scope, seat.index).ok()?;
@@ -180,6 +183,7 @@ impl Device {
             since_us: seat.start_us,
             leave_by_us: None,
             waker: None,
+            alarm,
             calendar,
             identity,
             streams: group.sends().iter().map(|_| Stream::default()).collect(),
@@ -210,51 +214,6 @@ impl Device {
     fn target<'c>(&self, core: &'c Core) -> &'c MqttTarget {
         let target = &core.plan.targets[core.plan.groups[self.group].target];
         target.mqtt().expect("an MQTT device is for an MQTT target")
-    }
-
-    fn poll(
-        &mut self,
-        core: &Rc<Core>,
-        cx: &mut Context<'_>,
-        mut timer: Pin<&mut Sleep>,
-        armed_us: &mut u64,
-    ) -> Poll<()> {
-        self.waker.get_or_insert_with(|| cx.waker().clone());
-        loop {
-            self.drive_goodbye(core, cx);
-            self.drive_link(core, cx);
-            let blocked = self.blocked;
-            let now = core.now_us();
-            let moved = self.on_time(core, now);
-            // A revision that this core has not taken in yet: nothing to do until it has.
-            let wake_us = if core.horizon_us() <= now { now + 1_000 } else { self.wake_us(core) };
-            if wake_us != *armed_us {
-                *armed_us = wake_us;
-                timer.as_mut().reset(core.instant(now, wake_us.min(now + FAR_US)));
-            }
-            // A link that has just changed, or a socket that has just filled up, must be polled
-            // once more: only that registers this task for its next event.
-            if moved || self.blocked != blocked {
-                continue;
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            *armed_us = u64::MAX - 1;
-        }
-    }
-
-    /// Everything that time alone brings about. Whether the link was replaced.
-    fn on_time(&mut self, core: &Rc<Core>, now: u64) -> bool {
-        core.stalls.notice(now);
-        let mut moved = self.keep_calendar(core, now);
-        self.fall_due(core, now);
-        self.expire_acks(core, now);
-        self.talk_on_time(core, now);
-        self.pump(core);
-        moved |= self.link_on_time(core, now);
-        self.book.settle();
-        moved
     }
 
     /// Where its slots begin and end here, as known when it last ran.
@@ -341,27 +300,6 @@ impl Device {
         });
     }
 
-    /// When this device must be looked at if nothing arrives before.
-    fn wake_us(&self, core: &Core) -> u64 {
-        let next_us = self.book.next_us();
-        let end_us = core.control.end_us().min(self.until_us);
-        // A slot of the next window waits a moment for the swap of this one.
-        let due = match next_us {
-            _ if next_us >= end_us => u64::MAX,
-            _ if next_us >= core.window_end_us.get() => (next_us + 1).max(core.now_us() + 1_000),
-            _ => next_us + 1,
-        };
-        let change = if self.change_us < end_us { self.change_us } else { u64::MAX };
-        let leave = self.leave_by_us.unwrap_or(u64::MAX);
-        let talk = match (&self.talk, &self.link) {
-            (Some(talk), Link::Up(_)) if !self.blocked => talk.wake_us(),
-            _ => u64::MAX,
-        };
-        let goodbye = self.goodbye.as_ref().map_or(u64::MAX, |goodbye| goodbye.deadline_us());
-        let own = due.min(talk).min(self.ack_deadline_us).min(change).min(leave);
-        own.min(goodbye).min(self.link_wake_us(core))
-    }
-
     /// The gate closes at the core's end: what is due is handled, the rest is unsent.
     pub(super) fn close(&mut self, core: &Rc<Core>, now: u64) {
         self.keep_calendar(core, now);
@@ -420,15 +358,4 @@ fn note_failure(
     let Lost { class, text } = lost;
     let failed = FailedOperation { series, class: *class, text, device, at_us: now };
     core.recorder.borrow_mut().failed(stage, &failed);
-}
-
-/// Timers beyond a day are re-armed when they go off; the timer wheel does not take all of u64.
-const FAR_US: u64 = 86_400_000_000;
-
-/// Runs one device until its core drops it.
-pub(super) async fn drive(core: Rc<Core>, device: Rc<RefCell<Device>>) {
-    let mut timer = pin!(tokio::time::sleep_until(core.instant(0, 0)));
-    let mut armed_us = u64::MAX - 1;
-    std::future::poll_fn(|cx| device.borrow_mut().poll(&core, cx, timer.as_mut(), &mut armed_us))
-        .await;
 }

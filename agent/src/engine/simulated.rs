@@ -29,7 +29,9 @@ impl Simulated {
             tasks.spawn_local(http::drive(Rc::clone(core), Rc::clone(&device)));
             return Some(Self::Http(device));
         }
-        let device = Rc::new(RefCell::new(device::Device::new(core, seat)?));
+        let device = core.alarms.enter(|alarm| {
+            device::Device::new(core, seat, alarm).map(|device| Rc::new(RefCell::new(device)))
+        })?;
         tasks.spawn_local(device::drive(Rc::clone(core), Rc::clone(&device)));
         Some(Self::Mqtt(device))
     }

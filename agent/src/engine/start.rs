@@ -12,6 +12,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::alarms::Alarms;
 use super::close::Audience;
 use super::core::{self, Core, CoreLoop};
 use super::gate::ConnectGate;
@@ -141,7 +142,8 @@ fn run_core(
     reports: mpsc::Sender<CoreReport>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
+        .enable_io()
+        .enable_time()
         .build_local(LocalOptions::default())
     {
         Ok(runtime) => runtime,
@@ -163,6 +165,7 @@ fn run_core(
         signers: Arc::clone(&prepared.signers),
         protocols: job.protocols.clone(),
         control,
+        alarms: Alarms::default(),
         t0_boot_us,
         gate: ConnectGate::new(job.spawn_rate / job.cores.max(1) as f64),
         stalls: Default::default(),

@@ -8,6 +8,7 @@
 //! buffer of the caller.
 
 use shoal_domain::plan::{Protocol, Qos};
+use smallvec::SmallVec;
 
 use super::encode;
 use super::incoming::{Broken, Incoming, Message, Rules, Step, Welcome, decode};
@@ -73,7 +74,8 @@ pub(crate) struct Session {
     n_live: u32,
     welcome: Welcome,
     leftover: Vec<u8>,
-    open: Vec<Open>,
+    /// Most have one at a time.
+    open: SmallVec<[Open; 1]>,
     /// QoS 2 messages of the peer whose PUBREL has not come.
     taken: Vec<u16>,
 }
@@ -87,7 +89,7 @@ impl Session {
             n_live: 0,
             welcome: Welcome::plain(false),
             leftover: Vec::new(),
-            open: Vec::new(),
+            open: SmallVec::new(),
             taken: Vec::new(),
         }
     }
@@ -159,9 +161,10 @@ impl Session {
     /// The connection is over, the session goes on: returns what was live and ends with the
     /// connection, which is all but slots.
     pub(crate) fn suspend(&mut self) -> Vec<Open> {
-        let (kept, gone) = std::mem::take(&mut self.open)
-            .into_iter()
-            .partition(|open| matches!(open.what, What::Slot { .. }));
+        let (kept, gone): (SmallVec<[Open; 1]>, SmallVec<[Open; 1]>) =
+            std::mem::take(&mut self.open)
+                .into_iter()
+                .partition(|open| matches!(open.what, What::Slot { .. }));
         *self = Self {
             last_pid: self.last_pid,
             open: kept,
@@ -169,7 +172,6 @@ impl Session {
             ..Self::new(self.rules)
         };
         self.n_live = self.live().count() as u32;
-        let gone: Vec<Open> = gone;
         gone.into_iter().filter(|open| !open.expired).collect()
     }
 

@@ -17,16 +17,16 @@ use super::ending::{is_command, series_of};
 use super::sending::{Copy, publish_of};
 use super::talk::Who;
 use super::tried::Tried;
-use super::{Device, Lost, note_failure};
+use super::{Device, Heard, Lost, note_failure};
 use crate::mqtt::encode::{self, Delivery};
-use crate::mqtt::{Event, Open, Refusal, Step, Welcome, What};
+use crate::mqtt::{Broken, Event, Open, Refusal, Step, Welcome, What};
 use crate::recorder::Passage;
 
 /// How long a SUBACK, or the PUBACK of a reply, may take.
 const ANSWER_TIMEOUT_US: u64 = 30_000_000;
 
 impl Device {
-    pub(super) fn received(&mut self, core: &Rc<Core>, bytes: &[u8]) -> Result<(), Lost> {
+    pub(super) fn received(&mut self, core: &Rc<Core>, bytes: &[u8]) -> Result<Heard, Lost> {
         let now = core.now_us();
         let (group, id) = (self.group, &self.identity.id);
         let (index, incarnation) = (self.index, self.incarnation);
@@ -34,31 +34,39 @@ impl Device {
         let mut answer: Option<Result<Welcome, Refusal>> = None;
         let mut ended: Option<Refusal> = None;
         let mut pong = false;
+        let mut heard = Heard::AcksOnly;
         let device = self.numbered(0);
         let mut answers = core.answers.borrow_mut();
         answers.clear();
-        let result = self.session.receive(bytes, &mut answers, |event| match event {
-            Event::Acked(open) => acked(core, (group, device), &open),
-            Event::Done(open) => done(core, &who, &open, now),
-            Event::Rejected(open, refusal) => match (&mut self.talk, open.what) {
-                (Some(talk), What::Slot { send, n, .. }) if is_command(core, group, &open.what) => {
-                    if !open.expired {
-                        core.answered();
+        let result = self.session.receive(bytes, &mut answers, |event| {
+            if !matches!(event, Event::Acked(_) | Event::Done(_)) {
+                heard = Heard::Other;
+            }
+            match event {
+                Event::Acked(open) => acked(core, (group, device), &open),
+                Event::Done(open) => done(core, &who, &open, now),
+                Event::Rejected(open, refusal) => match (&mut self.talk, open.what) {
+                    (Some(talk), What::Slot { send, n, .. })
+                        if is_command(core, group, &open.what) =>
+                    {
+                        if !open.expired {
+                            core.answered();
+                        }
+                        talk.rejected(core, &who, (send, n), &refusal.into(), now);
                     }
-                    talk.rejected(core, &who, (send, n), &refusal.into(), now);
-                }
-                _ => rejected(core, &who, &open, refusal, now),
-            },
-            Event::Accepted(welcome) => answer = Some(Ok(welcome)),
-            Event::Refused(refusal) => answer = Some(Err(refusal)),
-            Event::Pong => pong = true,
-            Event::Ended(refusal) => ended = Some(refusal),
-            Event::Message(message) => {
-                if let Some(talk) = &mut self.talk {
-                    talk.heard(core, &who, message, now);
-                }
-                if let Some(node) = &mut self.edge {
-                    node.heard(core, &who, message, now);
+                    _ => rejected(core, &who, &open, refusal, now),
+                },
+                Event::Accepted(welcome) => answer = Some(Ok(welcome)),
+                Event::Refused(refusal) => answer = Some(Err(refusal)),
+                Event::Pong => pong = true,
+                Event::Ended(refusal) => ended = Some(refusal),
+                Event::Message(message) => {
+                    if let Some(talk) = &mut self.talk {
+                        talk.heard(core, &who, message, now);
+                    }
+                    if let Some(node) = &mut self.edge {
+                        node.heard(core, &who, message, now);
+                    }
                 }
             }
         });
@@ -79,13 +87,13 @@ impl Device {
                 }
                 Some(lost) => {
                     self.attempt_failed(core, lost, true);
-                    return Ok(());
+                    return Ok(Heard::Other);
                 }
             },
             Some(Err(refusal)) => {
                 self.attempt_failed(core, refusal.into(), true);
                 // The connection is gone; whatever else came on it means nothing.
-                return Ok(());
+                return Ok(Heard::Other);
             }
             None => {}
         }
@@ -97,7 +105,8 @@ impl Device {
         if let Some(refusal) = ended {
             return Err(refusal.into());
         }
-        result.map_err(|broken| Lost { class: ErrorClass::Protocol, text: broken.to_string() })
+        let lost = |broken: Broken| Lost { class: ErrorClass::Protocol, text: broken.to_string() };
+        result.map(|()| heard).map_err(lost)
     }
 
     /// What the group needs and this broker does not have.

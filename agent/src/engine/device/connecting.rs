@@ -20,7 +20,7 @@ use super::super::dial::Route;
 use super::super::gate::Ticket;
 use super::super::transport::Transport;
 use super::renewing::renewal_us;
-use super::{Device, Lost, Standing};
+use super::{Device, Heard, Lost, Standing};
 use crate::mqtt::encode;
 
 pub(super) enum Link {
@@ -55,28 +55,31 @@ pub(super) struct Attempt {
 
 impl Device {
     /// Does what the link is ready for, until it is registered for its next event.
-    pub(super) fn drive_link(&mut self, core: &Rc<Core>, cx: &mut Context<'_>) {
+    pub(super) fn drive_link(&mut self, core: &Rc<Core>, cx: &mut Context<'_>) -> Heard {
+        // What every read so far has brought, if anything was read and nothing else was done.
+        let mut heard = None;
         loop {
             match &mut self.link {
-                Link::Resting { .. } | Link::Down => return,
+                Link::Resting { .. } | Link::Down => return Heard::Other,
                 Link::Queued { intended_us, turn } => {
                     let intended_us = *intended_us;
-                    let Poll::Ready(ticket) = turn.as_mut().poll(cx) else { return };
+                    let Poll::Ready(ticket) = turn.as_mut().poll(cx) else { return Heard::Other };
                     self.begin_attempt(core, intended_us, ticket);
                 }
                 Link::Dialing { dial, .. } => match dial.as_mut().poll(cx) {
-                    Poll::Pending => return,
+                    Poll::Pending => return Heard::Other,
                     Poll::Ready(Ok(transport)) => self.greet(core, transport),
                     Poll::Ready(Err(lost)) => self.attempt_failed(core, lost, false),
                 },
                 Link::Greeting { transport, .. } | Link::Up(transport) => {
                     if self.blocked && transport.poll_write_ready(cx).is_ready() {
                         self.flush(core);
+                        heard = Some(Heard::Other);
                         continue;
                     }
                     let mut buffer = core.read_buffer.borrow_mut();
                     let result = match transport.poll_read(cx, &mut buffer) {
-                        Poll::Pending => return,
+                        Poll::Pending => return heard.unwrap_or(Heard::Other),
                         Poll::Ready(Ok(0)) => Err(Lost {
                             class: ErrorClass::ConnectionLost,
                             text: "the peer closed the connection".to_owned(),
@@ -86,12 +89,26 @@ impl Device {
                     };
                     drop(buffer);
                     match result {
-                        Ok(()) => self.pump(core),
-                        Err(lost) => self.lost(core, lost),
+                        Ok(Heard::AcksOnly) if !self.awaits_an_ack() => {
+                            heard.get_or_insert(Heard::AcksOnly);
+                        }
+                        Ok(_) => {
+                            heard = Some(Heard::Other);
+                            self.pump(core);
+                        }
+                        Err(lost) => {
+                            heard = Some(Heard::Other);
+                            self.lost(core, lost);
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// Whether something other than time may come with the next ack: a slot's turn, or its leave.
+    fn awaits_an_ack(&self) -> bool {
+        self.book.has_waiting() || self.leave_by_us.is_some()
     }
 
     /// Deadlines of the link. Whether it was replaced.

@@ -73,9 +73,7 @@ impl Device {
             self.goodbye = Some(Box::new(Goodbye { transport, said_us: now, number }));
         }
         // Its task is the one to hear of the close.
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
+        self.wake();
         true
     }
 

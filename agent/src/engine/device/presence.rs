@@ -130,8 +130,6 @@ impl Device {
             self.change_us = calendar.at(now).1;
         }
         self.calendar = calendar;
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
+        core.alarms.set(self.alarm, 0);
     }
 }
