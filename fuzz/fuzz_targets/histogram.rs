@@ -3,5 +3,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = shoal_domain::histogram::decode(data);
+    let _ = shoal_domain::histogram::Sparse::decode(data);
 });

@@ -1,14 +1,15 @@
 //! One histogram layout per protocol version, and a decoder that trusts nobody.
 //!
-//! Layout: 1 µs to 1 h, three significant digits, V2 bytes. `hdrhistogram` believes the lengths in
-//! a message's header (40 bytes can make it allocate 1.9 GiB), so [`decode`] compares every header
-//! field with the constants of the layout before the crate sees a byte.
+//! Layout: 1 µs to 1 h, three significant digits, V2 bytes. `hdrhistogram` records, and that is all: it
+//! believes the lengths in a message's header (40 bytes can make it allocate 1.9 GiB), so bytes are read
+//! and written by [`Sparse`], which compares every header field with the constants of the layout first.
 
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 
 mod exponential;
 mod sparse;
+#[cfg(test)]
+mod whole;
 
 pub use exponential::Exponential;
 pub use sparse::Sparse;
@@ -35,26 +36,10 @@ pub enum DecodeError {
     Payload { why: String },
 }
 
-pub fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(LOWEST_US, HIGHEST_US, SIGNIFICANT_DIGITS)
-        .expect("the layout's constants are legal bounds")
-}
-
-pub fn encode(histogram: &Histogram<u64>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    V2Serializer::new()
-        .serialize(histogram, &mut bytes)
-        .expect("a histogram of the fixed layout fits into memory");
-    bytes
-}
-
-/// Reads V2 bytes of exactly our layout; anything else is an error before any allocation.
-pub fn decode(bytes: &[u8]) -> Result<Histogram<u64>, DecodeError> {
-    walk(payload_of(bytes)?, |_, _| {})?;
-    let histogram: Histogram<u64> = Deserializer::new()
-        .deserialize(&mut &bytes[..])
-        .map_err(|error| DecodeError::Payload { why: error.to_string() })?;
-    Ok(histogram)
+/// For recording: it grows to the layout as far as values ask for it, and most seconds of most series ask
+/// for a tenth of it, which is what then need not be cleared for each.
+pub fn growing() -> Histogram<u64> {
+    Histogram::new(SIGNIFICANT_DIGITS).expect("a legal precision")
 }
 
 /// What follows a header that is exactly our layout's.
@@ -137,6 +122,7 @@ fn walk(mut payload: &[u8], mut found: impl FnMut(u64, u64)) -> Result<(), Decod
 
 #[cfg(test)]
 mod tests {
+    use super::whole::{decode, empty, encode};
     use super::*;
     use proptest::prelude::*;
 

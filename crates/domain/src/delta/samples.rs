@@ -27,7 +27,8 @@ pub enum SamplesError {
 
 impl Samples {
     pub fn record(&mut self, us: u64) {
-        self.histogram().saturating_record(us);
+        let within = us.min(histogram::HIGHEST_US);
+        self.histogram().record(within).expect("it grows to the layout");
         self.min_us = if self.count == 0 { us } else { self.min_us.min(us) };
         self.max_us = self.max_us.max(us);
         self.count += 1;
@@ -39,7 +40,7 @@ impl Samples {
         match (&mut self.counts, theirs) {
             (None, _) => self.counts = Some(theirs.clone()),
             (Some(Counts::Open(ours)), Counts::Open(theirs)) => {
-                ours.add(&**theirs).expect("all histograms have one layout");
+                ours.add(&**theirs).expect("both grow to one layout");
             }
             (Some(Counts::Open(ours)), Counts::Packed(theirs)) => theirs.add_to(ours),
             (Some(Counts::Packed(ours)), theirs) => ours.merge(&theirs.packed()),
@@ -50,7 +51,7 @@ impl Samples {
         self.sum_us = self.sum_us.saturating_add(other.sum_us);
     }
 
-    /// For keeping rather than for recording more: takes what its buckets do instead of hundreds of
+    /// For keeping rather than for recording more: takes what its buckets do instead of tens of
     /// kilobytes.
     pub fn pack(&mut self) {
         if let Some(Counts::Open(histogram)) = &self.counts {
@@ -60,9 +61,10 @@ impl Samples {
 
     /// For recording more.
     fn histogram(&mut self) -> &mut Histogram<u64> {
-        let counts = self.counts.get_or_insert_with(|| Counts::Open(Box::new(histogram::empty())));
+        let counts =
+            self.counts.get_or_insert_with(|| Counts::Open(Box::new(histogram::growing())));
         if let Counts::Packed(packed) = counts {
-            let mut histogram = Box::new(histogram::empty());
+            let mut histogram = Box::new(histogram::growing());
             packed.add_to(&mut histogram);
             *counts = Counts::Open(histogram);
         }
@@ -118,11 +120,7 @@ impl Samples {
 
     /// V2 bytes, empty without samples.
     pub fn encoded(&self) -> Vec<u8> {
-        match &self.counts {
-            None => Vec::new(),
-            Some(Counts::Open(histogram)) => histogram::encode(histogram),
-            Some(Counts::Packed(packed)) => packed.encode(),
-        }
+        self.counts.as_ref().map(|counts| counts.packed().encode()).unwrap_or_default()
     }
 
     /// From untrusted parts, as they came over the wire or out of the database.
@@ -168,7 +166,7 @@ impl PartialEq for Samples {
     }
 }
 
-/// A histogram in which one can record takes hundreds of kilobytes, its buckets that are not empty some
+/// A histogram in which one can record takes tens of kilobytes, its buckets that are not empty some
 /// hundred bytes. What came from elsewhere stays packed, also while it is added up, so that whoever holds
 /// the results of hundreds of agents does not hold as many histograms.
 #[derive(Debug, Clone)]

@@ -40,7 +40,7 @@ impl Exponential {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::empty;
+    use super::super::whole::empty;
     use super::*;
 
     proptest! {

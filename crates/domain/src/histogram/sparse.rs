@@ -40,7 +40,7 @@ impl Sparse {
         Self { counts, total }
     }
 
-    /// Adds V2 bytes of our layout, checked like [`super::decode`]; empty bytes add nothing.
+    /// Adds V2 bytes of our layout, checked like [`Sparse::decode`]; empty bytes add nothing.
     pub fn add(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         if !bytes.is_empty() {
             self.merge(&Self::decode(bytes)?);
@@ -72,10 +72,12 @@ impl Sparse {
         self.counts = merged;
     }
 
-    /// Adds them to a histogram of our layout.
+    /// Adds them to a histogram of our layout, or one that grows to it.
     pub fn add_to(&self, histogram: &mut Histogram<u64>) {
         for (bucket, count) in &self.counts {
-            histogram.saturating_record_n(ends(u64::from(*bucket)).0, *count);
+            histogram
+                .record_n(ends(u64::from(*bucket)).0, *count)
+                .expect("the layout has this bucket");
         }
     }
 
@@ -171,7 +173,8 @@ fn ends(bucket: u64) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::histogram::{BUCKETS, HIGHEST_US, decode, empty, encode};
+    use crate::histogram::whole::{decode, empty, encode};
+    use crate::histogram::{BUCKETS, HIGHEST_US, growing};
     use proptest::prelude::*;
 
     #[test]
@@ -207,9 +210,11 @@ mod tests {
             for us in [0, 1, 999, 4_096, 1_000_000, HIGHEST_US, u64::MAX] {
                 prop_assert_eq!(sparse.count_at_most(us), whole.count_between(0, us));
             }
-            let mut filled = empty();
-            sparse.add_to(&mut filled);
-            prop_assert_eq!(&filled, &whole);
+            for mut filled in [empty(), growing()] {
+                sparse.add_to(&mut filled);
+                prop_assert_eq!(&filled, &whole);
+                prop_assert_eq!(&Sparse::of(&filled), &sparse);
+            }
             for quantile in [0.0, 0.001, 0.25, 0.5, 0.66, 0.95, 0.99, 0.999, 1.0] {
                 prop_assert_eq!(sparse.quantile_us(quantile), Some(whole.value_at_quantile(quantile)));
             }
