@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_domain::delta::{Cells, Delta, DeviceGauge, Tally};
 use shoal_domain::ids::{SeriesId, StageId};
 
+use crate::trackers::ByWindow;
+
 /// Key of the row that holds what is no cell: progress, gauges, health, failures.
 pub const FACTS: i64 = -1;
 
@@ -115,6 +117,18 @@ pub fn into_windows(windows: &mut BTreeMap<WindowKey, Delta>, region: &str, delt
         row.last_window = delta.last_window;
         for ((observer, _), arrivals) in &delta.arrivals {
             row.arrivals.entry((*observer, StageId(0))).or_default().merge(arrivals);
+        }
+    }
+}
+
+/// Adds what the trackers have settled; it belongs to no region.
+pub(crate) fn settled_into_windows(windows: &mut BTreeMap<WindowKey, Delta>, settled: ByWindow) {
+    for (window, of) in settled {
+        let row = windows.entry((FACTS, String::new(), window as i64)).or_default();
+        row.first_window = window;
+        row.last_window = window;
+        for (observer, totals) in of {
+            row.settled.entry(observer).or_default().merge(&totals);
         }
     }
 }

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use shoal_domain::delta::{
     Cells, Delta, DeviceGauge, Health, Progress, Samples, WINDOW_US, merge_cells,
 };
-use shoal_domain::ids::RunId;
-use shoal_domain::observed::{ArrivalCells, SourceClocks, merge_arrivals, merge_clocks};
+use shoal_domain::ids::{ObserverId, RunId};
+use shoal_domain::observed::{
+    ArrivalCells, Arrivals, ReaderGap, SourceClocks, add_gap, merge_arrivals, merge_clocks,
+};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, Region, Threshold};
 
@@ -30,6 +32,7 @@ pub struct LiveRun {
     pub cells: Cells,
     pub arrivals: ArrivalCells,
     pub clocks: SourceClocks,
+    pub gaps: Vec<ReaderGap>,
     pub trackers: Trackers,
     pub parts: BTreeMap<Grant, LivePart>,
     recent: BTreeMap<u64, Moment>,
@@ -66,11 +69,12 @@ pub struct LivePart {
     pub is_delivered: bool,
 }
 
-/// Publishing in one window, over all agents.
+/// Publishing and reading in one window, over all agents.
 #[derive(Debug, Clone, Default)]
 pub struct Moment {
     pub sent: u64,
     pub response_time: Samples,
+    pub arrived: BTreeMap<ObserverId, Arrivals>,
 }
 
 impl LiveRuns {
@@ -104,7 +108,8 @@ impl LiveRuns {
 }
 
 impl LiveRun {
-    pub fn of(plan: &Plan, trackers: Trackers) -> Self {
+    pub fn of(plan: &Plan, mut trackers: Trackers) -> Self {
+        trackers.forget_windows();
         let of_region =
             |threshold: &Threshold| threshold.region != Region::All && threshold.windows.is_none();
         let keeps_parts = plan.thresholds.iter().any(of_region);
@@ -123,7 +128,10 @@ impl LiveRun {
         merge_cells(&mut self.cells, &delta.cells);
         merge_arrivals(&mut self.arrivals, &delta.arrivals);
         merge_clocks(&mut self.clocks, &delta.clocks);
-        self.trackers.add(&delta.receipts);
+        for gap in &delta.gaps {
+            add_gap(&mut self.gaps, gap.clone());
+        }
+        self.trackers.add(&delta.receipts, delta.last_window);
         let part = self.parts.entry(grant.clone()).or_default();
         part.health.merge(&delta.health);
         part.handover = part.handover.max(delta.handover);
@@ -159,6 +167,9 @@ impl LiveRun {
                 moment.response_time.merge(&tally.response_time);
             }
         }
+        for ((observer, _), arrivals) in &delta.arrivals {
+            moment.arrived.entry(*observer).or_default().merge(arrivals);
+        }
         while self.recent.len() > RECENT {
             self.recent.pop_first();
         }
@@ -171,6 +182,10 @@ impl LiveRun {
         let mut now = newest.clone();
         for older in windows {
             now.response_time.merge(&older.response_time);
+            for (observer, arrivals) in &older.arrived {
+                let delays = &mut now.arrived.entry(*observer).or_default().end_to_end;
+                delays.merge(&arrivals.end_to_end);
+            }
         }
         now
     }

@@ -10,6 +10,7 @@
 
 mod families;
 mod influx;
+mod observers;
 mod otlp;
 pub mod outputs;
 mod post;
@@ -28,6 +29,7 @@ use shoal_domain::plan::Plan;
 use shoal_domain::run::Phase;
 use shoal_service_kit::http_get::Page;
 
+use self::observers::ObserverSample;
 use crate::fleet::Fleet;
 use crate::live::LiveRun;
 use crate::orchestrator::Runs;
@@ -43,7 +45,7 @@ const BOUNDS_US: [u64; 14] = [
 ];
 
 /// Every name that is written, with its type and help; `docs/metrics.md` repeats them.
-pub const NAMES: [(&str, &str, &str); 11] = [
+pub const NAMES: [(&str, &str, &str); 17] = [
     ("shoal_build_info", "gauge", "1; the label says which release"),
     ("shoal_agents", "gauge", "agents with an open session"),
     ("shoal_runs", "gauge", "runs that this process drives"),
@@ -55,6 +57,12 @@ pub const NAMES: [(&str, &str, &str); 11] = [
     ("shoal_slots_total", "counter", "planned slots by what became of them"),
     ("shoal_response_time_seconds", "histogram", "from the intended send to the reply"),
     ("shoal_service_time_seconds", "histogram", "from the real send to the reply"),
+    ("shoal_observer_events_total", "counter", "events read at the far end, by what they were"),
+    ("shoal_observer_messages", "gauge", "messages by what became of them as far as is known"),
+    ("shoal_observer_reader_gaps", "gauge", "times in which an observer could not read"),
+    ("shoal_end_to_end_delay_seconds", "histogram", "from the real send to the observer"),
+    ("shoal_ingest_delay_seconds", "histogram", "from the real send to the platform's stamp"),
+    ("shoal_delivery_delay_seconds", "histogram", "from the platform's stamp to the observer"),
 ];
 
 /// One run as a scrape shows it: numbers only, no histograms.
@@ -67,6 +75,7 @@ pub struct RunSample {
     connected: u64,
     failed: u64,
     series: Vec<SeriesSample>,
+    observers: Vec<ObserverSample>,
 }
 
 #[derive(Debug, Clone)]
@@ -133,6 +142,7 @@ impl RunSample {
             connected: gauges().map(|gauge| gauge.connected).sum(),
             failed: gauges().map(|gauge| gauge.failed).sum(),
             series: by_series.into_iter().filter_map(known).collect(),
+            observers: ObserverSample::all(plan, live),
         }
     }
 }
@@ -203,14 +213,19 @@ pub(super) mod tests {
     use shoal_domain::check::parse_plan;
     use shoal_domain::delta::{Delta, DeviceGauge};
     use shoal_domain::files::Files;
-    use shoal_domain::ids::StageId;
+    use shoal_domain::ids::{ObserverId, StageId};
+    use shoal_domain::observed::Arrivals;
     use shoal_domain::outcome::ErrorClass;
+    use shoal_domain::receipts::{Collected, Mark, Run};
+
+    use crate::trackers::Trackers;
 
     use super::*;
 
     pub(super) fn sample() -> RunSample {
         let text = "version: 1\nname: small\ntargets:\n  b: { mqtt: { url: mqtt://h, protocol: 3.1.1 } }\n\
-                    groups:\n  g: { target: b, devices: 3, send: { s: { every: 1s, publish: { topic: a, qos: 1, text: x } } } }\n\
+                    observers: { out: { mqtt: { url: mqtt://h, filter: b }, of: g.s } }\n\
+                    groups:\n  g: { target: b, devices: 3, send: { s: { every: 1s, publish: { topic: a, qos: 1, text: \"${stamp}\" } } } }\n\
                     load: [ { ramp: { to: 100%, over: 1s } } ]\n";
         let plan = parse_plan(text, &[], &Files::none()).unwrap();
         let mut tally = Tally { sent: 3, acked: 2, missed: 1, ..Tally::default() };
@@ -220,8 +235,16 @@ pub(super) mod tests {
         tally.errors.insert(ErrorClass::AckTimeout, 1);
         let devices = vec![DeviceGauge { connected: 3, ..DeviceGauge::default() }];
         let cells = [((SeriesId(1), StageId(0)), tally)].into();
-        let delta = Delta { cells, devices, ..Delta::default() };
-        let mut live = LiveRun::default();
+        let mut arrivals = Arrivals { received: 2, foreign: 4, ..Arrivals::default() };
+        arrivals.end_to_end.record(900);
+        arrivals.end_to_end.record(-5);
+        let arrivals = [((ObserverId(0), StageId(0)), arrivals)].into();
+        let mut sent = Collected::default();
+        (0..3).for_each(|device| sent.push(Run::one(device, 0, 0)));
+        let mut receipts = Vec::new();
+        sent.take(Mark::Sent(SeriesId(1)), &mut receipts);
+        let delta = Delta { cells, devices, arrivals, receipts, ..Delta::default() };
+        let mut live = LiveRun::of(&plan, Trackers::new(&plan));
         live.add(&plan, &("a".to_owned(), 1), &delta, false);
         RunSample::of("calm-otter", &plan, Phase::Running, &live)
     }
@@ -246,6 +269,10 @@ pub(super) mod tests {
             format!("shoal_response_time_seconds_bucket{{{series},le=\"0.1\"}} 3"),
             format!("shoal_response_time_seconds_bucket{{{series},le=\"+Inf\"}} 3"),
             format!("shoal_response_time_seconds_sum{{{series}}} 0.072"),
+            format!("shoal_observer_events_total{{{run},observer=\"out\",class=\"foreign\"}} 4"),
+            format!("shoal_observer_events_total{{{run},observer=\"out\",class=\"negative\"}} 1"),
+            format!("shoal_observer_messages{{{run},observer=\"out\",class=\"pending\"}} 3"),
+            format!("shoal_end_to_end_delay_seconds_count{{{run},observer=\"out\"}} 1"),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

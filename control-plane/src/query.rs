@@ -3,12 +3,13 @@
 mod agents;
 pub mod compare;
 pub mod course;
+mod kept;
 mod observers;
 mod parts;
+mod progress;
 mod shares;
 mod thresholds;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,8 +17,7 @@ use sha2::{Digest, Sha256};
 use shoal_domain::account::{Holding, Until, account, applied, residual};
 use shoal_domain::delta::{Cells, DeviceGauge, Failure, Samples, add_failure, merge_cells};
 use shoal_domain::files::File;
-use shoal_domain::ids::{GrantId, SeriesId, StageId};
-use shoal_domain::outcome::Operation;
+use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::plan::{Plan, StageKind};
 use shoal_domain::report::{
     DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport, RequestLogReport,
@@ -25,17 +25,11 @@ use shoal_domain::report::{
     TimeReport, ValidityReason,
 };
 use shoal_domain::requests::Sampling;
-use shoal_domain::roster::Move;
-use shoal_domain::run::{Phase, RunState, Validity, Verdict};
+use shoal_domain::run::{Phase, Validity, Verdict};
 use shoal_domain::schedule::Timetable;
 use shoal_domain::validity::{AgentHealth, Blindness, FleetHealth, assess};
 use shoal_domain::verdict::{self, Facts};
-use shoal_proto::v1;
-use shoal_service_kit::{Clock, SystemClock};
 
-use crate::fleet::grant_key;
-use crate::live::LiveRuns;
-use crate::orchestrator::{ActiveRun, Status};
 use crate::record::{Record, Scaled, plan_of};
 use crate::refusal::Refusal;
 use crate::store::{EventRow, RunRow, Store, ThresholdRow};
@@ -44,6 +38,7 @@ pub use self::course::kind_of;
 use self::observers::Observing;
 pub use self::observers::observe_live;
 pub use self::parts::{parts, plan_devices, region_in};
+pub use self::progress::{elapsed_s, ended, progress};
 use self::shares::Share;
 
 /// What is stored with a run's last phase.
@@ -70,17 +65,18 @@ fn files(plan: &Plan) -> Vec<FileReport> {
 pub async fn report(store: &Store, row: &RunRow, server: &str) -> Result<RunReport, Refusal> {
     let plan = plan_of(store, row).await?;
     let record = Record::of(row)?;
-    build(store, row, &plan, &record, server).await
+    Ok(build(store, row, &plan, &record, server).await?.0)
 }
 
-/// The judgement of a run whose record says that it is over; keeps the thresholds' results.
+/// The judgement of a run whose record says that it is over; keeps the thresholds' results and the
+/// far end over time.
 pub async fn judge_and_keep(
     store: &Store,
     row: &RunRow,
     plan: &Plan,
     record: &Record,
 ) -> Result<Judged, Refusal> {
-    let report = build(store, row, plan, record, "").await?;
+    let (report, observing) = build(store, row, plan, record, "").await?;
     let rows: Vec<ThresholdRow> = report
         .thresholds
         .iter()
@@ -96,6 +92,10 @@ pub async fn judge_and_keep(
         })
         .collect();
     store.put_thresholds(row.run_id, &rows).await?;
+    if !report.observers.is_empty() {
+        let of = course::Of { plan, record, observing: &observing };
+        kept::keep(store, row, &of, report.duration_s).await?;
+    }
     Ok(Judged {
         validity: report.validity,
         verdict: report.verdict,
@@ -117,7 +117,7 @@ async fn build(
     plan: &Plan,
     record: &Record,
     server: &str,
-) -> Result<RunReport, Refusal> {
+) -> Result<(RunReport, Observing), Refusal> {
     let phase = record.state.phase();
     let (shares, trackers) = shares::of_run(store, row, plan, record).await?;
     let observing = Observing::new(plan, record, &shares, trackers);
@@ -127,7 +127,15 @@ async fn build(
     let blind = if has_run { observing.blindness(plan) } else { Vec::new() };
     let (validity, reasons) =
         trust(plan, record, &shares, &facts, &storage_gaps(store, row).await?, &blind);
-    let asked = thresholds::Asked { store, row, plan, record, shares: &shares, facts: &facts };
+    let asked = thresholds::Asked {
+        store,
+        row,
+        plan,
+        record,
+        shares: &shares,
+        facts: &facts,
+        observing: &observing,
+    };
     let thresholds = if has_run { asked.reports().await? } else { Vec::new() };
     let all_hold = thresholds.iter().all(|t| t.result == ThresholdResult::Passed);
     let (verdict, exit_code) = match record.state.cause() {
@@ -143,7 +151,7 @@ async fn build(
         devices.connected += group.connected;
         devices.failed += group.failed;
     }
-    Ok(RunReport {
+    let report = RunReport {
         schema: SCHEMA,
         run: row.run_id.to_string(),
         name: row.name.clone(),
@@ -180,7 +188,8 @@ async fn build(
         parts: Vec::new(),
         events: events(store, row, record).await?,
         observers: if has_run { observing.reports(plan, row, &facts) } else { Vec::new() },
-    })
+    };
+    Ok((report, observing))
 }
 
 fn facts<'s>(
@@ -466,104 +475,4 @@ fn rfc3339(unix_us: u64) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Microseconds of run time now, negative before t0.
-pub fn elapsed_s(record: &Record) -> f64 {
-    record.state.t0_us().map_or(0.0, |t0_us| (SystemClock.unix_us() as f64 - t0_us as f64) / 1e6)
-}
-
-/// What a watcher sees of a run that this process drives.
-pub fn progress(
-    run: shoal_domain::ids::RunId,
-    active: &ActiveRun,
-    live: &LiveRuns,
-) -> v1::RunProgress {
-    let Status { record, exit_code } = active.status.borrow().clone();
-    let phase = record.state.phase();
-    let elapsed_s = elapsed_s(&record);
-    let run_us = if elapsed_s > 0.0 { (elapsed_s * 1e6) as u64 } else { 0 };
-    let stage = active.plan.stage_of(0, run_us);
-    let mut progress = v1::RunProgress {
-        run_id: run.to_string(),
-        name: active.name.clone(),
-        phase: phase.word().to_owned(),
-        elapsed_s,
-        planned_s: record.load_end_us as f64 / 1e6,
-        stage: active.plan.stages[stage.index()].name.clone(),
-        devices_planned: active.plan.devices(),
-        note: note(&record),
-        over: phase.is_over(),
-        exit_code: i32::from(exit_code.unwrap_or(0)),
-        ..v1::RunProgress::default()
-    };
-    live.read(run, |live| {
-        let held = record.roster.grants.iter().filter(|grant| grant.is_live());
-        let held = held.filter_map(|grant| live.parts.get(&grant_key(run, &grant.id)));
-        for gauge in held.flat_map(|part| &part.devices) {
-            progress.devices_connected += gauge.connected;
-            progress.devices_failed += gauge.failed;
-        }
-        for ((series, _), tally) in &live.cells {
-            progress.errors += tally.n_errors();
-            progress.missed += tally.missed;
-            let operation = active.plan.series.get(series.index()).map(|s| s.operation);
-            if operation.is_some_and(Operation::is_send) {
-                progress.sent += tally.sent;
-            }
-        }
-        let now = live.now();
-        progress.sent_per_s = now.sent as f64;
-        let quantile = |q| now.response_time.quantile_us(q).unwrap_or(0);
-        (progress.p50_us, progress.p95_us, progress.p99_us) =
-            (quantile(0.5), quantile(0.95), quantile(0.99));
-    });
-    progress
-}
-
-fn note(record: &Record) -> String {
-    let list = |grants: Vec<&GrantId>| {
-        let names: BTreeSet<&str> = grants.iter().map(|grant| grant.agent.as_str()).collect();
-        names.into_iter().collect::<Vec<_>>().join(", ")
-    };
-    match &record.state {
-        RunState::Pending { .. } => format!("waiting for {} agent(s)", record.agents_wanted),
-        RunState::Preparing { agents, prepared, .. } => {
-            format!("waiting for {} to prepare", list(agents.difference(prepared).collect()))
-        }
-        RunState::Probing { awaited, .. } => {
-            let unseen = awaited.iter().filter(|one| !one.is_seen);
-            let names: Vec<&str> = unseen.map(|one| one.probe.name.as_str()).collect();
-            format!("waiting for the platform's answer at {}", names.join(", "))
-        }
-        RunState::Stopping { agents, closed, .. } => {
-            format!("waiting for {} to close", list(agents.difference(closed).collect()))
-        }
-        RunState::Collecting { waiting, .. } => {
-            format!("waiting for the last deltas of {}", list(waiting.iter().collect()))
-        }
-        RunState::Over { cause, .. } => cause.sentence(),
-        RunState::Armed { .. } | RunState::Running { .. } => {
-            let run_us = (elapsed_s(record).max(0.0) * 1e6) as u64;
-            let moved = record.roster.moves.last().map(Move::sentence).unwrap_or_default();
-            match record.roster.without_agent(run_us) {
-                0 => moved,
-                n => format!("{n} devices without agent now; {moved}"),
-            }
-        }
-    }
-}
-
-/// A finished run as a watcher sees it who came too late.
-pub fn ended(row: &RunRow) -> v1::RunProgress {
-    v1::RunProgress {
-        run_id: row.run_id.to_string(),
-        name: row.name.clone(),
-        phase: row.phase.word().to_owned(),
-        devices_planned: row.planned_devices as u64,
-        note: row.cause.clone().unwrap_or_default(),
-        over: row.phase.is_over(),
-        exit_code: row.exit_code.unwrap_or(4) as i32,
-        ..v1::RunProgress::default()
-    }
 }

@@ -3,14 +3,19 @@
 //! Receipts of devices and of observers meet here and nowhere else. Invariant: a receipt is added
 //! once, by whoever adds the delta that carried it.
 
+use std::collections::BTreeMap;
+
 use shoal_domain::ids::{ObserverId, SeriesId};
 use shoal_domain::plan::{Plan, Send};
 use shoal_domain::receipts::{Mark, Receipt};
-use shoal_domain::tracker::Tracker;
+use shoal_domain::tracker::{Horizon, Totals, Tracker, Windows};
 
 use crate::record::internal;
 use crate::refusal::Refusal;
 use crate::store::TrackerRow;
+
+/// What became of messages by the window of their sending, and what was read in it.
+pub(crate) type ByWindow = BTreeMap<u64, BTreeMap<ObserverId, Totals>>;
 
 /// By index of the plan's observers.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +48,8 @@ impl Trackers {
         Ok(trackers)
     }
 
-    pub fn add(&mut self, receipts: &[Receipt]) {
+    /// What happened in a window.
+    pub fn add(&mut self, receipts: &[Receipt], window: u64) {
         for receipt in receipts {
             for (observer, (of, tracker)) in self.0.iter_mut().enumerate() {
                 let is_meant = match receipt.mark {
@@ -53,7 +59,7 @@ impl Trackers {
                     Mark::Received(id) | Mark::Blind(id) => id.index() == observer,
                 };
                 if is_meant {
-                    tracker.add(receipt);
+                    tracker.add(receipt, window);
                 }
             }
         }
@@ -70,14 +76,36 @@ impl Trackers {
         }
     }
 
-    /// Blocks changed since they were restored.
-    pub fn take_touched(&mut self) -> Vec<TrackerRow> {
-        let mut rows = Vec::new();
+    /// Only totals will be asked for.
+    pub fn forget_windows(&mut self) {
+        self.0.iter_mut().for_each(|(_, tracker)| tracker.forget_windows());
+    }
+
+    /// What is not among the stored windows yet, or will never be because it stays open.
+    pub(crate) fn by_window(&self, horizon: Horizon) -> ByWindow {
+        let mut all = ByWindow::new();
+        for (observer, (_, tracker)) in self.0.iter().enumerate() {
+            add_windows(&mut all, observer, tracker.by_window(horizon));
+        }
+        all
+    }
+
+    /// Blocks changed since they were restored, and what is settled since then.
+    pub(crate) fn take_touched(&mut self) -> (Vec<TrackerRow>, ByWindow) {
+        let (mut rows, mut settled) = (Vec::new(), ByWindow::new());
         for (observer, (_, tracker)) in self.0.iter_mut().enumerate() {
-            for (block, body) in tracker.take_touched() {
+            let (blocks, windows) = tracker.take_touched();
+            for (block, body) in blocks {
                 rows.push(TrackerRow { observer: observer as i64, block: i64::from(block), body });
             }
+            add_windows(&mut settled, observer, windows);
         }
-        rows
+        (rows, settled)
+    }
+}
+
+fn add_windows(all: &mut ByWindow, observer: usize, windows: Windows) {
+    for (window, totals) in windows {
+        all.entry(window).or_default().insert(ObserverId(observer as u32), totals);
     }
 }

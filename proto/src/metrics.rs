@@ -16,6 +16,7 @@ use shoal_domain::outcome::ErrorClass;
 use shoal_domain::receipts::{Mark, Receipt, Runs};
 use shoal_domain::requests::RequestLog;
 use shoal_domain::schedule::MAX_REVISIONS;
+use shoal_domain::tracker::Totals;
 
 use crate::{BadField, v1};
 
@@ -59,7 +60,33 @@ fn to_wire(delta: &Delta) -> v1::Delta {
         clocks: delta.clocks.iter().map(clock).collect(),
         handover: delta.handover,
         spells: delta.spells.iter().map(health::spell).collect(),
+        settled: delta.settled.iter().map(settled_to_wire).collect(),
     }
+}
+
+fn settled_to_wire((observer, totals): (&ObserverId, &Totals)) -> v1::Settled {
+    v1::Settled {
+        observer: observer.0,
+        sent: totals.sent,
+        acked: totals.acked,
+        unique: totals.unique,
+        received: totals.received,
+        out_of_order: totals.out_of_order,
+        late_events: totals.late_events,
+    }
+}
+
+pub fn settled_from(wire: &v1::Settled) -> (ObserverId, Totals) {
+    let totals = Totals {
+        sent: wire.sent,
+        acked: wire.acked,
+        unique: wire.unique,
+        received: wire.received,
+        out_of_order: wire.out_of_order,
+        late_events: wire.late_events,
+        ..Totals::default()
+    };
+    (ObserverId(wire.observer), totals)
 }
 
 pub fn positions_to_wire(positions: &Positions) -> Vec<v1::Position> {
@@ -250,6 +277,7 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
         clock_error_us: wire.clock_error_us,
         positions: positions_from_wire(&wire.positions),
         clocks: clocks_from(&wire.clocks),
+        settled: wire.settled.iter().map(settled_from).collect(),
         revised_us: wire.revised_us,
         handover: wire.handover,
     })
@@ -397,6 +425,10 @@ mod tests {
                 delta.positions.raise(ObserverId(series.0), n as u32, 77);
                 let clock = ClockInterval { low_us: -5, high_us: n as i64, has_moved: n > 2 };
                 delta.clocks.insert((ObserverId(series.0), n as u32), clock);
+                let settled =
+                    Totals { sent: 9, acked: 8, unique: 7, received: 6, ..Totals::default() };
+                let settled = Totals { out_of_order: 5, late_events: n as u64, ..settled };
+                delta.settled.insert(ObserverId(series.0), settled);
                 seen.end_to_end.record(17 - 30 * n as i64);
                 delta.arrivals.insert((ObserverId(series.0), *stage), seen);
                 let gap = ReaderGap {

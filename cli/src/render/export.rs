@@ -6,6 +6,7 @@
 
 mod chart;
 pub(crate) mod csv;
+mod far_end;
 mod html;
 mod junit;
 mod locust;
@@ -49,6 +50,8 @@ pub(crate) fn files(format: Format, drawn: &RunExport, full: &RunExport) -> Vec<
         Format::Csv => vec![
             ("series.csv", csv::series(&full.report)),
             ("course.csv", csv::course(full)),
+            ("observers.csv", far_end::observers(&full.report)),
+            ("observers_course.csv", far_end::course(full)),
             ("failures.csv", csv::failures(&full.report)),
             ("thresholds.csv", csv::thresholds(&full.report)),
         ],

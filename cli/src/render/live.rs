@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use shoal_proto::v1::RunProgress;
+use shoal_proto::v1::{ObserverProgress, RunProgress};
 
 use super::numbers::{count, micros, rate, seconds};
 use super::{clean, remark};
@@ -115,10 +115,35 @@ fn line(progress: &RunProgress) -> String {
         parts.push(format!("p50 {p50}, p95 {p95}, p99 {p99}"));
     }
     parts.push(format!("{} errors, {} missed", count(progress.errors), count(progress.missed)));
+    parts.extend(progress.observers.iter().filter(|observer| observer.sent > 0).map(far_end));
     if !progress.note.is_empty() {
         parts.push(clean(&progress.note));
     }
     parts.join(" · ")
+}
+
+/// What came out; of the classes those that have anything.
+fn far_end(observer: &ObserverProgress) -> String {
+    let mut text =
+        format!("{}: {} events/s", clean(&observer.name), count(observer.received_per_s));
+    if observer.samples > 0 {
+        let sign = if observer.p95_us < 0 { "-" } else { "" };
+        let p95 = micros(observer.p95_us.unsigned_abs() as f64);
+        text.push_str(&format!(", p95 {sign}{p95}"));
+    }
+    for (n, what) in [
+        (observer.lost, "lost"),
+        (observer.undelivered, "undelivered"),
+        (observer.lost_possible, "perhaps lost"),
+        (observer.duplicated, "doubled"),
+        (observer.out_of_order, "out of order"),
+        (observer.pending, "on their way"),
+    ] {
+        if n > 0 {
+            text.push_str(&format!(", {} {what}", count(n)));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -148,6 +173,26 @@ mod tests {
         assert_eq!(
             line(&progress()),
             "RUNNING · hold · 99/100 devices · 99.0 msg/s · p50 412 µs, p95 1.24 ms, p99 2.06 ms · 0 errors, 0 missed"
+        );
+    }
+
+    #[test]
+    fn what_came_out_stands_behind_what_went_in() {
+        let observer = ObserverProgress {
+            name: "ingestion".into(),
+            received_per_s: 98,
+            sent: 700,
+            unique: 690,
+            lost: 3,
+            pending: 7,
+            samples: 300,
+            p95_us: -1_500,
+            ..ObserverProgress::default()
+        };
+        let line = line(&RunProgress { observers: vec![observer], ..progress() });
+        assert!(
+            line.ends_with(" · ingestion: 98 events/s, p95 -1.50 ms, 3 lost, 7 on their way"),
+            "{line}"
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::observers::ObserverSample;
 use super::{NAMES, Process, RunSample, SeriesSample, TimeSample};
 
 /// All points of one name.
@@ -61,7 +62,9 @@ fn of_run<'a>(name: &str, run: &'a RunSample) -> Vec<Point<'a>> {
         ],
         _ => {
             let of_series = |series| of_series(name, labels(), series);
-            run.series.iter().flat_map(of_series).collect()
+            let of_observer = |observer: &'a ObserverSample| observer.points(name, labels());
+            let of_observers = run.observers.iter().flat_map(of_observer);
+            run.series.iter().flat_map(of_series).chain(of_observers).collect()
         }
     }
 }

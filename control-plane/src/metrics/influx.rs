@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::observers::ObserverSample;
 use super::{RunSample, SeriesSample, TimeSample};
 
 pub(super) const HEADERS: &str = "Content-Type: text/plain; charset=utf-8\r\n";
@@ -21,6 +22,9 @@ pub(super) fn lines(runs: &[RunSample], now_us: u64) -> String {
         );
         for series in &run.series {
             let _ = writeln!(text, "{} {at_ns}", series_line(&tags, series));
+        }
+        for observer in &run.observers {
+            let _ = writeln!(text, "{} {at_ns}", observer_line(&tags, observer));
         }
     }
     text
@@ -47,6 +51,24 @@ fn series_line(run: &str, series: &SeriesSample) -> String {
     };
     time("response_time", &series.response_time);
     time("service_time", &series.service_time);
+    line
+}
+
+fn observer_line(run: &str, observer: &ObserverSample) -> String {
+    let counts = observer.events.iter().chain(&observer.messages);
+    let counts: Vec<String> = counts.map(|(class, n)| format!("{class}={n}i")).collect();
+    let mut line =
+        format!("shoal_observer,{run},observer={} {}", tag(&observer.name), counts.join(","));
+    let delays = [
+        ("end_to_end_delay", &observer.end_to_end),
+        ("ingest_delay", &observer.ingest),
+        ("delivery_delay", &observer.delivery),
+    ];
+    for (name, time) in delays {
+        if let Some(TimeSample { count, sum_us, .. }) = time {
+            let _ = write!(line, ",{name}_count={count}i,{name}_sum_us={sum_us}i");
+        }
+    }
     line
 }
 
@@ -91,6 +113,7 @@ mod tests {
             service_time: None,
         };
         RunSample {
+            observers: Vec::new(),
             name: name.into(),
             scenario: "x".into(),
             phase: shoal_domain::run::Phase::Running,

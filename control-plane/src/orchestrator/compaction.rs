@@ -43,9 +43,11 @@ pub(super) async fn compact(
         fold::into_windows(&mut windows, region, &body);
         let held = fold::gauges_of(&delta.assignment_id, delta.epoch);
         fold::gauges_into_windows(&mut windows, &mut gauges, &held, &body);
-        trackers.add(&body.receipts);
+        trackers.add(&body.receipts, body.last_window);
         through.insert(grant, delta.seq);
     }
+    let (trackers, settled) = trackers.take_touched();
+    fold::settled_into_windows(&mut windows, settled);
     add_stored_summaries(store, run_id, &mut summaries).await?;
     add_stored_windows(store, run_id, &mut windows).await?;
 
@@ -74,7 +76,7 @@ pub(super) async fn compact(
                 rows.iter().map(|(key, delta)| summary_row(grant, key, delta))
             })
             .collect(),
-        trackers: trackers.take_touched(),
+        trackers,
     };
     Ok(store.fold(&batch).await?)
 }

@@ -12,9 +12,11 @@ use shoal_domain::export::{
 use shoal_domain::ids::{ObserverId, SeriesId};
 use shoal_domain::outcome::Operation;
 use shoal_domain::plan::{Plan, StageKind, TargetKind};
-use shoal_proto::metrics::arrivals_from;
+use shoal_domain::tracker::Totals;
+use shoal_proto::metrics::{arrivals_from, settled_from};
 use shoal_proto::v1;
 
+use super::observers::Observing;
 use crate::fold::{FACTS, gauges_of};
 use crate::orchestrator::decode;
 use crate::record::{Record, grant_of, internal, plan_of};
@@ -34,11 +36,12 @@ pub async fn export(
     server: &str,
     points: u64,
 ) -> Result<RunExport, Refusal> {
-    let report = super::report(store, row, server).await?;
     let plan = plan_of(store, row).await?;
     let record = Record::of(row)?;
+    let (report, observing) = super::build(store, row, &plan, &record, server).await?;
     let distributions = distributions(store, row, &plan, report.duration_s).await?;
-    let course = course(store, row, &plan, &record, report.duration_s, points).await?;
+    let of = Of { plan: &plan, record: &record, observing: &observing };
+    let course = course(store, row, &of, report.duration_s, points).await?;
     Ok(RunExport {
         report,
         scenario_text: row.scenario_text.clone(),
@@ -175,31 +178,49 @@ fn distribution(
     }
 }
 
-/// A stored window as it lies on the wire, so that its histograms need not be unfolded.
-type Parts = BTreeMap<u64, Vec<v1::Delta>>;
+/// What is not among the stored windows, by window.
+type Waiting = BTreeMap<u64, Unstored>;
 
-async fn course(
+#[derive(Default)]
+struct Unstored {
+    /// As they lie on the wire, so that their histograms need not be unfolded.
+    deltas: Vec<v1::Delta>,
+    /// What became of messages of which anything is open.
+    open: BTreeMap<ObserverId, Totals>,
+}
+
+/// The run that a course is of.
+pub(super) struct Of<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) record: &'a Record,
+    pub(super) observing: &'a Observing,
+}
+
+pub(super) async fn course(
     store: &Store,
     row: &RunRow,
-    plan: &Plan,
-    record: &Record,
+    of: &Of<'_>,
     duration_s: f64,
     points: u64,
 ) -> Result<Course, Refusal> {
+    let Of { plan, record, observing } = *of;
     let series = plan.series.iter().map(|series| {
         let group = plan.groups[series.group].name.clone();
         (group, series.name.clone(), series.operation.word().to_owned())
     });
-    let rows = (plan.series.len() + plan.observers.len()).max(1) as u64;
+    // An observer has about three times the columns of a series.
+    let rows = (plan.series.len() + 3 * plan.observers.len()).max(1) as u64;
     let fit = MOST_POINTS.min(MOST_CELLS / rows).max(1);
     let points = if points == 0 { fit } else { points.min(fit) };
     let seconds = (duration_s.ceil() as u64).max(1);
     // A point holds whole windows, however long those are by now.
     let step_s = seconds.div_ceil(points).next_multiple_of(row.window_s.max(1) as u64);
-    let observers = plan.observers.iter().map(|observer| observer.name.clone());
-    let mut builder = CourseBuilder::new(series, observers, step_s);
+    let mut builder = CourseBuilder::new(series, observing.watched(plan), step_s);
     let mut gauges = Gauges::default();
     let mut waiting = unfolded(store, row, &mut gauges).await?;
+    for (window, open) in observing.by_window() {
+        waiting.entry(window).or_default().open = open;
+    }
     let mut from = 0i64;
     loop {
         let rows = store.windows_of(row.run_id, from, from + SPAN).await?;
@@ -210,7 +231,7 @@ async fn course(
             let delta = read("windows", row, &stored.body)?;
             if stored.series == FACTS {
                 gauges.add(&stored.region, window, &delta);
-                add_arrivals(&mut builder, window, &delta)?;
+                add_observed(&mut builder, window, &delta)?;
             } else {
                 add(&mut builder, window, &delta)?;
             }
@@ -228,27 +249,30 @@ async fn course(
 }
 
 /// Deltas that wait for their fold, by window.
-async fn unfolded(store: &Store, row: &RunRow, gauges: &mut Gauges) -> Result<Parts, Refusal> {
-    let mut parts = Parts::new();
+async fn unfolded(store: &Store, row: &RunRow, gauges: &mut Gauges) -> Result<Waiting, Refusal> {
+    let mut waiting = Waiting::new();
     for stored in store.unfolded(row.run_id, None).await? {
         let delta = read("deltas", row, &stored.body)?;
         let grant = gauges_of(&stored.assignment_id, stored.epoch);
         gauges.add(&grant, delta.last_window, &delta);
-        parts.entry(delta.last_window).or_default().push(delta);
+        waiting.entry(delta.last_window).or_default().deltas.push(delta);
     }
-    Ok(parts)
+    Ok(waiting)
 }
 
 fn take_before(
-    waiting: &mut Parts,
+    waiting: &mut Waiting,
     window: u64,
     builder: &mut CourseBuilder,
 ) -> Result<(), Refusal> {
     while let Some(first) = waiting.first_entry().filter(|first| *first.key() < window) {
-        let (window, deltas) = first.remove_entry();
+        let (window, Unstored { deltas, open }) = first.remove_entry();
         for delta in deltas {
             add(builder, window, &delta)?;
-            add_arrivals(builder, window, &delta)?;
+            add_observed(builder, window, &delta)?;
+        }
+        for (observer, totals) in open {
+            builder.add_totals(window, observer, &totals);
         }
     }
     Ok(())
@@ -278,7 +302,7 @@ fn add(builder: &mut CourseBuilder, window: u64, delta: &v1::Delta) -> Result<()
     Ok(())
 }
 
-fn add_arrivals(
+fn add_observed(
     builder: &mut CourseBuilder,
     window: u64,
     delta: &v1::Delta,
@@ -288,6 +312,9 @@ fn add_arrivals(
         let arrivals = arrivals_from(wire.clone())
             .map_err(|error| internal(format!("table windows, window {window}: {error}")))?;
         builder.add_arrivals(window, observer, &arrivals);
+    }
+    for (observer, totals) in delta.settled.iter().map(settled_from) {
+        builder.add_totals(window, observer, &totals);
     }
     Ok(())
 }

@@ -3,21 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_domain::delay::{Delays, correction, is_indicative};
+use shoal_domain::export::Watched;
 use shoal_domain::ids::{ObserverId, StageId};
 use shoal_domain::observed::{ReaderGap, SourceClocks, merge_arrivals, merge_clocks};
-use shoal_domain::plan::Plan;
+use shoal_domain::plan::{Observer, Plan};
 use shoal_domain::report::{DelayReport, LossyReport, ObserverReport, ReaderGapReport};
 use shoal_domain::run::Phase;
 use shoal_domain::template::DeviceScope;
-use shoal_domain::tracker::Horizon;
+use shoal_domain::tracker::{Horizon, Tracker};
 use shoal_domain::validity::Blindness;
 use shoal_domain::verdict::{Facts, ObserverFacts};
+use shoal_proto::v1;
 
 use super::shares::Share;
-use crate::live::LiveRun;
+use crate::live::{LiveRun, Moment};
 use crate::record::Record;
 use crate::store::RunRow;
-use crate::trackers::Trackers;
+use crate::trackers::{ByWindow, Trackers};
 
 /// Devices named for having lost most.
 const MAX_LOSSY: usize = 10;
@@ -77,6 +79,26 @@ impl Observing {
             merge_arrivals(&mut facts.arrivals, &share.total.arrivals);
         }
         facts.observers.clone_from(&self.facts);
+    }
+
+    /// What is not among the stored windows of what became of messages.
+    pub(super) fn by_window(&self) -> ByWindow {
+        self.trackers.by_window(self.horizon)
+    }
+
+    /// What a course has to know of each observer.
+    pub(super) fn watched(&self, plan: &Plan) -> Vec<Watched> {
+        let of = |(observer, facts): (&Observer, &ObserverFacts)| Watched {
+            name: observer.name.clone(),
+            platform_shift_us: facts.platform_shift_us(),
+            has_classes: true,
+        };
+        let mut watched: Vec<Watched> = plan.observers.iter().zip(&self.facts).map(of).collect();
+        for (n, watched) in watched.iter_mut().enumerate() {
+            let tracker = self.trackers.of(ObserverId(n as u32));
+            watched.has_classes = tracker.is_some_and(Tracker::knows_windows);
+        }
+        watched
     }
 
     pub(super) fn blindness(&self, plan: &Plan) -> Vec<Blindness> {
@@ -271,7 +293,33 @@ pub fn observe_live(facts: &mut Facts, plan: &Plan, live: &LiveRun) {
         let totals = tracker.map(|tracker| tracker.totals(Horizon::Open)).unwrap_or_default();
         let of = live.clocks.iter().filter(|((observer, _), _)| observer.index() == n);
         let platform_clock = correction(of.map(|(_, clock)| clock), 0);
-        ObserverFacts { totals, platform_clock, ..ObserverFacts::default() }
+        let reader_gaps = live.gaps.iter().filter(|gap| gap.observer.index() == n).count() as u64;
+        ObserverFacts { totals, platform_clock, reader_gaps, ..ObserverFacts::default() }
     };
     facts.observers = (0..plan.observers.len()).map(known).collect();
+}
+
+/// What a watcher sees of the observers.
+pub(super) fn progress(plan: &Plan, live: &LiveRun, now: &Moment) -> Vec<v1::ObserverProgress> {
+    let of = |(n, observer): (usize, &Observer)| {
+        let id = ObserverId(n as u32);
+        let tracker = live.trackers.of(id);
+        let totals = tracker.map(|tracker| tracker.totals(Horizon::Open)).unwrap_or_default();
+        let arrived = now.arrived.get(&id).cloned().unwrap_or_default();
+        v1::ObserverProgress {
+            name: observer.name.clone(),
+            received_per_s: arrived.received,
+            sent: totals.sent,
+            unique: totals.unique,
+            lost: totals.lost,
+            undelivered: totals.undelivered,
+            lost_possible: totals.lost_possible,
+            duplicated: totals.duplicated,
+            out_of_order: totals.out_of_order,
+            pending: totals.pending,
+            samples: arrived.end_to_end.count(),
+            p95_us: arrived.end_to_end.quantile_us(0.95).unwrap_or(0),
+        }
+    };
+    plan.observers.iter().enumerate().map(of).collect()
 }

@@ -54,7 +54,7 @@ pub(super) async fn of_run(
     }
     for stored in store.unfolded(row.run_id, None).await? {
         let mut delta = decode("deltas", &stored.assignment_id, &stored.body)?;
-        trackers.add(&std::mem::take(&mut delta.receipts));
+        trackers.add(&std::mem::take(&mut delta.receipts), delta.last_window);
         add(stored.assignment_id, stored.epoch, delta);
     }
     let mut shares = Vec::new();

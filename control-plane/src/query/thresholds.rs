@@ -12,6 +12,7 @@ use shoal_domain::report::{ThresholdReport, ThresholdResult, WindowsReport};
 use shoal_domain::verdict::{Facts, Judgement, judge};
 use shoal_domain::windowed::{Held, Windowed};
 
+use super::observers::Observing;
 use super::parts::{Regions, facts_of, name_of};
 use super::shares::Share;
 use crate::fold::FACTS;
@@ -31,6 +32,7 @@ pub(super) struct Asked<'a> {
     pub(super) record: &'a Record,
     pub(super) shares: &'a [Share],
     pub(super) facts: &'a Facts,
+    pub(super) observing: &'a Observing,
 }
 
 /// One threshold in one region, while its windows are read.
@@ -140,7 +142,7 @@ impl Asked<'_> {
         let ended_us = self.facts.ended_us;
         let mut worst: BTreeMap<usize, (Option<String>, Held)> = BTreeMap::new();
         for Asking { position, region, mut windows } in asking {
-            let held = windows.known(self.plan, ended_us);
+            let held = windows.known(self.plan, ended_us, &self.facts.observers);
             let is_worse =
                 worst.get(&position).is_none_or(|(_, known)| held.ratio() < known.ratio());
             if is_worse {
@@ -196,7 +198,7 @@ impl Asked<'_> {
                 // Nothing of an earlier second comes any more.
                 for asking in asking.iter_mut() {
                     let until_us = (window * 1_000_000).min(self.facts.ended_us);
-                    asking.windows.known(self.plan, until_us);
+                    asking.windows.known(self.plan, until_us, &self.facts.observers);
                 }
                 let delta = decode("windows", &run.to_string(), &stored.body)?;
                 give(asking, window, &stored.region, &delta);
@@ -206,7 +208,8 @@ impl Asked<'_> {
         Ok(())
     }
 
-    /// Deltas that wait for their fold, by window, with the region of their agent.
+    /// Deltas that wait for their fold and what is open of messages, by window, with the region of
+    /// their agent.
     async fn unfolded(
         &self,
         regions: &Regions,
@@ -220,6 +223,10 @@ impl Asked<'_> {
             let delta = decode("deltas", &stored.assignment_id, &stored.body)?;
             let region = region_of(&stored.assignment_id);
             waiting.entry(delta.last_window).or_default().push((region, delta));
+        }
+        for (window, settled) in self.observing.by_window() {
+            let delta = Delta { settled, ..Delta::default() };
+            waiting.entry(window).or_default().push((String::new(), delta));
         }
         Ok(waiting)
     }
@@ -299,6 +306,9 @@ fn give(asking: &mut [Asking], window: u64, region: &str, delta: &Delta) {
     for asking in asking {
         if asking.region.as_deref().is_none_or(|wanted| wanted == region) {
             asking.windows.add(window, &delta.cells, &delta.arrivals);
+            for (observer, totals) in &delta.settled {
+                asking.windows.add_totals(window, *observer, totals);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Agents, series, thresholds: plain rows.
 
 use shoal_control_plane::store::{
-    AgentRow, QuarantineRow, SeriesRow, Store, StoreError, ThresholdRow,
+    AgentRow, ObservedRow, QuarantineRow, SeriesRow, Store, StoreError, ThresholdRow,
 };
 
 use crate::fixtures::{new_run, run_id};
@@ -11,6 +11,7 @@ crate::on_both_databases!(
     a_quarantine_keeps_its_first_reason_until_it_is_lifted,
     series_say_what_their_numbers_mean,
     thresholds_are_replaced_as_a_whole,
+    what_observers_saw_is_replaced_as_a_whole,
     the_store_answers_a_ping,
 );
 
@@ -96,6 +97,23 @@ async fn thresholds_are_replaced_as_a_whole(store: &Store) {
     let twice = [threshold(0, None, None), threshold(0, None, None)];
     assert!(matches!(store.put_thresholds(run, &twice).await, Err(StoreError::Conflict { .. })));
     assert_eq!(store.thresholds(run).await.unwrap(), second);
+}
+
+async fn what_observers_saw_is_replaced_as_a_whole(store: &Store) {
+    let run = run_id(1);
+    store.insert_run(&new_run(run, "steady-heron")).await.unwrap();
+    let point = |from_s| ObservedRow {
+        observer: 0,
+        from_s,
+        step_s: 1,
+        name: "out".to_owned(),
+        counts: std::array::from_fn(|n| n as i64),
+        delays_us: std::array::from_fn(|n| (n % 2 == 0).then_some(n as i64 - 5)),
+    };
+    store.put_observed(run, &[point(0), point(1)]).await.unwrap();
+    store.put_observed(run, &[point(1)]).await.unwrap();
+    let twice = store.put_observed(run, &[point(1), point(1)]).await;
+    assert!(matches!(twice, Err(StoreError::Conflict { .. })), "{twice:?}");
 }
 
 async fn the_store_answers_a_ping(store: &Store) {

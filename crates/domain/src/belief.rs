@@ -38,6 +38,8 @@ pub enum Impossible {
     Slots { series: u32, window: u64, found: u64, most: u64 },
     #[error("{found} devices {what} in group {group}, and it holds {most}")]
     Devices { what: &'static str, group: u32, found: u64, most: u64 },
+    #[error("what became of messages, which no agent can know")]
+    Settled,
     #[error("delta number {found} where {next} comes next")]
     Number { found: u64, next: u64 },
 }
@@ -183,6 +185,9 @@ fn names(plan: &Plan, delta: &Delta) -> Result<(), Impossible> {
     for (id, stage) in delta.arrivals.keys() {
         observer(*id)?;
         known("stage", stage.0, plan.stages.len())?;
+    }
+    if !delta.settled.is_empty() {
+        return Err(Impossible::Settled);
     }
     for progress in &delta.progress {
         series(progress.series)?;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{SeriesId, StageId};
+use crate::ids::{ObserverId, SeriesId, StageId};
 use crate::observed::{
     ArrivalCells, Positions, ReaderGap, SourceClocks, add_gap, merge_arrivals, merge_clocks,
 };
@@ -14,6 +14,7 @@ use crate::outcome::ErrorClass;
 use crate::receipts::Receipt;
 use crate::requests::RequestLog;
 use crate::strain::{Spell, add_spell};
+use crate::tracker::Totals;
 
 mod samples;
 
@@ -242,6 +243,8 @@ pub struct Delta {
     /// How far the sources were read that `receipts` and `arrivals` are of.
     pub positions: Positions,
     pub clocks: SourceClocks,
+    /// What the trackers have settled of this window; of stored windows, never of an agent's delta.
+    pub settled: BTreeMap<ObserverId, Totals>,
     /// By how much this agent's idea of the control plane's time may have been wrong.
     pub clock_error_us: u64,
     /// Run times from which the load's revisions apply on this agent, in their order; absolute,
@@ -287,6 +290,9 @@ impl Delta {
         self.requests.absorb(later.requests);
         self.positions.merge(&later.positions);
         merge_clocks(&mut self.clocks, &later.clocks);
+        for (observer, totals) in &later.settled {
+            self.settled.entry(*observer).or_default().merge(totals);
+        }
         self.clock_error_us = self.clock_error_us.max(later.clock_error_us);
         self.handover = self.handover.max(later.handover);
     }

@@ -8,8 +8,11 @@
 //! `late_events` depend on the order of the received ones, which is what they are about.
 
 mod block;
+mod by_window;
 mod codec;
+mod spans;
 
+pub use self::by_window::{Windows, merge_windows};
 pub use self::codec::BadBlock;
 
 use self::block::{Block, Kind};
@@ -28,6 +31,8 @@ pub struct Tracker {
     n_devices: u32,
     blocks: Vec<Block>,
     is_touched: Vec<bool>,
+    /// What is settled or was read, by window; `None`: nobody asks for windows.
+    windows: Option<Windows>,
 }
 
 /// What became of the messages of a series.
@@ -59,6 +64,24 @@ pub struct Totals {
     pub pending: u64,
 }
 
+impl Totals {
+    pub fn merge(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.acked += other.acked;
+        self.received += other.received;
+        self.unique += other.unique;
+        self.lost += other.lost;
+        self.undelivered += other.undelivered;
+        self.unconfirmed += other.unconfirmed;
+        self.lost_possible += other.lost_possible;
+        self.duplicated += other.duplicated;
+        self.resent += other.resent;
+        self.out_of_order += other.out_of_order;
+        self.late_events += other.late_events;
+        self.pending += other.pending;
+    }
+}
+
 /// Whether more can still arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Horizon {
@@ -82,12 +105,23 @@ impl Tracker {
         let block = |first: u32| Block::new(BLOCK.min(n_devices - first * BLOCK));
         let blocks: Vec<Block> = (0..n_devices.div_ceil(BLOCK)).map(block).collect();
         let is_touched = vec![false; blocks.len()];
-        Self { is_confirmed, n_devices, blocks, is_touched }
+        Self { is_confirmed, n_devices, blocks, is_touched, windows: Some(Windows::new()) }
+    }
+
+    /// From now on only totals can be asked for, which takes less memory.
+    pub fn forget_windows(&mut self) {
+        self.windows = None;
+        self.blocks.iter_mut().for_each(|block| block.spans = None);
+    }
+
+    /// Whether [`Tracker::by_window`] has everything.
+    pub fn knows_windows(&self) -> bool {
+        self.windows.is_some()
     }
 
     /// Adds a receipt that is about this observer or its series. Marks of devices that the group
-    /// does not have are not counted.
-    pub fn add(&mut self, receipt: &Receipt) {
+    /// does not have are not counted. `window` is the one in which it happened.
+    pub fn add(&mut self, receipt: &Receipt, window: u64) {
         let kind = match receipt.mark {
             Mark::Sent(_) => Kind::Sent,
             Mark::Acked(_) => Kind::Acked,
@@ -95,7 +129,21 @@ impl Tracker {
             Mark::Resent(_) => return self.each(receipt, |block, run| block.resent(run)),
             Mark::Blind(_) => return self.blind(),
         };
-        self.each(receipt, |block, run| block.mark(kind, run));
+        let short = u32::try_from(window).unwrap_or(u32::MAX);
+        let (mut read, mut settled) = (Totals::default(), Windows::new());
+        self.each(receipt, |block, run| {
+            if kind == Kind::Received {
+                read.received += u64::from(run.count);
+            }
+            block.mark(kind, run, short, &mut read);
+            block.settle_some(&mut settled);
+        });
+        if let Some(windows) = &mut self.windows {
+            merge_windows(windows, &settled);
+            if read != Totals::default() {
+                windows.entry(window).or_default().merge(&read);
+            }
+        }
     }
 
     /// What arrives from now on until the next arrival of a device was perhaps not seen.
@@ -120,6 +168,16 @@ impl Tracker {
         totals
     }
 
+    /// The same by window; nothing where it is not known. Without what [`Tracker::take_touched`] has
+    /// given away.
+    pub fn by_window(&self, horizon: Horizon) -> Windows {
+        let Some(mut windows) = self.windows.clone() else { return Windows::new() };
+        for block in &self.blocks {
+            block.add_windows(self.is_confirmed, horizon, &mut windows);
+        }
+        windows
+    }
+
     /// The devices that lost most, at most `n`.
     pub fn lossy(&self, horizon: Horizon, n: usize) -> Vec<Lossy> {
         let mut lossy: Vec<Lossy> = Vec::new();
@@ -133,19 +191,29 @@ impl Tracker {
         lossy
     }
 
-    /// Blocks changed since the last call, encoded, with their numbers.
-    pub fn take_touched(&mut self) -> Vec<(u32, Vec<u8>)> {
+    /// Blocks changed since the last call, encoded, with their numbers; and what is settled or was
+    /// read since then, by window. The two are kept together or neither is.
+    pub fn take_touched(&mut self) -> (Vec<(u32, Vec<u8>)>, Windows) {
         let touched = self.is_touched.iter_mut().enumerate();
         let touched =
             touched.filter_map(|(place, is_touched)| std::mem::take(is_touched).then_some(place));
         let places: Vec<usize> = touched.collect();
-        places.into_iter().map(|place| (place as u32, codec::encode(&self.blocks[place]))).collect()
+        let mut windows = self.windows.as_mut().map(std::mem::take).unwrap_or_default();
+        let mut blocks = Vec::with_capacity(places.len());
+        for place in places {
+            self.blocks[place].settle(&mut windows);
+            blocks.push((place as u32, codec::encode(&self.blocks[place])));
+        }
+        (blocks, windows)
     }
 
     /// Puts back what [`Tracker::take_touched`] gave.
     pub fn restore(&mut self, number: u32, bytes: &[u8]) -> Result<(), BadBlock> {
         let block = self.blocks.get_mut(number as usize).ok_or(BadBlock("no such block"))?;
         *block = codec::decode(bytes, block.n_devices())?;
+        if block.spans.is_none() {
+            self.forget_windows();
+        }
         Ok(())
     }
 

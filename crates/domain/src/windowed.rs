@@ -9,10 +9,12 @@
 use std::collections::BTreeMap;
 
 use crate::delta::{Cells, merge_cells};
+use crate::ids::ObserverId;
 use crate::observed::{ArrivalCells, merge_arrivals};
 use crate::plan::{Comparison, Plan, Threshold};
 use crate::report::ThresholdResult;
-use crate::verdict::{Facts, Judgement, judge};
+use crate::tracker::Totals;
+use crate::verdict::{Facts, Judgement, ObserverFacts, judge};
 
 const SECOND_US: u64 = 1_000_000;
 
@@ -66,23 +68,39 @@ impl Windowed {
 
     /// What was recorded in a second of the run; ignored where its window is judged already.
     pub fn add(&mut self, second: u64, cells: &Cells, arrivals: &ArrivalCells) {
-        let Some(window) = second.checked_sub(self.from).map(|since| since / self.every) else {
-            return;
-        };
-        if window >= self.next && window < self.n_before(self.end) {
-            let facts = self.open.entry(window).or_default();
+        if let Some(facts) = self.open(second) {
             merge_cells(&mut facts.cells, cells);
             merge_arrivals(&mut facts.arrivals, arrivals);
         }
     }
 
+    /// The same of what became of an observer's messages.
+    pub fn add_totals(&mut self, second: u64, observer: ObserverId, totals: &Totals) {
+        if let Some(facts) = self.open(second) {
+            let n = facts.observers.len().max(observer.index() + 1);
+            facts.observers.resize(n, ObserverFacts::default());
+            facts.observers[observer.index()].totals.merge(totals);
+        }
+    }
+
+    fn open(&mut self, second: u64) -> Option<&mut Facts> {
+        let window = second.checked_sub(self.from)? / self.every;
+        let is_open = window >= self.next && window < self.n_before(self.end);
+        is_open.then(|| self.open.entry(window).or_default())
+    }
+
     /// Everything up to this run time is known: judges the windows that lie before it. How it has
-    /// stood so far.
-    pub fn known(&mut self, plan: &Plan, until_us: u64) -> Held {
+    /// stood so far. Of `observers` the clocks are taken, which no window knows of.
+    pub fn known(&mut self, plan: &Plan, until_us: u64, observers: &[ObserverFacts]) -> Held {
         let until = self.n_before((until_us / SECOND_US).min(self.end));
         while self.next < until {
             let mut facts = self.open.remove(&self.next).unwrap_or_default();
             facts.ended_us = self.every * SECOND_US;
+            let n = facts.observers.len().max(observers.len());
+            facts.observers.resize(n, ObserverFacts::default());
+            for (facts, known) in facts.observers.iter_mut().zip(observers) {
+                *facts = ObserverFacts { totals: facts.totals, ..*known };
+            }
             let judgement = judge(plan, &self.one, &facts);
             let at_us = (self.from + self.next * self.every) * SECOND_US;
             self.found.add(&judgement, self.one.comparison, at_us);
@@ -175,7 +193,7 @@ mod tests {
         for (window, values) in windows {
             judge.add(*window, &cells(values), &ArrivalCells::new());
         }
-        judge.known(&plan, ended_us)
+        judge.known(&plan, ended_us, &[])
     }
 
     fn p95(seconds: u64) -> Threshold {
@@ -201,6 +219,25 @@ mod tests {
         assert_eq!((found.windows, found.held, found.broken_at_us), (4, 2, Some(1_000_000)));
         let found = held(&p95(10), &[(0, vec![500])], 9_999_999);
         assert_eq!(found.result(0.5), ThresholdResult::NoData);
+    }
+
+    #[test]
+    fn what_became_of_messages_is_judged_by_the_window_of_their_sending() {
+        use crate::plan::Observed;
+        let plan = plan(&[10], 1_000_000, ramp_and_hold(10, 2_500_000, 60_000_000));
+        let lost = Metric::Observed(Observed::Lost);
+        let at_most = threshold(lost, Comparison::AtMost, Limit::Ratio(0.05), 2);
+        let of_out = Threshold { subject: Subject::Observer(ObserverId(0)), ..at_most };
+        let mut windowed = Windowed::new(&plan, &of_out).unwrap();
+        for (second, lost) in [(0, 0), (1, 1), (2, 0), (3, 2), (4, 0)] {
+            let totals =
+                Totals { sent: 10, acked: 10, unique: 10 - lost, lost, ..Totals::default() };
+            windowed.add_totals(second, ObserverId(0), &totals);
+        }
+        let held = windowed.known(&plan, 8_000_000, &[]);
+        // The third window has half of its messages, the fourth none: no data does not hold.
+        assert_eq!((held.windows, held.held), (4, 2));
+        assert_eq!(held.worst, Some((0.1, 2_000_000)));
     }
 
     #[test]
@@ -237,14 +274,14 @@ mod tests {
                 for (at, us) in come {
                     live.add(at, &cells(&[us]), &ArrivalCells::new());
                 }
-                let standing = live.known(&plan, look * 1_000_000);
+                let standing = live.known(&plan, look * 1_000_000, &[]);
                 prop_assert_eq!(standing.windows, look / seconds);
                 prop_assert!(standing.held <= at_once.held);
             }
             for (at, us) in told {
                 live.add(at, &cells(&[us]), &ArrivalCells::new());
             }
-            prop_assert_eq!(live.known(&plan, 40_000_000), at_once);
+            prop_assert_eq!(live.known(&plan, 40_000_000, &[]), at_once);
         }
 
         #[test]

@@ -11,11 +11,13 @@ use shoal_agent::app::SessionState;
 use shoal_agent::protocol::Protocols;
 use shoal_control_plane::app as control_plane;
 use shoal_demo_broker::{BrokerThread, Script};
+use shoal_domain::export::RunExport;
 use shoal_domain::report::{ObserverReport, RunReport, SeriesReport};
 use shoal_proto::v1::control_service_client::ControlServiceClient;
 use shoal_proto::v1::{
-    AgentRow, DrainAgentRequest, GetReportRequest, ListAgentsRequest, LoggedRequest, Override,
-    ReadRequestsRequest, ScaleRunRequest, ShippedFile, StartRunRequest, StopRunRequest,
+    AgentRow, DrainAgentRequest, ExportRunRequest, GetReportRequest, ListAgentsRequest,
+    LoggedRequest, Override, ReadRequestsRequest, ScaleRunRequest, ShippedFile, StartRunRequest,
+    StopRunRequest,
 };
 use shoal_service_kit::Lifecycle;
 use tempfile::TempDir;
@@ -256,6 +258,14 @@ impl Run {
         let request = GetReportRequest { run: self.id.clone(), ..GetReportRequest::default() };
         let answer = self.client.clone().get_report(request).await;
         let json = answer.expect("a stored run has a document").into_inner().json;
+        serde_json::from_slice(&json).expect("the document is of this release")
+    }
+
+    /// With its course, in at most so many points; 0: as many as fit.
+    pub async fn export(&self, points: u64) -> RunExport {
+        let request = ExportRunRequest { run: self.id.clone(), points };
+        let answer = self.client.clone().export_run(request).await;
+        let json = answer.expect("a stored run has a course").into_inner().json;
         serde_json::from_slice(&json).expect("the document is of this release")
     }
 

@@ -3,6 +3,7 @@
 //! The order is that of a reader's questions: may I rely on it, did it pass, what happened over
 //! time, what are the numbers, what went wrong, what was run.
 
+mod far_end;
 mod over_time;
 mod tables;
 

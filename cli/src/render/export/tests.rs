@@ -1,6 +1,8 @@
 //! The faces of one run are held against each other, and against texts that want to be code.
 
-use shoal_domain::export::{Course, Distribution, SeriesCourse, SoFar, StageSpan};
+use shoal_domain::export::{
+    Course, DelayCourse, Distribution, ObserverCourse, SeriesCourse, SoFar, StageSpan,
+};
 use shoal_domain::labels::Labels;
 use shoal_domain::outcome::Operation;
 
@@ -81,7 +83,32 @@ pub(crate) fn export() -> RunExport {
                 p99_us: vec![Some(2_060), None],
                 max_us: vec![Some(4_120_600), None],
             }],
-            observers: Vec::new(),
+            observers: vec![ObserverCourse {
+                name: "ingestion".into(),
+                sent: vec![100, 1_050],
+                acked: vec![100, 1_038],
+                unique: vec![99, 1_000],
+                received_ratio: vec![Some(0.99), None],
+                lost: vec![1, 30],
+                undelivered: vec![0, 12],
+                unconfirmed: vec![0, 0],
+                lost_possible: vec![0, 8],
+                pending: vec![0, 0],
+                duplicated: vec![0, 5],
+                resent: vec![0, 0],
+                out_of_order: vec![2, 0],
+                late_events: vec![0, 0],
+                received: vec![90, 1_014],
+                unparsed: vec![0, 0],
+                foreign: vec![3, 0],
+                end_to_end_delay: DelayCourse {
+                    p50_us: vec![Some(-5), Some(1_000)],
+                    p95_us: vec![Some(2_000), None],
+                    p99_us: vec![Some(3_000), None],
+                    max_us: vec![Some(4_000), None],
+                },
+                ..ObserverCourse::default()
+            }],
             so_far: vec![so_far(100, 0), so_far(1_150, 12)],
         },
         report,
@@ -119,6 +146,7 @@ fn our_own_files_have_their_units_in_their_names() {
     let export = export();
     golden::assert("series.csv", &csv::series(&export.report));
     golden::assert("course.csv", &csv::course(&export));
+    golden::assert("observers_course.csv", &far_end::course(&export));
     golden::assert("failures.csv", &csv::failures(&export.report));
     golden::assert("thresholds.csv", &csv::thresholds(&export.report));
 }
@@ -141,6 +169,9 @@ fn the_report_needs_nothing_but_itself() {
         ["Thresholds", "Over time", "Failures", "Stages and events", "Agents", "Configuration"]
     {
         assert!(html.contains(&format!("<h2>{part}</h2>")), "{part}");
+    }
+    for chart in ["ingestion: messages per second", "end-to-end delay", "received share"] {
+        assert!(html.contains(chart), "{chart}");
     }
     // Every element that is opened is closed.
     for tag in ["table", "tbody", "section", "figure", "svg", "div", "td", "tr", "text", "path"] {
@@ -194,7 +225,7 @@ fn a_run_that_never_started_has_files_too() {
     export.report.thresholds.clear();
     export.course = Course::default();
     let all = files(Format::All, &export, &export);
-    assert_eq!(all.len(), 12);
+    assert_eq!(all.len(), 14);
     assert!(all.iter().all(|(_, text)| !text.is_empty()));
     assert!(html::render(&export).contains("Never started"));
 }

@@ -38,6 +38,7 @@ pub(super) fn render(course: &Course) -> String {
     for observer in &course.observers {
         add_observer(&mut rows, observer);
     }
+    let whats = rows.iter().map(|row| row.what.len()).max().unwrap_or(0).max(6);
     let names = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
     let step = course.step_s;
     let mut text =
@@ -45,7 +46,7 @@ pub(super) fn render(course: &Course) -> String {
     for row in rows {
         let _ = writeln!(
             text,
-            "{:<names$}  {:<6}  {}  {}",
+            "{:<names$}  {:<whats$}  {}  {}",
             row.name,
             row.what,
             spark(&row.values, WIDTH),
@@ -88,13 +89,29 @@ fn add_observer(rows: &mut Vec<Row>, observer: &ObserverCourse) {
     if most == 0 {
         return;
     }
-    let values = observer.received.iter().map(|n| Some(*n as f64)).collect();
+    let counts = |values: &[u64]| values.iter().map(|n| Some(*n as f64)).collect();
     let name = clean(&observer.name);
-    rows.push(Row { name, what: "read", values, most: count(most) });
-    if let Some(slowest) = observer.p95_us.iter().flatten().max() {
+    rows.push(Row { name, what: "read", values: counts(&observer.received), most: count(most) });
+    let mut more = |what, values, most| {
+        rows.push(Row { name: String::new(), what, values, most });
+    };
+    let late = &observer.end_to_end_delay.p95_us;
+    if let Some(slowest) = late.iter().flatten().max() {
         // A negative delay has no height.
-        let values = observer.p95_us.iter().map(|us| us.map(|us| us.max(0) as f64)).collect();
-        rows.push(Row { name: String::new(), what: "p95", values, most: micros(*slowest as f64) });
+        let values = late.iter().map(|us| us.map(|us| us.max(0) as f64)).collect();
+        more("p95", values, micros(*slowest as f64));
+    }
+    for (what, values) in [
+        ("lost", &observer.lost),
+        ("undelivered", &observer.undelivered),
+        ("perhaps lost", &observer.lost_possible),
+        ("doubled", &observer.duplicated),
+        ("out of order", &observer.out_of_order),
+    ] {
+        let most = values.iter().max().copied().unwrap_or(0);
+        if most > 0 {
+            more(what, counts(values), count(most));
+        }
     }
 }
 

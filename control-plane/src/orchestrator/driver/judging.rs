@@ -40,7 +40,9 @@ impl Driver {
                 verdict::judge(&self.plan, threshold, facts).result == ThresholdResult::Failed
             };
             let is_false = match &threshold.region {
-                _ if threshold.windows.is_some() => self.watched.is_false(&self.plan, n, known_us),
+                _ if threshold.windows.is_some() => {
+                    self.watched.is_false(&self.plan, n, known_us, &facts.observers)
+                }
                 Region::All => fails(&facts),
                 Region::Named(name) => by_region.get(name).is_some_and(fails),
                 Region::Each => by_region.values().any(fails),

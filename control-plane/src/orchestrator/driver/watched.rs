@@ -11,6 +11,7 @@ use shoal_domain::delta::{Delta, WINDOW_US};
 use shoal_domain::ids::RunId;
 use shoal_domain::plan::{Plan, Region, Threshold};
 use shoal_domain::report::ThresholdResult;
+use shoal_domain::verdict::ObserverFacts;
 use shoal_domain::windowed::Windowed;
 
 use crate::orchestrator::compaction::decode;
@@ -69,11 +70,17 @@ impl Watched {
     }
 
     /// Whether it would fail if the run ended now; in any of its regions.
-    pub(super) fn is_false(&mut self, plan: &Plan, position: usize, known_us: u64) -> bool {
+    pub(super) fn is_false(
+        &mut self,
+        plan: &Plan,
+        position: usize,
+        known_us: u64,
+        observers: &[ObserverFacts],
+    ) -> bool {
         let Some(windows) = plan.thresholds[position].windows else { return false };
         let mut is_false = false;
         for (_, windowed) in self.0.iter_mut().filter(|((n, _), _)| *n == position) {
-            let held = windowed.known(plan, known_us);
+            let held = windowed.known(plan, known_us, observers);
             is_false |= held.result(windows.held_ratio) == ThresholdResult::Failed;
         }
         is_false

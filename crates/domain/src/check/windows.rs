@@ -4,7 +4,7 @@
 //! say "no data" about a metric that could never have any.
 
 use super::Check;
-use crate::plan::{Limit, Metric, Region, Subject, Windows};
+use crate::plan::{Limit, Metric, Observed, Region, Subject, Windows};
 use crate::scenario::ThresholdLine;
 use crate::units;
 
@@ -35,6 +35,11 @@ impl Check<'_> {
         };
         if let Some(why) = unknown_per_window(metric, limit) {
             return self.refuse(written, why.to_owned(), None);
+        }
+        if let (Metric::Observed(_), Some(abort_after)) = (metric, &line.abort_after) {
+            let message = "what became of the messages of a window is known at the end of the run";
+            let help = "leave `abort_after` away, or `windows` and `held`".to_owned();
+            return self.refuse(abort_after, message.to_owned(), Some(help));
         }
         Some(Some(Windows { seconds: seconds?, held_ratio: held_ratio? }))
     }
@@ -67,7 +72,7 @@ fn unknown_per_window(metric: Metric, limit: Limit) -> Option<&'static str> {
         M::DevicesPlanned | M::DevicesConnected | M::DevicesFailed => {
             Some("devices are counted over the whole run")
         }
-        M::Observed(_) | M::Drain | M::ClockBound => {
+        M::Observed(Observed::ReaderGaps) | M::Drain | M::ClockBound => {
             Some("this count of an observer is known for the whole run only")
         }
         _ => None,

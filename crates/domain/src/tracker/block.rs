@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::spans::Spans;
 use super::{Horizon, REORDER_WINDOW, Totals};
 use crate::receipts::Run;
 
@@ -19,7 +20,7 @@ pub(super) const POSSIBLE: u8 = 1 << KINDS;
 const HOLES: u8 = POSSIBLE - 1;
 
 impl Kind {
-    const fn hole(self) -> u8 {
+    pub(super) const fn hole(self) -> u8 {
         1 << self as u8
     }
 }
@@ -33,7 +34,7 @@ pub(super) struct Line {
     pub(super) is_blind: bool,
 }
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Block {
     /// The newest incarnation of each device.
     pub(super) lines: Vec<Line>,
@@ -41,14 +42,31 @@ pub(super) struct Block {
     pub(super) past: BTreeMap<(u32, u32), Line>,
     /// Flags of the numbers below a frontier that lack that mark.
     pub(super) open: BTreeMap<u64, u8>,
-    /// Arrivals beyond the first.
-    pub(super) surplus: BTreeMap<u64, u32>,
+    /// Arrivals beyond the first, by number and window.
+    pub(super) surplus: BTreeMap<(u64, u32), u32>,
     /// Our own repetitions.
     pub(super) repeats: BTreeMap<u64, u32>,
     pub(super) out_of_order: u64,
     pub(super) late_events: u64,
     /// The observer has been blind at least once.
     pub(super) was_blind: bool,
+    /// `None`: nobody asks for windows.
+    pub(super) spans: Option<Spans>,
+    /// Stretches that were left when settled ones were last looked for.
+    pub(super) n_unsettled: usize,
+}
+
+impl PartialEq for Block {
+    /// What is known, not when it was last looked through.
+    fn eq(&self, other: &Self) -> bool {
+        let known = |block: &Self| {
+            let Self { out_of_order, late_events, was_blind, .. } = *block;
+            (out_of_order, late_events, was_blind)
+        };
+        (&self.lines, &self.past, &self.open) == (&other.lines, &other.past, &other.open)
+            && (&self.surplus, &self.repeats) == (&other.surplus, &other.repeats)
+            && (known(self), &self.spans) == (known(other), &other.spans)
+    }
 }
 
 /// Device 12 bits, incarnation 20, number 32: ascending like the three.
@@ -64,21 +82,25 @@ pub(super) fn split(key: u64) -> (u32, u32, u32) {
 
 impl Block {
     pub(super) fn new(n_devices: u32) -> Self {
-        Self { lines: vec![Line::default(); n_devices as usize], ..Self::default() }
+        let lines = vec![Line::default(); n_devices as usize];
+        Self { lines, spans: Some(Spans::default()), ..Self::default() }
     }
 
     pub(super) fn n_devices(&self) -> u32 {
         self.lines.len() as u32
     }
 
-    pub(super) fn mark(&mut self, kind: Kind, run: &Run) {
+    /// `read`: what is counted of the window, where it is told by the observer.
+    pub(super) fn mark(&mut self, kind: Kind, run: &Run, window: u32, read: &mut Totals) {
         let incarnation = run.incarnation.min(MAX_INCARNATION);
         let mut line = self.line(run.device, incarnation);
+        self.place(kind, &line, run, window);
         let frontier = line.frontiers[kind as usize];
         // `Runs` ends below 2³².
         let (first, end) = (run.first, run.first + run.count);
         for n in first..end.min(frontier) {
-            self.mark_below(kind, key(run.device, incarnation, n), frontier - n);
+            let at = key(run.device, incarnation, n);
+            self.mark_below(kind, at, frontier - n, window, read);
         }
         if end > frontier {
             let hole = kind.hole() | if line.is_blind { POSSIBLE } else { 0 };
@@ -95,21 +117,24 @@ impl Block {
     }
 
     /// A number that its frontier has passed; `behind` by how much.
-    fn mark_below(&mut self, kind: Kind, key: u64, behind: u32) {
+    fn mark_below(&mut self, kind: Kind, key: u64, behind: u32, window: u32, read: &mut Totals) {
         if let Some(flags) = self.open.get_mut(&key)
             && *flags & kind.hole() != 0
         {
             *flags &= !kind.hole();
             if kind == Kind::Received {
                 *flags &= !POSSIBLE;
+                let is_late = behind > REORDER_WINDOW;
                 self.out_of_order += 1;
-                self.late_events += u64::from(behind > REORDER_WINDOW);
+                self.late_events += u64::from(is_late);
+                read.out_of_order += 1;
+                read.late_events += u64::from(is_late);
             }
             if *flags & HOLES == 0 {
                 self.open.remove(&key);
             }
         } else if kind == Kind::Received {
-            *self.surplus.entry(key).or_default() += 1;
+            *self.surplus.entry((key, window)).or_default() += 1;
         }
     }
 
@@ -136,7 +161,7 @@ impl Block {
         self.open = open;
     }
 
-    fn line(&self, device: u32, incarnation: u32) -> Line {
+    pub(super) fn line(&self, device: u32, incarnation: u32) -> Line {
         let newest = self.lines[device as usize];
         if newest.incarnation == incarnation {
             return newest;
@@ -181,14 +206,30 @@ impl Block {
             count.add(plain.without(*flags), is_confirmed, horizon, 1);
         }
         count.add_to(totals);
-        for (key, surplus) in &self.surplus {
-            let ours = self.repeats.get(key).copied().unwrap_or(0).min(*surplus);
-            totals.received += u64::from(*surplus);
+        totals.received += count.unique.max(0) as u64;
+        self.each_surplus(|_, ours, theirs| {
+            totals.received += u64::from(ours) + u64::from(theirs);
             totals.resent += u64::from(ours);
-            totals.duplicated += u64::from(surplus - ours);
-        }
+            totals.duplicated += u64::from(theirs);
+        });
         totals.out_of_order += self.out_of_order;
         totals.late_events += self.late_events;
+    }
+
+    /// Calls `each` with a window, our repetitions read in it, and theirs: of a number's surplus
+    /// arrivals the first are ours.
+    pub(super) fn each_surplus(&self, mut each: impl FnMut(u32, u32, u32)) {
+        let mut of = None;
+        let mut left = 0;
+        for ((key, window), surplus) in &self.surplus {
+            if of != Some(*key) {
+                of = Some(*key);
+                left = self.repeats.get(key).copied().unwrap_or(0);
+            }
+            let ours = left.min(*surplus);
+            left -= ours;
+            each(*window, ours, surplus - ours);
+        }
     }
 
     /// Calls `each` for every device that lost messages.
@@ -220,13 +261,14 @@ impl Block {
 
     pub(super) fn approximate_bytes(&self) -> usize {
         let entries = self.open.len() + self.surplus.len() + self.repeats.len();
-        self.lines.len() * size_of::<Line>() + self.past.len() * 48 + entries * 18
+        let spans = self.spans.as_ref().map_or(0, Spans::len);
+        self.lines.len() * size_of::<Line>() + self.past.len() * 48 + entries * 18 + spans * 18
     }
 }
 
 /// What is known of one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State {
+pub(super) struct State {
     has: [bool; KINDS],
     is_possible: bool,
     /// A later one of its device has arrived.
@@ -246,14 +288,14 @@ enum Class {
 
 impl Line {
     /// A number without an entry among the open ones.
-    fn plain(&self, n: u32) -> State {
+    pub(super) fn plain(&self, n: u32) -> State {
         let has = self.frontiers.map(|frontier| n < frontier);
         let is_overtaken = has[Kind::Received as usize];
         State { has, is_possible: self.is_blind && !is_overtaken, is_overtaken }
     }
 
     /// The stretches of numbers that are alike where nothing is open.
-    fn stretches(&self) -> impl Iterator<Item = (Range<u32>, State)> + '_ {
+    pub(super) fn stretches(&self) -> impl Iterator<Item = (Range<u32>, State)> + '_ {
         let mut cuts = self.frontiers;
         cuts.sort_unstable();
         let starts = [0, cuts[0], cuts[1]];
@@ -263,7 +305,7 @@ impl Line {
 }
 
 impl State {
-    fn without(mut self, flags: u8) -> Self {
+    pub(super) fn without(mut self, flags: u8) -> Self {
         for kind in [Kind::Sent, Kind::Acked, Kind::Received] {
             self.has[kind as usize] &= flags & kind.hole() == 0;
         }
@@ -288,7 +330,7 @@ impl State {
 
 /// Signed while plain stretches are corrected by the open numbers.
 #[derive(Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     sent: i64,
     acked: i64,
     unique: i64,
@@ -296,7 +338,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, state: State, is_confirmed: bool, horizon: Horizon, n: i64) {
+    pub(super) fn add(&mut self, state: State, is_confirmed: bool, horizon: Horizon, n: i64) {
         let [sent, acked, received] = state.has;
         // What was acknowledged or has arrived was sent, whoever failed to say so.
         self.sent += n * i64::from(sent || acked || received);
@@ -305,11 +347,11 @@ impl Counts {
         self.by_class[state.class(is_confirmed, horizon) as usize] += n;
     }
 
-    fn add_to(&self, totals: &mut Totals) {
+    /// Everything but arrivals.
+    pub(super) fn add_to(&self, totals: &mut Totals) {
         let plus = |to: &mut u64, n: i64| *to += n.max(0) as u64;
         plus(&mut totals.sent, self.sent);
         plus(&mut totals.acked, self.acked);
-        plus(&mut totals.received, self.unique);
         plus(&mut totals.unique, self.unique);
         let class = |class: Class| self.by_class[class as usize];
         plus(&mut totals.lost, class(Class::Lost));

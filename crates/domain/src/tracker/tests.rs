@@ -18,7 +18,11 @@ fn receipts(mark: Mark, runs: &[Run]) -> Vec<Receipt> {
 }
 
 fn add(tracker: &mut Tracker, mark: Mark, runs: &[Run]) {
-    receipts(mark, runs).iter().for_each(|receipt| tracker.add(receipt));
+    add_in(tracker, 0, mark, runs);
+}
+
+fn add_in(tracker: &mut Tracker, window: u64, mark: Mark, runs: &[Run]) {
+    receipts(mark, runs).iter().for_each(|receipt| tracker.add(receipt, window));
 }
 
 fn run(device: u32, first: u32, count: u32) -> Run {
@@ -39,10 +43,17 @@ struct Model {
     possible: BTreeSet<(u32, u32, u32)>,
     out_of_order: u64,
     late: u64,
+    /// When each was sent, and before that was told, when anything was first told of it.
+    sent_in: BTreeMap<(u32, u32, u32), u64>,
+    first_in: BTreeMap<(u32, u32, u32), u64>,
+    surplus_in: BTreeMap<(u32, u32, u32), Vec<u64>>,
+    read: Windows,
 }
 
 impl Model {
-    fn arrive(&mut self, device: u32, incarnation: u32, n: u32) {
+    fn arrive(&mut self, device: u32, incarnation: u32, n: u32, window: u64) {
+        let read = self.read.entry(window).or_default();
+        read.received += 1;
         let (line, key) = ((device, incarnation), (device, incarnation, n));
         let beyond = self.newest.get(&line).map_or(0, |newest| newest + 1);
         if n >= beyond {
@@ -54,7 +65,13 @@ impl Model {
         } else if !self.received.contains_key(&key) {
             self.out_of_order += 1;
             self.late += u64::from(beyond - n > REORDER_WINDOW);
+            read.out_of_order += 1;
+            read.late_events += u64::from(beyond - n > REORDER_WINDOW);
         }
+        if self.received.contains_key(&key) {
+            self.surplus_in.entry(key).or_default().push(window);
+        }
+        self.first_in.entry(key).or_insert(window);
         *self.received.entry(key).or_default() += 1;
     }
 
@@ -77,15 +94,23 @@ impl Model {
     }
 
     fn totals(&self, is_confirmed: bool) -> Totals {
-        let mut totals =
-            Totals { out_of_order: self.out_of_order, late_events: self.late, ..Totals::default() };
+        let mut totals = Totals::default();
+        self.by_window(is_confirmed).values().for_each(|window| totals.merge(window));
+        assert_eq!((totals.out_of_order, totals.late_events), (self.out_of_order, self.late));
+        totals
+    }
+
+    fn by_window(&self, is_confirmed: bool) -> Windows {
+        let mut windows = self.read.clone();
         let mut all: BTreeSet<(u32, u32, u32)> = &self.sent | &self.acked;
         all.extend(self.received.keys());
         for key in all {
+            let window = self.sent_in.get(&key).or_else(|| self.first_in.get(&key));
+            let totals = windows.entry(*window.unwrap()).or_default();
             totals.sent += 1;
             let acked = self.acked.contains(&key);
             totals.acked += u64::from(acked);
-            let Some(arrivals) = self.received.get(&key) else {
+            if !self.received.contains_key(&key) {
                 let line = (key.0, key.1);
                 let beyond = self.newest.get(&line).map_or(0, |newest| newest + 1);
                 let is_possible =
@@ -96,15 +121,21 @@ impl Model {
                     _ => totals.undelivered += 1,
                 }
                 continue;
-            };
+            }
             totals.unique += 1;
-            totals.received += u64::from(*arrivals);
             totals.unconfirmed += u64::from(!acked && is_confirmed);
-            let ours = self.repeats.get(&key).copied().unwrap_or(0).min(arrivals - 1);
-            totals.resent += u64::from(ours);
-            totals.duplicated += u64::from(arrivals - 1 - ours);
         }
-        totals
+        for (key, surplus) in &self.surplus_in {
+            let ours = self.repeats.get(key).copied().unwrap_or(0) as usize;
+            let mut surplus = surplus.clone();
+            surplus.sort_unstable();
+            for (n, window) in surplus.into_iter().enumerate() {
+                let totals = windows.entry(window).or_default();
+                totals.resent += u64::from(n < ours);
+                totals.duplicated += u64::from(n >= ours);
+            }
+        }
+        windows
     }
 }
 
@@ -132,13 +163,17 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn whatever_happens_the_totals_are_those_of_every_number_on_its_own(
-        steps in proptest::collection::vec(step(), 0..40), is_confirmed in any::<bool>(), cut in 0usize..40,
+        steps in proptest::collection::vec((step(), 0u64..6), 0..40), is_confirmed in any::<bool>(),
+        cut in 0usize..40,
     ) {
         let mut tracker = Tracker::new(3, is_confirmed);
         let mut model = Model::default();
-        for (at, step) in steps.iter().enumerate() {
+        let mut stored = Windows::new();
+        for (at, (step, window)) in steps.iter().enumerate() {
+            let window = *window;
             if at == cut {
-                let blocks = tracker.take_touched();
+                let (blocks, settled) = tracker.take_touched();
+                merge_windows(&mut stored, &settled);
                 let mut restored = Tracker::new(3, is_confirmed);
                 for (number, bytes) in &blocks {
                     restored.restore(*number, bytes).unwrap();
@@ -151,32 +186,42 @@ proptest! {
             };
             match step {
                 Step::Sent(run) => {
-                    add(&mut tracker, Mark::Sent(SERIES), &[*run]);
-                    model.sent.extend(numbers(run));
+                    add_in(&mut tracker, window, Mark::Sent(SERIES), &[*run]);
+                    for key in numbers(run) {
+                        model.sent.insert(key);
+                        model.sent_in.entry(key).or_insert(window);
+                    }
                 }
                 Step::Acked(run) => {
-                    add(&mut tracker, Mark::Acked(SERIES), &[*run]);
-                    model.acked.extend(numbers(run));
+                    add_in(&mut tracker, window, Mark::Acked(SERIES), &[*run]);
+                    for key in numbers(run) {
+                        model.acked.insert(key);
+                        model.first_in.entry(key).or_insert(window);
+                    }
                 }
                 Step::Resent(run) => {
-                    add(&mut tracker, Mark::Resent(SERIES), &[*run]);
+                    add_in(&mut tracker, window, Mark::Resent(SERIES), &[*run]);
                     for key in numbers(run) {
                         *model.repeats.entry(key).or_default() += 1;
                     }
                 }
                 Step::Received(run) => {
-                    add(&mut tracker, Mark::Received(OBSERVER), &[*run]);
+                    add_in(&mut tracker, window, Mark::Received(OBSERVER), &[*run]);
                     for (device, incarnation, n) in numbers(run) {
-                        model.arrive(device, incarnation, n);
+                        model.arrive(device, incarnation, n, window);
                     }
                 }
                 Step::Blind => {
-                    tracker.add(&Receipt { mark: Mark::Blind(OBSERVER), runs: Runs::default() });
+                    let receipt = Receipt { mark: Mark::Blind(OBSERVER), runs: Runs::default() };
+                    tracker.add(&receipt, window);
                     model.blind();
                 }
             }
         }
         prop_assert_eq!(tracker.totals(Horizon::Closed), model.totals(is_confirmed));
+        merge_windows(&mut stored, &tracker.by_window(Horizon::Closed));
+        stored.retain(|_, totals| *totals != Totals::default());
+        prop_assert_eq!(stored, model.by_window(is_confirmed));
         let lost: u64 = tracker.lossy(Horizon::Closed, 9).iter().map(|lossy| lossy.lost).sum();
         prop_assert_eq!(lost, model.totals(is_confirmed).lost);
     }
@@ -224,6 +269,53 @@ fn a_takeover_is_never_a_gap_or_a_duplicate() {
     let totals = tracker.totals(Horizon::Closed);
     let expected = Totals { sent: 40, acked: 40, received: 40, unique: 40, ..Totals::default() };
     assert_eq!(totals, expected);
+}
+
+#[test]
+fn a_loss_counts_when_it_was_sent_and_a_repetition_when_it_was_read() {
+    let mut tracker = Tracker::new(1, true);
+    for window in 0..4 {
+        add_in(&mut tracker, window, Mark::Sent(SERIES), &[run(0, 5 * window as u32, 5)]);
+        add_in(&mut tracker, window, Mark::Acked(SERIES), &[run(0, 5 * window as u32, 5)]);
+    }
+    add_in(&mut tracker, 6, Mark::Received(OBSERVER), &[run(0, 0, 7), run(0, 8, 10)]);
+    add_in(&mut tracker, 9, Mark::Received(OBSERVER), &[run(0, 3, 1)]);
+    let (_, mut windows) = tracker.take_touched();
+    merge_windows(&mut windows, &tracker.by_window(Horizon::Open));
+    let of = |window: u64| windows.get(&window).copied().unwrap_or_default();
+    assert_eq!((of(1).sent, of(1).unique, of(1).lost), (5, 4, 1));
+    assert_eq!((of(3).sent, of(3).unique, of(3).pending), (5, 3, 2));
+    assert_eq!((of(6).received, of(9).received, of(9).duplicated), (17, 1, 1));
+    assert_eq!(of(0), Totals { sent: 5, acked: 5, unique: 5, ..Totals::default() });
+}
+
+#[test]
+fn whoever_asks_for_no_windows_pays_for_none() {
+    let mut tracker = Tracker::new(1, true);
+    tracker.forget_windows();
+    let bytes = tracker.approximate_bytes();
+    for window in 0..50_u32 {
+        add_in(&mut tracker, u64::from(window), Mark::Sent(SERIES), &[run(0, window, 1)]);
+    }
+    assert_eq!((tracker.by_window(Horizon::Open).len(), tracker.approximate_bytes()), (0, bytes));
+    assert_eq!(tracker.totals(Horizon::Open).pending, 50);
+    // What was stored without them stays so.
+    let (blocks, _) = tracker.take_touched();
+    let mut restored = Tracker::new(1, true);
+    restored.restore(blocks[0].0, &blocks[0].1).unwrap();
+    assert!(restored.by_window(Horizon::Open).is_empty());
+}
+
+#[test]
+fn settled_messages_are_forgotten_while_they_go_by() {
+    let mut tracker = Tracker::new(1, true);
+    for n in 0..20_000 {
+        for mark in [Mark::Sent(SERIES), Mark::Acked(SERIES), Mark::Received(OBSERVER)] {
+            add_in(&mut tracker, u64::from(n) / 100, mark, &[run(0, n, 1)]);
+        }
+    }
+    assert!(tracker.approximate_bytes() < 40_000, "{}", tracker.approximate_bytes());
+    assert_eq!(tracker.by_window(Horizon::Open).len(), 200);
 }
 
 #[test]

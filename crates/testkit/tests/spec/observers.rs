@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use shoal_domain::export::Course;
+use shoal_domain::report::{RunReport, ThresholdResult};
 use shoal_domain::run::Phase;
 use shoal_testkit::authority::Authority;
 use shoal_testkit::cluster::{Cluster, observed, series};
@@ -61,8 +63,24 @@ async fn injected_loss_duplicates_and_reordering_come_out_exact() {
     // What is lost never comes: the drain is waited for.
     let scenario = INGESTION.replace("drain: 30s", "drain: 3s");
     let limit = "ingestion.lost < 0.01%";
-    let scenario = scenario.replace(limit, "ingestion.lost < 1.2%\n  - ingestion.duplicated < 1%");
-    let report = cluster.run(&scenario, &overrides).await.over().await;
+    let by_window = "{ expect: ingestion.lost <= 5%, windows: 2s, held: 50% }\n  \
+         - { expect: ingestion.lost < 0.01%, windows: 2s }\n  \
+         - { expect: ingestion.end_to_end_delay.p95 < 10s, windows: 2s, held: 50% }";
+    let limits = format!("ingestion.lost < 1.2%\n  - ingestion.duplicated < 1%\n  - {by_window}");
+    let scenario = scenario.replace(limit, &limits);
+    let run = cluster.run(&scenario, &overrides).await;
+    let (report, export) = (run.over().await, run.export(0).await);
+    adds_up(&report, &export.course);
+    // Joined into fewer points.
+    adds_up(&report, &run.export(3).await.course);
+    let results = report.thresholds.iter().filter(|threshold| threshold.windows.is_some());
+    let results: Vec<_> = results.map(|t| (t.windows.as_ref().unwrap(), t.result)).collect();
+    assert_eq!(results.len(), 3);
+    // What was lost was lost somewhere, and nowhere much.
+    assert_eq!(results[0].1, ThresholdResult::Passed, "{results:?}");
+    assert_eq!(results[1].1, ThresholdResult::Failed, "{results:?}");
+    assert!(results[1].0.worst.is_some_and(|worst| worst > 0.0001 && worst < 0.2), "{results:?}");
+    assert_eq!(results[2].1, ThresholdResult::Passed, "{results:?}");
 
     let seen = observed(&report);
     let acked = seen.acked.unwrap();
@@ -78,6 +96,36 @@ async fn injected_loss_duplicates_and_reordering_come_out_exact() {
     assert!(!seen.lossy_devices.is_empty());
     // Devices of two agents, one reader: the bound of their clocks is said.
     assert!(seen.clock_bound_us > 0 && seen.clock_bound_us < 1_000_000, "{seen:#?}");
+}
+
+/// Every row of the far end over time is the total, cut into points.
+fn adds_up(report: &RunReport, course: &Course) {
+    let (seen, over_time) = (observed(report), &course.observers[0]);
+    let sum = |counts: &[u64]| Some(counts.iter().sum::<u64>());
+    assert_eq!(sum(&over_time.sent), seen.sent, "{over_time:#?}");
+    assert_eq!(sum(&over_time.acked), seen.acked, "{over_time:#?}");
+    assert_eq!(sum(&over_time.unique), seen.unique, "{over_time:#?}");
+    assert_eq!(sum(&over_time.lost), seen.lost, "{over_time:#?}");
+    assert_eq!(sum(&over_time.undelivered), seen.undelivered, "{over_time:#?}");
+    assert_eq!(sum(&over_time.unconfirmed), seen.unconfirmed, "{over_time:#?}");
+    assert_eq!(sum(&over_time.lost_possible), seen.lost_possible, "{over_time:#?}");
+    assert_eq!(sum(&over_time.duplicated), seen.duplicated, "{over_time:#?}");
+    assert_eq!(sum(&over_time.resent), seen.resent, "{over_time:#?}");
+    assert_eq!(sum(&over_time.out_of_order), seen.out_of_order, "{over_time:#?}");
+    assert_eq!(sum(&over_time.late_events), seen.late_events, "{over_time:#?}");
+    assert_eq!(sum(&over_time.received), Some(seen.received), "{over_time:#?}");
+    assert_eq!(sum(&over_time.unparsed), Some(seen.unparsed), "{over_time:#?}");
+    // What was sent in a point is all accounted for in it, and is what the series says.
+    for n in 0..course.from_s.len() {
+        let fates = [&over_time.unique, &over_time.lost, &over_time.undelivered];
+        let fates: u64 = fates.map(|counts| counts[n]).iter().sum();
+        assert_eq!(fates + over_time.lost_possible[n] + over_time.pending[n], over_time.sent[n]);
+        let series =
+            course.series.iter().find(|series| series.name == "telemetry").expect("it is observed");
+        assert_eq!(over_time.sent[n], series.sent[n], "in point {n}");
+    }
+    assert!(over_time.end_to_end_delay.p95_us.iter().any(Option::is_some));
+    assert!(over_time.ingest_delay.p95_us.is_empty(), "MQTT does not say when");
 }
 
 #[tokio::test(flavor = "multi_thread")]

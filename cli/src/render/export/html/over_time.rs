@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::far_end;
 use shoal_domain::export::{RunExport, SeriesCourse};
 use shoal_domain::outcome::Operation;
 
@@ -11,7 +12,7 @@ use crate::render::numbers::{count, seconds};
 /// Series in one drawing; more would be a tangle. The others have their own drawings below.
 const TOGETHER: usize = COLORS;
 
-fn axis_time(us: f64) -> String {
+pub(super) fn axis_time(us: f64) -> String {
     let (value, unit) = match us {
         us if us < 1e3 => (us, "µs"),
         us if us < 1e6 => (us / 1e3, "ms"),
@@ -21,11 +22,11 @@ fn axis_time(us: f64) -> String {
 }
 
 /// An axis has round numbers, which need no zeros behind them.
-fn axis_rate(value: f64) -> String {
+pub(super) fn axis_rate(value: f64) -> String {
     if value.fract() == 0.0 { count(value as u64) } else { value.to_string() }
 }
 
-struct Page<'a> {
+pub(super) struct Page<'a> {
     export: &'a RunExport,
     at_s: Vec<f64>,
     bands: Vec<Band>,
@@ -70,10 +71,21 @@ pub(super) fn charts(html: &mut String, export: &RunExport) {
         page.series(html, series);
     }
     html.push_str("</div></section>\n");
+    if course.observers.iter().any(|observer| observer.received.iter().any(|n| *n > 0)) {
+        html.push_str(
+            "<section><h2>The far end over time</h2><p class=\"hint\">What became of a message \
+             stands where it was sent; what was read, and how late it was, where it was read.</p>\
+             <div class=\"charts\">",
+        );
+        for observer in &course.observers {
+            far_end::charts(&page, html, observer);
+        }
+        html.push_str("</div></section>\n");
+    }
 }
 
 impl Page<'_> {
-    fn chart(&self, title: &str, lines: Vec<Line>, unit: fn(f64) -> String) -> String {
+    pub(super) fn chart(&self, title: &str, lines: Vec<Line>, unit: fn(f64) -> String) -> String {
         Chart {
             title,
             at_s: &self.at_s,
@@ -86,10 +98,14 @@ impl Page<'_> {
         .render()
     }
 
-    fn per_second(&self, counts: &[u64]) -> Vec<Option<f64>> {
+    pub(super) fn per_second(&self, counts: &[u64]) -> Vec<Option<f64>> {
         let (course, duration_s) = (&self.export.course, self.export.report.duration_s);
-        // The load may end inside the last point, which must not look like a fall.
-        let length = |from_s: u64| (duration_s - from_s as f64).clamp(0.001, course.step_s as f64);
+        let step_s = course.step_s as f64;
+        // The load may end inside a point, which must not look like a fall; reading goes on after it.
+        let length = |from_s: u64| match duration_s - from_s as f64 {
+            left if left > 0.0 => left.clamp(0.001, step_s),
+            _ => step_s,
+        };
         let rate = |(n, from_s): (&u64, &u64)| Some(*n as f64 / length(*from_s));
         counts.iter().zip(&course.from_s).map(rate).collect()
     }
