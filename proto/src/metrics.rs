@@ -61,6 +61,7 @@ fn to_wire(delta: &Delta) -> v1::Delta {
         handover: delta.handover,
         spells: delta.spells.iter().map(health::spell).collect(),
         settled: delta.settled.iter().map(settled_to_wire).collect(),
+        wall_offset_us: delta.wall_offset_us,
     }
 }
 
@@ -278,6 +279,7 @@ fn from_wire(wire: v1::Delta) -> Result<Delta, BadField> {
         positions: positions_from_wire(&wire.positions),
         clocks: clocks_from(&wire.clocks),
         settled: wire.settled.iter().map(settled_from).collect(),
+        wall_offset_us: wire.wall_offset_us,
         revised_us: wire.revised_us,
         handover: wire.handover,
     })
@@ -429,6 +431,7 @@ mod tests {
                     Totals { sent: 9, acked: 8, unique: 7, received: 6, ..Totals::default() };
                 let settled = Totals { out_of_order: 5, late_events: n as u64, ..settled };
                 delta.settled.insert(ObserverId(series.0), settled);
+                delta.wall_offset_us = Some(-2_000_000 + n as i64);
                 seen.end_to_end.record(17 - 30 * n as i64);
                 delta.arrivals.insert((ObserverId(series.0), *stage), seen);
                 let gap = ReaderGap {

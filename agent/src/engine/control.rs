@@ -193,6 +193,13 @@ impl Control {
         heard.abs_diff(used).saturating_add(self.offset_error_us.load(Ordering::Relaxed))
     }
 
+    /// This machine's wall clock minus the control plane's, as far as the beats tell.
+    pub(crate) fn wall_offset_us(&self) -> i64 {
+        let heard = self.heard_offset_us.load(Ordering::Relaxed);
+        let control_us = SystemClock.boot_us().saturating_add_signed(heard);
+        SystemClock.unix_us().wrapping_sub(control_us) as i64
+    }
+
     /// `Some` once the gates of all cores have closed: from then on nothing is sent.
     pub fn gate_closed_at_us(&self) -> Option<u64> {
         (self.n_open_gates.load(Ordering::SeqCst) == 0).then(|| self.end_us())

@@ -340,6 +340,7 @@ impl CoreLoop {
             self.core.recorder.borrow_mut().swap(next_window, through_us, &self.due, health);
         let revisions = self.core.control.revisions();
         delta.clock_error_us = delta.clock_error_us.max(self.core.control.clock_error_us());
+        delta.wall_offset_us = Some(self.core.control.wall_offset_us());
         delta.revised_us = revisions.iter().map(|revision| revision.at_us).collect();
         delta
     }

@@ -260,7 +260,7 @@ fn parts(parts: &[PartReport]) -> String {
             ]);
         }
     }
-    format!("\n{}", columns.render())
+    format!("\n{}{}", columns.render(), observers::of_parts(parts))
 }
 
 /// Where every planned slot went. While the run goes on, some are not classed yet.

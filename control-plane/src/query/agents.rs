@@ -75,6 +75,7 @@ pub(super) async fn of_run(
             throttled_ratio: share_of_time(health.throttled_us),
             start_lag_us: health.start_lag_us,
             clock_bound_us: shares.iter().map(|s| s.total.clock_error_us).max().unwrap_or(0),
+            clock_offset_us: shares.iter().rev().find_map(|s| s.total.wall_offset_us),
             missed: cells().map(|tally| tally.missed).sum(),
             send_lag_p99_us: lag.quantile_us(0.99),
             totals_proved: proved.reduce(|all, one| all && one),

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_domain::delay::{Delays, correction, is_indicative};
 use shoal_domain::export::Watched;
 use shoal_domain::ids::{ObserverId, StageId};
-use shoal_domain::observed::{ReaderGap, SourceClocks, merge_arrivals, merge_clocks};
+use shoal_domain::observed::{Arrivals, ReaderGap, SourceClocks, merge_arrivals, merge_clocks};
 use shoal_domain::plan::{Observer, Plan};
-use shoal_domain::report::{DelayReport, LossyReport, ObserverReport, ReaderGapReport};
+use shoal_domain::report::{
+    DelayReport, LossyReport, ObserverReport, PartObserverReport, ReaderGapReport,
+};
 use shoal_domain::run::Phase;
+use shoal_domain::shard::Block;
 use shoal_domain::template::DeviceScope;
 use shoal_domain::tracker::{Horizon, Tracker};
 use shoal_domain::validity::Blindness;
@@ -190,6 +193,57 @@ impl Observing {
                 Some(_) => Vec::new(),
             },
         }
+    }
+
+    /// What some shares have to do with each observer.
+    pub(super) fn of_part(&self, plan: &Plan, shares: &[&Share]) -> Vec<PartObserverReport> {
+        let of = |(n, observer): (usize, &Observer)| {
+            let id = ObserverId(n as u32);
+            let group = plan.series[observer.of.index()].group;
+            let mut held: Vec<&Block> =
+                shares.iter().flat_map(|share| &share.shard.blocks).collect();
+            held.retain(|block| block.group == group);
+            let is_held = |device: u32, incarnation: u32| {
+                let device = u64::from(device);
+                held.iter().any(|block| {
+                    block.incarnation == incarnation && block.devices.contains(&device)
+                })
+            };
+            let tracker = self.trackers.of(id);
+            let totals = tracker.map(|tracker| tracker.totals_of(self.horizon, is_held));
+            let totals = totals.unwrap_or_default();
+            let mut arrivals = Arrivals::default();
+            for share in shares {
+                for ((_, _), cell) in share.total.arrivals.iter().filter(|((of, _), _)| *of == id) {
+                    arrivals.merge(cell);
+                }
+            }
+            let shift_us = self.facts[n].platform_shift_us();
+            let ratio = totals.unique as f64 / totals.sent as f64;
+            PartObserverReport {
+                name: observer.name.clone(),
+                of: plan.series_path(observer.of),
+                sent: totals.sent,
+                acked: totals.acked,
+                unique: totals.unique,
+                received_ratio: (totals.sent > 0).then_some(ratio),
+                lost: totals.lost,
+                undelivered: totals.undelivered,
+                unconfirmed: totals.unconfirmed,
+                lost_possible: totals.lost_possible,
+                duplicated: totals.duplicated,
+                resent: totals.resent,
+                pending: totals.pending,
+                received: arrivals.received,
+                unparsed: arrivals.unparsed,
+                foreign: arrivals.foreign,
+                negative: arrivals.end_to_end.n_negative(),
+                ingest_delay_us: delay(&arrivals.ingest, -shift_us),
+                delivery_delay_us: delay(&arrivals.delivery, shift_us),
+                end_to_end_delay_us: delay(&arrivals.end_to_end, 0),
+            }
+        };
+        plan.observers.iter().enumerate().map(of).collect()
     }
 
     fn lossy(&self, plan: &Plan, row: &RunRow, id: ObserverId) -> Vec<LossyReport> {

@@ -7,6 +7,7 @@ use shoal_domain::report::{DeviceTotals, PartReport};
 use shoal_domain::shard::Shard;
 use shoal_domain::verdict::{Facts, GroupDevices};
 
+use super::observers::Observing;
 use super::shares::Share;
 use crate::record::{Record, plan_of};
 use crate::refusal::{Kind, Refusal};
@@ -82,10 +83,11 @@ pub async fn parts(store: &Store, row: &RunRow, by: &str) -> Result<Vec<PartRepo
     if record.state.t0_us().is_none() {
         return Ok(Vec::new());
     }
-    let (shares, _) = super::shares::of_run(store, row, &plan, &record).await?;
+    let (shares, trackers) = super::shares::of_run(store, row, &plan, &record).await?;
+    let observing = Observing::new(&plan, &record, &shares, trackers);
     let ended_us = super::facts(row, &plan, &record, shares.iter()).ended_us;
     let mut of_part: BTreeMap<String, Vec<&Share>> = BTreeMap::new();
-    for share in shares.iter().filter(|share| share.observe.is_none()) {
+    for share in &shares {
         let name = match &regions {
             Some(regions) => name_of(regions.of_share(share)),
             None => share.row.grant.agent_id.clone(),
@@ -93,7 +95,8 @@ pub async fn parts(store: &Store, row: &RunRow, by: &str) -> Result<Vec<PartRepo
         of_part.entry(name).or_default().push(share);
     }
     let part = |(name, shares): (String, Vec<&Share>)| {
-        let facts = facts_of(row, &plan, &record, ended_us, shares.into_iter());
+        let driving = shares.iter().copied().filter(|share| share.observe.is_none());
+        let facts = facts_of(row, &plan, &record, ended_us, driving);
         let mut devices = DeviceTotals::default();
         for group in &facts.devices {
             devices.planned += group.planned;
@@ -102,7 +105,8 @@ pub async fn parts(store: &Store, row: &RunRow, by: &str) -> Result<Vec<PartRepo
         }
         let mut series = super::series(&plan, &facts);
         series.retain(|series| series.stage == "all");
-        PartReport { by: by.to_owned(), name, devices, series }
+        let observers = observing.of_part(&plan, &shares);
+        PartReport { by: by.to_owned(), name, devices, series, observers }
     };
     Ok(of_part.into_iter().map(part).collect())
 }

@@ -247,6 +247,9 @@ pub struct Delta {
     pub settled: BTreeMap<ObserverId, Totals>,
     /// By how much this agent's idea of the control plane's time may have been wrong.
     pub clock_error_us: u64,
+    /// This agent's own wall clock minus the control plane's; absolute, and for people only: nothing
+    /// is stamped by it.
+    pub wall_offset_us: Option<i64>,
     /// Run times from which the load's revisions apply on this agent, in their order; absolute,
     /// and only ever longer.
     pub revised_us: Vec<u64>,
@@ -294,6 +297,7 @@ impl Delta {
             self.settled.entry(*observer).or_default().merge(totals);
         }
         self.clock_error_us = self.clock_error_us.max(later.clock_error_us);
+        self.wall_offset_us = later.wall_offset_us.or(self.wall_offset_us);
         self.handover = self.handover.max(later.handover);
     }
 }

@@ -420,6 +420,37 @@ pub struct PartReport {
     pub devices: DeviceTotals,
     /// Like the run's, for the whole run only.
     pub series: Vec<SeriesReport>,
+    #[serde(default)]
+    pub observers: Vec<PartObserverReport>,
+}
+
+/// What a part has to do with an observer: what became of the messages of its devices, and what its
+/// agents read, of whichever device. Of one agent these are rarely the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartObserverReport {
+    pub name: String,
+    /// The series that is observed.
+    pub of: String,
+    /// Of the devices that it drove.
+    pub sent: u64,
+    pub acked: u64,
+    pub unique: u64,
+    pub received_ratio: Option<f64>,
+    pub lost: u64,
+    pub undelivered: u64,
+    pub unconfirmed: u64,
+    pub lost_possible: u64,
+    pub duplicated: u64,
+    pub resent: u64,
+    pub pending: u64,
+    /// What it read.
+    pub received: u64,
+    pub unparsed: u64,
+    pub foreign: u64,
+    pub negative: u64,
+    pub ingest_delay_us: Option<DelayReport>,
+    pub delivery_delay_us: Option<DelayReport>,
+    pub end_to_end_delay_us: Option<DelayReport>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -463,6 +494,10 @@ pub struct AgentReport {
     pub start_lag_us: u64,
     #[serde(default)]
     pub clock_bound_us: u64,
+    /// Its own wall clock minus the control plane's, right within `clock_bound_us`. No number
+    /// depends on it: everything is stamped in the control plane's time. Null: it never said.
+    #[serde(default)]
+    pub clock_offset_us: Option<i64>,
     /// Slots that it slept through, and p99 of its send lag.
     #[serde(default)]
     pub missed: u64,

@@ -161,9 +161,21 @@ impl Tracker {
     }
 
     pub fn totals(&self, horizon: Horizon) -> Totals {
-        let mut totals = Totals::default();
+        let mut totals = self.totals_of(horizon, |_, _| true);
         for block in &self.blocks {
-            block.add_totals(self.is_confirmed, horizon, &mut totals);
+            totals.out_of_order += block.out_of_order;
+            totals.late_events += block.late_events;
+        }
+        totals
+    }
+
+    /// The same of some devices, by index and incarnation; their order is not known apart.
+    pub fn totals_of(&self, horizon: Horizon, is_wanted: impl Fn(u32, u32) -> bool) -> Totals {
+        let mut totals = Totals::default();
+        for (place, block) in self.blocks.iter().enumerate() {
+            let first = place as u32 * BLOCK;
+            let is_wanted = |device: u32, incarnation| is_wanted(first + device, incarnation);
+            block.add_totals(self.is_confirmed, horizon, &is_wanted, &mut totals);
         }
         totals
     }

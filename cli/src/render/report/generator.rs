@@ -9,6 +9,9 @@ use crate::render::clean;
 use crate::render::columns::Columns;
 use crate::render::numbers::{bytes, count, micros, percent};
 
+/// A clock that is off by less is one that is kept by NTP.
+const OFF_US: u64 = 100_000;
+
 /// What the generator itself used, and how it fared: whether it had room to spare.
 pub(super) fn agents(report: &RunReport) -> String {
     if report.agents.is_empty() {
@@ -60,7 +63,20 @@ pub(super) fn agents(report: &RunReport) -> String {
             bytes(agent.network_sent_bytes),
         ]);
     }
-    format!("\n{}\n{}", columns.render(), health.render())
+    let mut text = format!("\n{}\n{}", columns.render(), health.render());
+    for agent in &report.agents {
+        if let Some(us) = agent.clock_offset_us.filter(|us| us.unsigned_abs() > OFF_US) {
+            let _ = writeln!(
+                text,
+                "agent {}: its own clock is {} {} (± {}); no number depends on it, all are in the control plane's time",
+                clean(&agent.agent),
+                micros(us.unsigned_abs() as f64),
+                if us < 0 { "slow" } else { "fast" },
+                micros(agent.clock_bound_us as f64),
+            );
+        }
+    }
+    text
 }
 
 pub(super) fn validity(report: &RunReport) -> String {

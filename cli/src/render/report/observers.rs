@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use shoal_domain::report::{DelayReport, ObserverReport, RunReport};
+use shoal_domain::report::{DelayReport, ObserverReport, PartReport, RunReport};
 
 use crate::render::clean;
 use crate::render::columns::Columns;
-use crate::render::numbers::{count, micros, seconds};
+use crate::render::numbers::{count, micros, percent, seconds};
 
 /// What came out at the far end, and how late.
 pub(super) fn observers(report: &RunReport, stages: bool) -> String {
@@ -54,6 +54,46 @@ pub(super) fn observers(report: &RunReport, stages: bool) -> String {
         text.push_str(&remarks(observer));
     }
     text
+}
+
+/// What agents or regions have to do with the far end.
+pub(super) fn of_parts(parts: &[PartReport]) -> String {
+    let has_any = parts.iter().any(|part| !part.observers.is_empty());
+    let Some(first) = parts.first().filter(|_| has_any) else { return String::new() };
+    let mut columns = Columns::new(&[
+        first.by.as_str(),
+        "observer",
+        ">sent here",
+        ">of these received",
+        ">lost",
+        ">undelivered",
+        ">duplicated",
+        ">read here",
+        ">end to end p50",
+        ">p95",
+        ">p99",
+    ]);
+    for part in parts {
+        for (n, observer) in part.observers.iter().enumerate() {
+            let delay = |pick: fn(&DelayReport) -> i64| {
+                observer.end_to_end_delay_us.as_ref().map_or("-".into(), |d| signed(pick(d)))
+            };
+            columns.row(vec![
+                if n == 0 { part.name.clone() } else { String::new() },
+                observer.name.clone(),
+                count(observer.sent),
+                observer.received_ratio.map_or("-".into(), percent),
+                count(observer.lost),
+                count(observer.undelivered),
+                count(observer.duplicated),
+                count(observer.received),
+                delay(|delay| delay.p50),
+                delay(|delay| delay.p95),
+                delay(|delay| delay.p99),
+            ]);
+        }
+    }
+    format!("\n{}", columns.render())
 }
 
 /// What is not zero and not ordinary about an observer, one line each.

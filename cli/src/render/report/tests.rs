@@ -140,6 +140,7 @@ pub(crate) fn passed() -> RunReport {
             throttled_ratio: 0.0,
             start_lag_us: 900,
             clock_bound_us: 120,
+            clock_offset_us: Some(-3_000),
             missed: 0,
             send_lag_p99_us: Some(1_120),
             totals_proved: Some(true),

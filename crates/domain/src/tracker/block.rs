@@ -191,9 +191,17 @@ impl Block {
         newest.chain(self.past.iter().map(|((device, _), line)| (*device, line)))
     }
 
-    pub(super) fn add_totals(&self, is_confirmed: bool, horizon: Horizon, totals: &mut Totals) {
+    /// Of the devices and incarnations that are wanted; all but the order of arrivals.
+    pub(super) fn add_totals(
+        &self,
+        is_confirmed: bool,
+        horizon: Horizon,
+        is_wanted: &impl Fn(u32, u32) -> bool,
+        totals: &mut Totals,
+    ) {
         let mut count = Counts::default();
-        for (_, line) in self.each_line() {
+        let wanted = |(device, line): &(u32, &Line)| is_wanted(*device, line.incarnation);
+        for (_, line) in self.each_line().filter(wanted) {
             for (numbers, state) in line.stretches() {
                 let n = i64::from(numbers.end - numbers.start);
                 count.add(state, is_confirmed, horizon, n);
@@ -201,24 +209,29 @@ impl Block {
         }
         for (key, flags) in &self.open {
             let (device, incarnation, n) = split(*key);
+            if !is_wanted(device, incarnation) {
+                continue;
+            }
             let plain = self.line(device, incarnation).plain(n);
             count.add(plain, is_confirmed, horizon, -1);
             count.add(plain.without(*flags), is_confirmed, horizon, 1);
         }
         count.add_to(totals);
         totals.received += count.unique.max(0) as u64;
-        self.each_surplus(|_, ours, theirs| {
+        self.each_surplus(|key, _, ours, theirs| {
+            let (device, incarnation, _) = split(key);
+            if !is_wanted(device, incarnation) {
+                return;
+            }
             totals.received += u64::from(ours) + u64::from(theirs);
             totals.resent += u64::from(ours);
             totals.duplicated += u64::from(theirs);
         });
-        totals.out_of_order += self.out_of_order;
-        totals.late_events += self.late_events;
     }
 
-    /// Calls `each` with a window, our repetitions read in it, and theirs: of a number's surplus
-    /// arrivals the first are ours.
-    pub(super) fn each_surplus(&self, mut each: impl FnMut(u32, u32, u32)) {
+    /// Calls `each` with a number, a window, our repetitions read in it, and theirs: of a number's
+    /// surplus arrivals the first are ours.
+    pub(super) fn each_surplus(&self, mut each: impl FnMut(u64, u32, u32, u32)) {
         let mut of = None;
         let mut left = 0;
         for ((key, window), surplus) in &self.surplus {
@@ -228,7 +241,7 @@ impl Block {
             }
             let ours = left.min(*surplus);
             left -= ours;
-            each(*window, ours, surplus - ours);
+            each(*key, *window, ours, surplus - ours);
         }
     }
 

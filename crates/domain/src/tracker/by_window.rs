@@ -108,7 +108,7 @@ impl Block {
             }
             count.add_to(windows.entry(u64::from(span.window)).or_default());
         }
-        self.each_surplus(|window, ours, theirs| {
+        self.each_surplus(|_, window, ours, theirs| {
             let totals = windows.entry(u64::from(window)).or_default();
             totals.resent += u64::from(ours);
             totals.duplicated += u64::from(theirs);

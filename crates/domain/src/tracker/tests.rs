@@ -222,6 +222,14 @@ proptest! {
         merge_windows(&mut stored, &tracker.by_window(Horizon::Closed));
         stored.retain(|_, totals| *totals != Totals::default());
         prop_assert_eq!(stored, model.by_window(is_confirmed));
+        // Every device under every incarnation by itself is the whole, but for the order.
+        let mut parts = Totals::default();
+        for (device, incarnation) in (0..3).flat_map(|device| (0..3).map(move |i| (device, i))) {
+            let is_wanted = |d, i| (d, i) == (device, incarnation);
+            parts.merge(&tracker.totals_of(Horizon::Closed, is_wanted));
+        }
+        let whole = model.totals(is_confirmed);
+        prop_assert_eq!(parts, Totals { out_of_order: 0, late_events: 0, ..whole });
         let lost: u64 = tracker.lossy(Horizon::Closed, 9).iter().map(|lossy| lossy.lost).sum();
         prop_assert_eq!(lost, model.totals(is_confirmed).lost);
     }
