@@ -180,8 +180,11 @@ impl Ready for ReadyShard {
     fn probe(&mut self, offset_us: i64) -> Option<Probing> {
         let prober = self.prepared.prober()?;
         let unix_us = move || SystemClock.boot_us().saturating_add_signed(offset_us);
-        let said =
-            |(observer, sent): (ObserverId, String)| v1::Probed { observer: observer.0, sent };
+        // That nothing is to be waited for is said like that it was seen.
+        let said = |(observer, sent): (ObserverId, Option<String>)| v1::Probed {
+            observer: observer.0,
+            sent: sent.unwrap_or_default(),
+        };
         let sending = async move {
             let sent = prober.send(unix_us).await;
             let sent = sent.map_err(|why| Refusal::new("SH0311", why))?;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shoal_domain::ids::ObserverId;
@@ -64,12 +65,26 @@ impl Prepared {
     }
 }
 
+/// Why a device could not probe.
+enum Unsent {
+    /// The target does not want this device, which is a result of the run and no reason against it.
+    Refused(String),
+    Failed(String),
+}
+
+impl<S: Into<String>> From<S> for Unsent {
+    fn from(why: S) -> Self {
+        Self::Failed(why.into())
+    }
+}
+
 impl Prober {
-    /// Who waits for which, and what was sent where; `unix_us` is control-plane time.
+    /// Who waits for which, and what was sent where (`None`: its device was refused, and nobody
+    /// needs to wait); `unix_us` is control-plane time.
     pub(crate) async fn send(
         self,
         unix_us: impl Fn() -> u64,
-    ) -> Result<Vec<(ObserverId, String)>, String> {
+    ) -> Result<Vec<(ObserverId, Option<String>)>, String> {
         let mut sent = Vec::new();
         for group in &self.groups {
             let name = &self.plan.groups[*group].name;
@@ -83,22 +98,40 @@ impl Prober {
         &self,
         index: usize,
         unix_us: &impl Fn() -> u64,
-        sent: &mut Vec<(ObserverId, String)>,
+        sent: &mut Vec<(ObserverId, Option<String>)>,
     ) -> Result<(), String> {
         let group = &self.plan.groups[index];
         let base = scope(self.seed, &self.mark, index, &self.secrets);
         let identity = Identity::render(group, &base, 0).map_err(|error| error.to_string())?;
         let device = identity.scope(group, &base, 0);
-        let mut dialogue = self.connect(index, &identity, &device, unix_us()).await?;
+        let greeted = self.connect(index, &identity, &device, unix_us()).await;
+        let mut dialogue = match greeted {
+            Ok(dialogue) => dialogue,
+            Err(Unsent::Failed(why)) => return Err(why),
+            Err(Unsent::Refused(why)) => {
+                let device = &identity.id;
+                tracing::warn!(group = group.name, %device, why, "no readiness probe: refused");
+                for (_, send) in self.plan.probed_sends(index) {
+                    sent.extend(self.waiting(send).map(|observer| (observer, None)));
+                }
+                return Ok(());
+            }
+        };
         for (place, send) in self.plan.probed_sends(index) {
             let what = dialogue.publish(&self.plan, &device, (place, send), unix_us()).await?;
             let target = &self.plan.targets[group.target].name;
             let what = format!("device {} sent {what} of target {target}", identity.id);
-            let probes = self.plan.probes().into_iter().map(|probe| probe.observer);
-            let waiting = probes.filter(|id| self.plan.observers[id.index()].of == send.series);
-            sent.extend(waiting.map(|observer| (observer, what.clone())));
+            let waiting = self.waiting(send);
+            sent.extend(waiting.map(|observer| (observer, Some(what.clone()))));
         }
         dialogue.leave().await
+    }
+
+    /// Who waits for the probe of a series.
+    fn waiting(&self, send: &Send) -> impl Iterator<Item = ObserverId> + use<'_> {
+        let (probes, series) = (self.plan.probes().into_iter(), send.series);
+        let is_of = move |id: &ObserverId| self.plan.observers[id.index()].of == series;
+        probes.map(|probe| probe.observer).filter(is_of)
     }
 
     async fn connect(
@@ -107,7 +140,7 @@ impl Prober {
         identity: &Identity,
         device: &DeviceScope<'_>,
         unix_us: u64,
-    ) -> Result<Dialogue, String> {
+    ) -> Result<Dialogue, Unsent> {
         let group = &self.plan.groups[index];
         let target = self.plan.targets[group.target].mqtt().ok_or("its target speaks no MQTT")?;
         let wanted = group.credentials.as_ref().and_then(|login| login.certificate.as_ref());
@@ -140,20 +173,30 @@ impl Prober {
             expects_messages: !target.clean_start,
         };
         let patience = Duration::from_micros(target.connect_timeout_us);
+        let is_refused = AtomicBool::new(false);
         let greeting = async {
             let transport = route.dial(0, own).await.map_err(|lost| lost.text)?;
             let mut dialogue = Dialogue { transport, session: Session::new(rules) };
             dialogue.say(&hello).await?;
             let accepted = |event: Event<'_>| match event {
                 Event::Accepted(_) => Some(Ok(())),
-                Event::Refused(refusal) | Event::Ended(refusal) => Some(Err(refusal.text)),
+                Event::Refused(refusal) => {
+                    is_refused.store(true, Ordering::Relaxed);
+                    Some(Err(refusal.text))
+                }
+                Event::Ended(refusal) => Some(Err(refusal.text)),
                 _ => None,
             };
             dialogue.hear(accepted).await?;
             Ok(dialogue)
         };
         let late = |_| format!("no CONNACK within {patience:?}");
-        timeout(patience, greeting).await.map_err(late)?
+        let greeted: Result<Dialogue, String> =
+            timeout(patience, greeting).await.map_err(late).and_then(|greeted| greeted);
+        greeted.map_err(|why| match is_refused.load(Ordering::Relaxed) {
+            true => Unsent::Refused(why),
+            false => Unsent::Failed(why),
+        })
     }
 }
 

@@ -129,15 +129,18 @@ async fn a_late_answer_is_one_in_time_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_is_refused_cannot_probe_and_that_is_said() {
+async fn a_device_that_is_refused_is_a_result_of_the_run_with_an_observer_as_without() {
     let (platform, cluster) = (Mosquitto::start(), Cluster::start(1).await);
     cluster.broker().refuse_connects(Some(5));
     let output = platform.addr();
     let output = format!("mqtt: {{ url: \"mqtt://{output}\", filter: \"out/#\" }}");
     let scenario = SCENARIO.replace("OUTPUT", &output).replace("protocol: 5", "protocol: 3.1.1");
-    let scenario = scenario.replace("          properties: { kind: \"${index}\" }\n", "");
-    let report = cluster.run(&scenario, &[("broker", "builtin")]).await.over().await;
-    let why = cause(&report);
-    assert!(why.contains("SH0311") && why.contains("CONNACK 5: not authorized"), "{why}");
-    assert!(why.contains("group sensors"), "{why}");
+    let observed = scenario.replace("          properties: { kind: \"${index}\" }\n", "");
+    let (before, after) = observed.split_once("observers:").expect("it has some");
+    let alone = format!("{before}load:{}", after.split_once("load:").expect("it has one").1);
+    for scenario in [observed.as_str(), &alone] {
+        let report = cluster.run(scenario, &[("broker", "builtin")]).await.over().await;
+        assert_eq!((report.phase, report.exit_code), (Phase::Finished, Some(1)), "{report:#?}");
+        assert_eq!((report.devices.planned, report.devices.failed), (20, 20));
+    }
 }
