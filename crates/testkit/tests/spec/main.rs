@@ -15,6 +15,7 @@ mod mosquitto;
 mod nats;
 mod observers;
 mod own_protocol;
+mod poison;
 mod readiness;
 mod reading;
 mod request_log;

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use shoal_domain::check::files_named;
 use shoal_domain::outcome::Operation;
-use shoal_domain::report::{ThresholdReport, ThresholdResult};
-use shoal_domain::run::{Phase, Validity};
+use shoal_domain::report::{
+    AgentReport, RunReport, ThresholdReport, ThresholdResult, ValidityReason,
+};
+use shoal_domain::run::Phase;
 use shoal_proto::v1::ShippedFile;
 use shoal_testkit::cluster::Cluster;
 use shoal_testkit::eventhubs;
@@ -15,6 +17,16 @@ use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
 use shoal_testkit::nats;
 use shoal_testkit::platform::{Fate, Partitioned, Platform};
 use shoal_testkit::webhook::{WAYS, free_addr, push_to};
+
+/// On a machine that is busy with something else the generator sleeps through slots, and the run says so:
+/// one of fifty is two percent, and INVALID. That is right, and no fault of a scenario; but only where
+/// the kernel itself says that these threads were ready and had no processor.
+fn is_starved(report: &RunReport, reason: &ValidityReason) -> bool {
+    let causes = ["run_queue_delay", "cpu_pressure", "cpu_steal", "cpu_throttled"];
+    let had_none = |agent: &AgentReport| agent.waited_ratio > 0.01 || agent.stolen_ratio > 0.01;
+    let is_effect = ["missed_slots", "send_lag"].contains(&reason.code.as_str());
+    causes.contains(&reason.code.as_str()) || (is_effect && report.agents.iter().any(had_none))
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shipped_scenario_runs() {
@@ -119,7 +131,9 @@ async fn every_shipped_scenario_runs() {
             ThresholdResult::Failed => false,
         };
         assert!(report.thresholds.iter().all(holds), "{what}: {:#?}", report.thresholds);
-        assert_eq!(report.validity, Some(Validity::Valid), "{what}: {report:#?}");
+        let faults = report.validity_reasons.iter().filter(|reason| !is_starved(&report, reason));
+        let faults: Vec<_> = faults.collect();
+        assert!(faults.is_empty(), "{what}: {faults:#?} of {report:#?}");
         if speaks_http {
             let http = report.series.iter().filter(|row| row.operation == Operation::Http);
             let count: u64 = http.filter(|row| row.stage == "all").map(|row| row.count).sum();
