@@ -1,7 +1,8 @@
 //! How many events one observer reads, finds the stamp of and accounts for in a second of CPU.
 //!
 //! The CPU time is that of the observer's thread alone; the server that it reads from is in this
-//! process and costs nothing here. Run: `cargo bench -p shoal-testkit --bench observers`.
+//! process (or another one) and costs nothing here. Run: `cargo bench --workspace --bench observers`, with fewer
+//! events `… -- 100000`.
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 use std::cell::Cell;
@@ -16,16 +17,26 @@ use shoal_domain::files::Files;
 use shoal_domain::ids::RunId;
 use shoal_domain::plan::Plan;
 use shoal_testkit::kafka::stand_in::{Security, StandIn, TOPIC};
+use shoal_testkit::webhook::{Client, free_addr};
+use shoal_testkit::{eventhubs, nats};
 
 const KAFKA: &str = include_str!("../../../scenarios/ingestion-kafka.yaml");
+const EVENTHUBS: &str = include_str!("../../../scenarios/ingestion-eventhubs.yaml");
+const NATS: &str = include_str!("../../../scenarios/ingestion-nats.yaml");
+const WEBHOOK: &str = include_str!("../../../scenarios/ingestion-webhook.yaml");
 const MQTT: &str = include_str!("../../../scenarios/ingestion-mqtt.yaml");
 const RUN: &str = "run_01M8AVMHFKBNQ148CS99KVE7T3";
 const DEVICES: u64 = 6_000;
+/// Unless the command line says otherwise; of sources that take longer a fourth.
 const EVENTS: u64 = 1_200_000;
 const PARTITIONS: u64 = 4;
 const BATCH: u64 = 500;
 /// Of an event, about: JSON around its stamp.
 const BYTES: usize = 200;
+
+/// What a platform's own event says in place of the stamp.
+const READ: &str =
+    "    read: { run: /run, device: /device, seq: /seq, sent: { json: /sent, unit: us } }\n";
 
 /// What was promised.
 const MIN_KAFKA: f64 = 300_000.0;
@@ -51,6 +62,20 @@ fn event(run: &RunId, n: u64) -> Vec<u8> {
     event.into_bytes()
 }
 
+/// The same by a platform's own fields.
+fn own_event(run: &RunId, n: u64) -> Vec<u8> {
+    let sent_us = std::time::UNIX_EPOCH.elapsed().expect("the clock is right").as_micros();
+    let (mark, device, number) = (run.mark(), n % DEVICES, n / DEVICES);
+    let mut event = format!(
+        "{{\"run\":\"{mark}\",\"device\":\"sensor-{device:06}\",\"seq\":{number},\"sent\":{sent_us},\"note\":\""
+    );
+    while event.len() < BYTES - 2 {
+        event.push('x');
+    }
+    event.push_str("\"}");
+    event.into_bytes()
+}
+
 /// CPU time of the observer's thread in microseconds.
 fn observer_cpu_us() -> f64 {
     let tasks = std::fs::read_dir("/proc/self/task").expect("this bench runs on Linux");
@@ -64,7 +89,7 @@ fn observer_cpu_us() -> f64 {
 }
 
 /// Events per second of CPU, and per second.
-fn measure(plan: Plan, run: RunId, write: impl FnOnce()) -> (f64, f64) {
+fn measure(plan: Plan, run: RunId, events: u64, write: impl FnOnce()) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (cpu, start) = (Cell::new(0.0), Cell::new(Instant::now()));
     let listening = || {
@@ -78,26 +103,79 @@ fn measure(plan: Plan, run: RunId, write: impl FnOnce()) -> (f64, f64) {
         let wall = start.get().elapsed().as_secs_f64();
         spent.set(((observer_cpu_us() - cpu.get()) / 1e6, wall));
     };
-    let read = trial::read(plan, run, EVENTS, listening, done);
+    let read = trial::read(plan, run, events, listening, done);
     runtime.expect("a runtime").block_on(read).expect("it reads");
     let (cpu, wall) = spent.get();
-    (EVENTS as f64 / cpu, EVENTS as f64 / wall)
+    (events as f64 / cpu, events as f64 / wall)
 }
 
-fn kafka(run: &RunId) -> (f64, f64) {
+/// Calls `produce` for every batch: a device's events stay in one partition.
+fn in_batches(
+    events: u64,
+    event: impl Fn(u64) -> Vec<u8>,
+    mut produce: impl FnMut(i32, &[Vec<u8>]),
+) {
+    for batch in 0..events / BATCH {
+        let at = batch % PARTITIONS;
+        let first = batch / PARTITIONS * BATCH;
+        let numbers = (first..first + BATCH).map(|n| n * PARTITIONS + at);
+        let values: Vec<Vec<u8>> = numbers.map(&event).collect();
+        produce(at as i32, &values);
+    }
+}
+
+fn kafka(run: &RunId, text: &str, events: u64, event: impl Fn(u64) -> Vec<u8>) -> (f64, f64) {
     let stand_in = StandIn::start(PARTITIONS as usize, Security::default());
     let overrides = [("kafka", stand_in.bootstrap()), ("kafka_topic", TOPIC.to_owned())];
+    let write = || in_batches(events, event, |at, values| stand_in.produce(at, values));
+    measure(plan(text, &overrides), *run, events, write)
+}
+
+fn event_hubs(run: &RunId, events: u64) -> (f64, f64) {
+    let stand_in = eventhubs::StandIn::start(PARTITIONS as usize, false);
+    let connection = format!("\"{}\"", stand_in.connection_string());
+    let text = EVENTHUBS.replace("${secret.eventhub}", &connection);
     let write = || {
-        for batch in 0..EVENTS / BATCH {
-            // A device's events stay in one partition.
-            let at = batch % PARTITIONS;
-            let first = batch / PARTITIONS * BATCH;
-            let numbers = (first..first + BATCH).map(|n| n * PARTITIONS + at);
-            let events: Vec<Vec<u8>> = numbers.map(|n| event(run, n)).collect();
-            stand_in.produce(at as i32, &events);
-        }
+        in_batches(events, |n| event(run, n), |at, values| stand_in.produce(at, values));
     };
-    measure(plan(KAFKA, &overrides), *run, write)
+    measure(plan(&text, &[]), *run, events, write)
+}
+
+fn jetstream(run: &RunId, events: u64) -> (f64, f64) {
+    let server = nats::Nats::start();
+    let mut client = server.client();
+    let text = NATS.replace("${secret.nats}", nats::LOGIN.1);
+    let overrides = [("nats", format!("nats://{}", server.addr()))];
+    let write = || {
+        in_batches(events, |n| event(run, n), |_, values| client.publish("out.a", values));
+    };
+    measure(plan(&text, &overrides), *run, events, write)
+}
+
+/// Bodies of a batch each, a line per event.
+fn webhook(run: &RunId, events: u64) -> (f64, f64) {
+    let listen = free_addr();
+    let overrides = [("listen", listen.to_string())];
+    let mut client = Client::new(listen);
+    let write = || {
+        let mut body = Vec::new();
+        in_batches(
+            events,
+            |n| event(run, n),
+            |_, values| {
+                body.clear();
+                for value in values {
+                    body.extend(value);
+                    body.push(b'\n');
+                }
+                let headers = [("Content-Type", "application/x-ndjson")];
+                let (status, said) =
+                    client.send("POST", "/events", &headers, &body).expect("it listens");
+                assert_eq!(status, 200, "{said}");
+            },
+        );
+    };
+    measure(plan(WEBHOOK, &overrides), *run, events, write)
 }
 
 /// One PUBLISH of QoS 1.
@@ -136,24 +214,33 @@ fn broker(events: Vec<u8>, go: std::sync::mpsc::Receiver<()>) -> SocketAddr {
     addr
 }
 
-fn mqtt(run: &RunId) -> (f64, f64) {
+fn mqtt(run: &RunId, events: u64) -> (f64, f64) {
     let (go, gone) = std::sync::mpsc::channel();
-    let events = (0..EVENTS).flat_map(|n| publish(n, &event(run, n))).collect();
-    let url = format!("mqtt://{}", broker(events, gone));
-    measure(plan(MQTT, &[("output_broker", url)]), *run, || drop(go))
+    let bytes = (0..events).flat_map(|n| publish(n, &event(run, n))).collect();
+    let url = format!("mqtt://{}", broker(bytes, gone));
+    measure(plan(MQTT, &[("output_broker", url)]), *run, events, || drop(go))
 }
 
 fn main() -> ExitCode {
     let run: RunId = RUN.parse().expect("an id of a run");
+    let wanted = std::env::args().skip(1).find_map(|arg| arg.parse().ok());
+    // Whole batches in every partition.
+    let events = wanted.unwrap_or(EVENTS).next_multiple_of(4 * BATCH * PARTITIONS);
+    let fewer = events / 4;
+    let own = KAFKA.replace("    kafka: {", &format!("{READ}    kafka: {{"));
     let mut holds = true;
-    println!("{EVENTS} events of {BYTES} bytes, {DEVICES} devices\n");
-    println!("{:8} {:>16} {:>10} {:>10}", "source", "per CPU-second", "per second", "at least");
-    for (name, measured, least) in
-        [("kafka", kafka(&run), MIN_KAFKA), ("mqtt", mqtt(&run), MIN_MQTT)]
-    {
-        let (per_cpu, per_second) = measured;
-        println!("{name:8} {per_cpu:16.0} {per_second:10.0} {least:10.0}");
-        holds &= per_cpu >= least;
-    }
+    println!("{events} events of {BYTES} bytes, {DEVICES} devices\n");
+    println!("{:12} {:>16} {:>10} {:>10}", "source", "per CPU-second", "per second", "at least");
+    let mut show = |name: &str, (per_cpu, per_second): (f64, f64), least: Option<f64>| {
+        let promised = least.map_or("-".to_owned(), |least| format!("{least:.0}"));
+        println!("{name:12} {per_cpu:16.0} {per_second:10.0} {promised:>10}");
+        holds &= least.is_none_or(|least| per_cpu >= least);
+    };
+    show("kafka", kafka(&run, KAFKA, events, |n| event(&run, n)), Some(MIN_KAFKA));
+    show("mqtt", mqtt(&run, events), Some(MIN_MQTT));
+    show("kafka, read:", kafka(&run, &own, events, |n| own_event(&run, n)), None);
+    show("webhook", webhook(&run, fewer), None);
+    show("eventhubs", event_hubs(&run, fewer), None);
+    show("nats", jetstream(&run, fewer), None);
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
