@@ -22,6 +22,7 @@ pub mod batch;
 pub mod belief;
 pub mod capacity;
 pub mod check;
+pub mod clock;
 pub mod closed;
 pub mod compare;
 pub mod cookies;

@@ -268,7 +268,9 @@ pub struct Changes {
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        [&self.granted, &self.cut, &self.began, &self.ended, &self.read, &self.unread]
+            .iter()
+            .all(|changed| changed.is_empty())
     }
 }
 
@@ -363,10 +365,10 @@ impl Roster {
     fn begin(&mut self, seen: &impl Fn(&GrantId) -> GrantSeen, now_us: u64, changes: &mut Changes) {
         for at in 0..self.grants.len() {
             let grant = &self.grants[at];
-            let Some(holder) = self.holder(grant) else { continue };
             if !grant.is_live() || grant.from_us.is_some() || !seen(&grant.id).is_prepared {
                 continue;
             }
+            let Some(holder) = self.holder(grant) else { continue };
             let lets_go_us = holder.lets_go_us(&grant.blocks);
             let has_promised = seen(&holder.id).handover >= holder.handover;
             if holder.is_live() && (lets_go_us.is_none() || !has_promised) {

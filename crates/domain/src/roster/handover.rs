@@ -20,7 +20,12 @@ impl Roster {
         let moves = |grant: &Grant| {
             let ends =
                 |block: &Block| grant.from_us.is_none_or(|from| now_us < from + block.from_us);
-            grant.is_live() && grant.giver.is_some() && grant.blocks.iter().any(ends)
+            // One that was over before it began: its devices are its holder's still, and go to whoever takes its place, maybe
+            // only after an outage.
+            let is_to_be_replaced =
+                !grant.is_live() && !grant.is_settled && grant.from_us.is_none();
+            let is_moving = grant.is_live() && grant.blocks.iter().any(ends);
+            grant.giver.is_some() && (is_moving || is_to_be_replaced)
         };
         if self.grants.iter().any(moves) {
             return;
@@ -50,29 +55,32 @@ impl Roster {
 
     /// One step towards shares by weight: from the grant of the agent that has the most too much.
     fn rebalance(&mut self, policy: &Policy, takers: &[&AgentSeen], changes: &mut Changes) {
-        let held = |agent: &AgentId| -> u64 {
-            let of = self.grants.iter().filter(|g| g.is_live() && g.id.agent == *agent);
-            of.flat_map(open_blocks).map(|block| block.len()).sum()
-        };
-        let total: u64 = takers.iter().map(|taker| held(&taker.id)).sum();
+        let mut held: BTreeMap<&AgentId, u64> = takers.iter().map(|taker| (&taker.id, 0)).collect();
+        for grant in self.grants.iter().filter(|grant| grant.is_live()) {
+            if let Some(held) = held.get_mut(&grant.id.agent) {
+                *held += n_open(grant);
+            }
+        }
+        let total: u64 = held.values().sum();
         let weights: f64 = takers.iter().map(|taker| taker.weight).sum();
         let surplus = |taker: &AgentSeen| {
-            held(&taker.id) as f64 - total as f64 * taker.weight / weights.max(f64::MIN_POSITIVE)
+            let fair = total as f64 * taker.weight / weights.max(f64::MIN_POSITIVE);
+            held.get(&taker.id).map_or(0.0, |held| *held as f64 - fair)
         };
         let worth_it = (total as f64 * WORTH_MOVING).max(1.0);
         let joined: Vec<&AgentSeen> =
             takers.iter().filter(|taker| -surplus(taker) >= worth_it).copied().collect();
-        let missing: f64 = joined.iter().map(|taker| -surplus(taker)).sum();
         if joined.is_empty() {
             return;
         }
+        let missing: f64 = joined.iter().map(|taker| -surplus(taker)).sum();
         let richest = takers.iter().copied().max_by(|a, b| surplus(a).total_cmp(&surplus(b)));
         let Some(richest) = richest else { return };
         let of_richest = self
             .grants
             .iter()
             .filter(|grant| grant.is_live() && grant.id.agent == richest.id)
-            .max_by_key(|grant| open_blocks(grant).iter().map(Block::len).sum::<u64>());
+            .max_by_key(|grant| n_open(grant));
         let Some(grant) = of_richest else { return };
         let n = surplus(richest).min(missing).max(0.0) as u64;
         let (giver, chosen) = (grant.id.clone(), pick(open_blocks(grant), n));
@@ -86,18 +94,24 @@ impl Roster {
         now_us: u64,
         changes: &mut Changes,
     ) {
+        let waits = |at: &usize| {
+            let taker = &self.grants[*at];
+            taker.is_live() && taker.from_us.is_none() && taker.giver.is_some()
+        };
+        let waiting: Vec<usize> = (0..self.grants.len()).filter(waits).collect();
+        if waiting.is_empty() {
+            return;
+        }
         for at in 0..self.grants.len() {
             if !self.grants[at].is_live() {
                 continue;
             }
             let giver = self.grants[at].id.clone();
-            let takers: Vec<usize> = (0..self.grants.len())
-                .filter(|taker| {
-                    let taker = &self.grants[*taker];
-                    let holder = || self.holder(taker).map(|holder| &holder.id);
-                    taker.is_live() && taker.from_us.is_none() && holder() == Some(&giver)
-                })
-                .collect();
+            let is_taker = |taker: &usize| {
+                let holder = self.holder(&self.grants[*taker]);
+                holder.is_some_and(|holder| holder.id == giver)
+            };
+            let takers: Vec<usize> = waiting.iter().copied().filter(is_taker).collect();
             let is_ready = |taker: &usize| seen(&self.grants[*taker].id).is_prepared;
             if takers.is_empty() || !takers.iter().all(is_ready) {
                 continue;
@@ -134,6 +148,11 @@ impl Roster {
             }
         }
     }
+}
+
+/// Devices that it is to hold for the whole run.
+fn n_open(grant: &Grant) -> u64 {
+    grant.blocks.iter().filter(|block| block.until_us == u64::MAX).map(Block::len).sum()
 }
 
 pub(super) fn open_blocks(grant: &Grant) -> Vec<Block> {

@@ -72,9 +72,13 @@ impl Roster {
         agents: &BTreeMap<&AgentId, &AgentSeen>,
         changes: &mut Changes,
     ) {
+        let is_open = |grant: &Grant| !grant.is_settled && !grant.is_live();
+        if !self.grants.iter().any(is_open) {
+            return;
+        }
         let is_outage = self.is_outage(agents);
         for at in 0..self.grants.len() {
-            if self.grants[at].is_settled || self.grants[at].is_live() {
+            if !is_open(&self.grants[at]) {
                 continue;
             }
             let orphans = self.orphans(at);

@@ -158,6 +158,29 @@ fn an_agent_that_leaves_hands_over_with_at_most_one_batch_missing() {
 }
 
 #[test]
+fn devices_whose_taker_is_lost_before_it_begins_are_not_handed_over_a_second_time() {
+    let mut roster = three();
+    let gone =
+        |name| AgentSeen { is_lost: true, is_connected: false, is_alive: false, ..agent(name) };
+    let leaving = || AgentSeen { is_leaving: true, ..agent("c") };
+    let nothing = |_: &GrantId| GrantSeen::default();
+    let silent = || AgentSeen { is_lost: false, ..gone("a") };
+    let changes = roster.step(&policy(), &[silent(), agent("b"), leaving()], nothing, 20_000_000);
+    assert_eq!(changes.granted.len(), 1, "b is to take what c has");
+    // Most are silent: what b was to take waits, and nobody else is given it in another way.
+    let agents = [silent(), gone("b"), leaving(), agent("d")];
+    let changes = roster.step(&policy(), &agents, nothing, 50_000_000);
+    assert_eq!((changes.ended.len(), changes.granted.len()), (2, 0), "{changes:?}");
+    let agents = [agent("a"), gone("b"), leaving(), agent("d")];
+    let changes = roster.step(&policy(), &agents, nothing, 60_000_000);
+    let granted: Vec<Block> =
+        changes.granted.iter().flat_map(|at| roster.grants[*at].blocks.clone()).collect();
+    assert_eq!(granted.iter().map(Block::len).sum::<u64>(), 600, "of b, and of c");
+    let is_twice = |(n, block): (usize, &Block)| granted[n + 1..].iter().any(|b| b.overlaps(block));
+    assert!(!granted.iter().enumerate().any(is_twice), "{granted:?}");
+}
+
+#[test]
 fn a_schedule_that_came_too_late_is_made_again_and_not_before_that_is_known() {
     let mut roster = three();
     let agents = [agent("a"), AgentSeen { is_leaving: true, ..agent("b") }];
