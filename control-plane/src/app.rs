@@ -6,12 +6,13 @@ use std::time::Duration;
 use shoal_proto::v1::agent_service_server::AgentServiceServer;
 use shoal_proto::v1::control_service_server::ControlServiceServer;
 use shoal_proto::{MAX_MESSAGE, MAX_START};
-use shoal_service_kit::{Clock, Lifecycle, SystemClock, http_get, random};
+use shoal_service_kit::{Clock, Lifecycle, http_get, random};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use crate::clock::ControlClock;
 use crate::coarsen;
 use crate::fleet::Fleet;
 use crate::grpc::{AgentApi, ControlApi, TokenCheck};
@@ -114,8 +115,11 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
             return Ok(None);
         };
         lead_epoch = Some(lead.epoch);
+        let runs_go_on = !store.unfinished_runs().await?.is_empty();
+        let time = ControlClock::begin(store.control_time().await?, runs_go_on);
+        store.keep_control_time(lead.epoch, time).await?;
         if lead.is_seized {
-            fleet.respect(SystemClock.unix_us() + AUTHORITY.as_micros() as u64);
+            fleet.respect(ControlClock.unix_us() + AUTHORITY.as_micros() as u64);
         }
         let kept = keep_lead(store.clone(), lead, fleet.clone(), lifecycle.clone());
         lifecycle.spawn("lead", kept);
@@ -137,7 +141,7 @@ pub async fn start(config: Config, lifecycle: &Lifecycle) -> Result<Option<Servi
     for row in store.quarantined_agents().await? {
         if let Ok(agent) = row.agent_id.parse() {
             let since_us = row.since_us.max(0) as u64;
-            fleet.resume_quarantine(agent, &row.why, since_us, SystemClock.unix_us());
+            fleet.resume_quarantine(agent, &row.why, since_us, ControlClock.unix_us());
         }
     }
     runs.resume().await?;
@@ -202,7 +206,7 @@ async fn serve_metrics(
     }
     let (runs, fleet) = (runs.clone(), fleet.clone());
     let page = move |asked: http_get::Asked<'_>| {
-        let scrape = || metrics::scrape(&runs, &fleet, asked.accept, SystemClock.unix_us());
+        let scrape = || metrics::scrape(&runs, &fleet, asked.accept, ControlClock.unix_us());
         (asked.path == "/metrics").then(scrape)
     };
     lifecycle.spawn("metrics", http_get::serve(listener, lifecycle.clone(), page));

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use shoal_domain::delta::Delta;
 use shoal_domain::ids::RunId;
-use shoal_service_kit::{Clock, Lifecycle, SystemClock};
+use shoal_service_kit::{Clock, Lifecycle};
 
+use crate::clock::ControlClock;
 use crate::fold::WindowKey;
 use crate::orchestrator::{decode, window_row};
 use crate::refusal::Refusal;
@@ -95,7 +96,7 @@ pub fn keep(store: Store, keep_seconds: Duration, lifecycle: &Lifecycle) {
                 () = tokio::time::sleep(pause) => {}
             }
             pause = LOOK_EVERY;
-            match coarsen(&store, keep_seconds, SystemClock.unix_us()).await {
+            match coarsen(&store, keep_seconds, ControlClock.unix_us()).await {
                 Ok(0) => {}
                 Ok(runs) => tracing::info!(runs, "windows of old runs are coarser now"),
                 Err(error) => tracing::warn!(%error, "retention waits for the next look"),

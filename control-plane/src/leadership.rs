@@ -14,6 +14,7 @@ use std::time::Duration;
 use shoal_service_kit::Lifecycle;
 use tokio::time::Instant;
 
+use crate::clock::ControlClock;
 use crate::fleet::Fleet;
 use crate::store::{Leader, Store, StoreError};
 
@@ -21,6 +22,8 @@ const BEAT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
 /// A leader whose beats do not rise for so long is gone.
 const SILENCE: Duration = Duration::from_secs(8);
+/// A wall clock that jumps by so much between two beats was set by somebody.
+const JUMP_US: u64 = 500_000;
 /// How long a leader may go on without its database.
 pub(crate) const AUTHORITY: Duration = Duration::from_secs(90);
 
@@ -80,6 +83,7 @@ pub(crate) async fn wait_for_lead(
 pub(crate) async fn keep_lead(store: Store, lead: Lead, fleet: Fleet, lifecycle: Lifecycle) {
     let soft = lifecycle.soft();
     let mut heard = Instant::now();
+    let mut ahead_us = ControlClock::wall_ahead_us();
     loop {
         tokio::select! {
             () = tokio::time::sleep(BEAT) => {}
@@ -89,6 +93,12 @@ pub(crate) async fn keep_lead(store: Store, lead: Lead, fleet: Fleet, lifecycle:
                 return;
             }
         }
+        let jumped_us = ControlClock::wall_ahead_us() - ahead_us;
+        if jumped_us.unsigned_abs() > JUMP_US {
+            let by_s = jumped_us as f64 / 1e6;
+            tracing::warn!(by_s, "the wall clock was set: runs go on by the time they began with");
+        }
+        ahead_us += jumped_us;
         match store.keep_lead(lead.epoch).await {
             Ok(true) => {
                 heard = Instant::now();

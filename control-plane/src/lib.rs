@@ -5,6 +5,7 @@
 //! writes SQL, and every number that leaves the process was made by `query`.
 
 pub mod app;
+mod clock;
 pub mod coarsen;
 pub mod config;
 pub mod fleet;

@@ -16,9 +16,10 @@ use shoal_proto::logs::lines_from_wire;
 use shoal_proto::v1;
 use shoal_proto::v1::control_message::Message as Down;
 use shoal_service_kit::logs::{Book, Line};
-use shoal_service_kit::{Backoff, Clock, Lifecycle, SystemClock, random};
+use shoal_service_kit::{Backoff, Clock, Lifecycle, random};
 use tokio::sync::mpsc;
 
+use crate::clock::ControlClock;
 use crate::fleet::{Fleet, SessionSender};
 use crate::orchestrator::Runs;
 use crate::store::{NewLogLine, Store, StoreError};
@@ -169,7 +170,7 @@ impl Keeper {
     }
 
     async fn try_to_keep(&mut self, batch: &[Sent], own: &[Line]) -> Result<(), StoreError> {
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         let mut new = Vec::new();
         for sent in batch {
             match lines_from_wire(sent.lines.clone(), now_us) {
@@ -242,7 +243,7 @@ impl Keeper {
 
 /// What this process said, in its own time.
 fn own_line(line: &Line, now_us: u64) -> LogLine {
-    let ago_us = SystemClock.boot_us().saturating_sub(line.boot_us);
+    let ago_us = ControlClock.boot_us().saturating_sub(line.boot_us);
     LogLine {
         number: line.number,
         at_us: now_us.saturating_sub(ago_us),

@@ -28,10 +28,11 @@ use shoal_domain::run::{Phase, RunState};
 use shoal_domain::schedule::Timetable;
 use shoal_proto::files::files_from_wire;
 use shoal_proto::v1;
-use shoal_service_kit::{Clock, Lifecycle, SystemClock, random, traces};
+use shoal_service_kit::{Clock, Lifecycle, random, traces};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument as _;
 
+use crate::clock::ControlClock;
 use crate::fleet::{Fleet, Grant};
 use crate::live::LiveRuns;
 use crate::metrics::{EndedRuns, RunSample};
@@ -191,7 +192,7 @@ impl Runs {
                 .help("name a broker, for example --set broker=mqtt://host:1883"));
         }
         let about = About::of(&mut request)?;
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         let timeout_us = match request.agents_timeout_us {
             0 => AGENTS_TIMEOUT.as_micros() as u64,
             us => us,
@@ -271,7 +272,7 @@ impl Runs {
     /// Takes over what an earlier process left unfinished. Runs of a process that still lives on
     /// the same store are left alone.
     pub async fn resume(&self) -> Result<(), Refusal> {
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         for mut row in self.store.unfinished_runs().await? {
             let owner = row.owner.clone();
             let claim =
@@ -329,7 +330,7 @@ impl Runs {
                 traces::first_span(run.number(), "run", accepted, about.into_iter().chain(phase));
             }
             if let Some(sample) = ended.and_then(|active| runs.sample(run, &active)) {
-                runs.ended.keep(sample, SystemClock.unix_us());
+                runs.ended.keep(sample, ControlClock.unix_us());
             }
             runs.live.close(run);
         });
@@ -344,7 +345,7 @@ impl Runs {
             let mut tick = tokio::time::interval(Duration::from_secs(3));
             loop {
                 tokio::select! { _ = tick.tick() => {}, () = soft.cancelled() => return }
-                let now_us = SystemClock.unix_us() as i64;
+                let now_us = ControlClock.unix_us() as i64;
                 if let Err(error) = runs.store.touch_owner(&runs.owner, now_us).await {
                     tracing::warn!(error = &error as &dyn std::error::Error, "ownership");
                 }

@@ -9,12 +9,13 @@ use shoal_proto::v1::agent_message::Message as Up;
 use shoal_proto::v1::agent_service_server::AgentService;
 use shoal_proto::v1::control_message::Message as Down;
 use shoal_proto::{INCARNATION_KEY, PROTOCOL, assignment, files, v1};
-use shoal_service_kit::{Clock, Lifecycle, SystemClock};
+use shoal_service_kit::{Clock, Lifecycle};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::clock::ControlClock;
 use crate::fleet::{Fleet, SessionSender};
 use crate::ingest::Arrival;
 use crate::logs::{Logs, SessionLogs};
@@ -56,7 +57,7 @@ impl AgentService for AgentApi {
             _ => return Err(Status::invalid_argument("the first message of a session is Hello")),
         };
         let id = check(&hello)?;
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         let row = agent_row(&hello, now_us);
         let logs = self.logs.of(&id, &hello.incarnation);
         let (session, mut desired) = self.fleet.join(&id, hello, now_us)?;
@@ -180,14 +181,14 @@ fn take(
     logs: &SessionLogs,
     down: &SessionSender,
 ) -> bool {
-    let now_us = SystemClock.unix_us();
+    let now_us = ControlClock.unix_us();
     match message.message {
         Some(Up::Heartbeat(beat)) => {
             let Some(renewed) = fleet.beat(id, session, beat.leaving, now_us) else { return false };
             let ack = v1::HeartbeatAck {
                 sent_boot_us: beat.sent_boot_us,
                 received_us: now_us,
-                replied_us: SystemClock.unix_us(),
+                replied_us: ControlClock.unix_us(),
                 renewed,
             };
             down.try_send(Ok(v1::ControlMessage { message: Some(Down::HeartbeatAck(ack)) })).is_ok()

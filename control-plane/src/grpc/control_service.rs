@@ -8,12 +8,13 @@ use shoal_domain::lease::{BEAT_US, Presence};
 use shoal_domain::run::{Validity, Verdict};
 use shoal_proto::v1;
 use shoal_proto::v1::control_service_server::ControlService;
-use shoal_service_kit::{Clock, Lifecycle, SystemClock};
+use shoal_service_kit::{Clock, Lifecycle};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::clock::ControlClock;
 use crate::fleet::{Fleet, Member};
 use crate::logs;
 use crate::orchestrator::{ActiveRun, Runs, Wanted, Wish, hash_token, labels_from_wire};
@@ -223,7 +224,7 @@ impl ControlService for ControlApi {
         };
         let id: AgentId = agent_id.parse().map_err(|_| unknown())?;
         self.fleet.member(&id).ok_or_else(unknown)?;
-        let now_us = SystemClock.unix_us() as i64;
+        let now_us = ControlClock.unix_us() as i64;
         self.store.set_drained(id.as_str(), !undo, now_us).await.map_err(Refusal::from)?;
         self.fleet.drain(&id, !undo);
         if undo {
@@ -366,7 +367,7 @@ impl ControlApi {
     }
 
     fn agent_row(&self, member: Member) -> v1::AgentRow {
-        let presence = member.liveness.presence(SystemClock.unix_us(), 3 * BEAT_US);
+        let presence = member.liveness.presence(ControlClock.unix_us(), 3 * BEAT_US);
         let state = match (member.is_connected, presence) {
             _ if member.quarantine.is_some() => "quarantined",
             (true, Presence::Alive) if member.is_drained && member.n_devices > 0 => "draining",

@@ -6,9 +6,10 @@ use shoal_domain::labels::{Labels, MAX_TEXT};
 use shoal_domain::logs::Level;
 use shoal_domain::plan::Plan;
 use shoal_proto::v1;
-use shoal_service_kit::{Clock, SystemClock};
+use shoal_service_kit::Clock;
 
 use super::ControlApi;
+use crate::clock::ControlClock;
 use crate::logs;
 use crate::orchestrator::{labels_from_wire, text};
 use crate::record::{Record, plan_of};
@@ -64,7 +65,7 @@ impl ControlApi {
             return Err(Refusal::new(Kind::Invalid, "SH0701", "the annotation is empty"));
         }
         let row = self.find(&request.run).await?;
-        let at_us = SystemClock.unix_us() as i64;
+        let at_us = ControlClock.unix_us() as i64;
         let event = NewEvent { at_us, kind: "annotation".to_owned(), text };
         self.store.append_events(row.run_id, &[event]).await?;
         Ok(reference(&row))
@@ -93,7 +94,7 @@ impl ControlApi {
         if !request.runs.is_empty() {
             return self.deleted(&request.runs, request.dry_run).await;
         }
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         let policy = PrunePolicy {
             keep: request.keep.min(i64::MAX as u64) as i64,
             ended_before_us: now_us.saturating_sub(request.older_than_us) as i64,
@@ -170,7 +171,7 @@ impl ControlApi {
         let Some(first) = rows.first() else {
             return Err(Refusal::new(Kind::Invalid, "SH0703", "no run was named"));
         };
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         let ids: Vec<_> = rows.iter().map(|row| row.run_id).collect();
         self.store.set_baseline(&first.scenario_name, &labels, &ids, now_us as i64).await?;
         Ok(v1::Baseline {

@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use shoal_service_kit::{Clock, Lifecycle, SystemClock};
+use shoal_service_kit::{Clock, Lifecycle};
 
 use super::otlp::Collector;
 use super::post::Endpoint;
 use super::{Process, RunSample, families, influx, otlp, remote_write};
+use crate::clock::ControlClock;
 use crate::fleet::Fleet;
 use crate::orchestrator::Runs;
 
@@ -104,7 +105,7 @@ pub fn keep(runs: Runs, fleet: Fleet, mut output: Output, lifecycle: &Lifecycle)
                 () = soft.cancelled() => true,
                 () = tokio::time::sleep(EVERY) => false,
             };
-            let now_us = SystemClock.unix_us();
+            let now_us = ControlClock.unix_us();
             let mut samples = runs.samples();
             let process = Process::of(&samples, &fleet);
             let ended = runs.ended().recent(now_us);

@@ -22,7 +22,7 @@ use shoal_domain::plan::Plan;
 use shoal_domain::roster::{Changes, Move, Reader, Roster, Why};
 use shoal_domain::run::{Limits, RunCommand, RunEvent, RunState, apply};
 use shoal_domain::schedule::Timetable;
-use shoal_service_kit::{Clock, SystemClock};
+use shoal_service_kit::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,7 @@ use self::reading::{Reading, deal_reads};
 use self::watched::Watched;
 use super::compaction::decode;
 use super::{Runs, Status, Wish, scale};
+use crate::clock::ControlClock;
 use crate::fleet;
 use crate::live::LiveRun;
 use crate::query::region_in;
@@ -194,7 +195,7 @@ impl Driver {
                         continue;
                     }
                     Wish::OwnerBeat => {
-                        self.owner_heard_us = SystemClock.unix_us();
+                        self.owner_heard_us = ControlClock.unix_us();
                         continue;
                     }
                 },
@@ -215,7 +216,7 @@ impl Driver {
     }
 
     async fn step(&mut self) -> Result<(), Refusal> {
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         if let Some(absent_us) = self.runs.fleet.look(now_us) {
             tracing::warn!(
                 absent_us,
@@ -374,7 +375,7 @@ impl Driver {
 
     /// Changes the running load: checked, stored, then told.
     async fn scale(&mut self, wanted: &scale::Wanted) -> Result<Scaled, Refusal> {
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         let scaled = scale::decide(wanted, &self.timetable, &self.record, now_us)?;
         let mut record = self.record.clone();
         record.scaled.push(scaled.clone());

@@ -7,11 +7,12 @@
 //! A process killed at any statement leaves the state before.
 
 use shoal_domain::ids::RunId;
-use shoal_service_kit::{Clock, SystemClock};
+use shoal_service_kit::Clock;
 
 use super::error::unavailable;
 use super::trackers::put_tracker;
 use super::{Store, StoreError, SummaryRow, TrackerRow, Tx, WindowRow, in_tx};
+use crate::clock::ControlClock;
 
 /// How far one grant is folded by a batch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,7 +107,7 @@ impl Store {
                 .map(drop))
             .map_err(unavailable(DOING))?;
         }
-        let now_us = SystemClock.unix_us() as i64;
+        let now_us = ControlClock.unix_us() as i64;
         in_tx!(tx, |c| sqlx::query(EVENT)
             .bind(run_id.to_string())
             .bind(now_us)

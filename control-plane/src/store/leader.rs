@@ -3,6 +3,7 @@
 //! One row. Its leader counts beats, and who stands by watches whether they rise, on its own clock:
 //! nobody compares times of two machines. Every take-over raises the epoch.
 
+use shoal_domain::clock::Anchor;
 use sqlx::FromRow;
 
 use super::error::unavailable;
@@ -64,6 +65,30 @@ impl Store {
                 .await),
         }
         .map_err(unavailable("take the lead"))
+    }
+
+    /// The time that the leader goes by, if it has said so.
+    pub async fn control_time(&self) -> Result<Option<Anchor>, StoreError> {
+        const TIME: &str =
+            "SELECT boot_id, unix_minus_boot_us FROM leader WHERE id = 1 AND boot_id <> ''";
+        let row: Option<(String, i64)> =
+            on_db!(self, write, |p| sqlx::query_as(TIME).fetch_optional(p).await)
+                .map_err(unavailable("read the control plane's time"))?;
+        Ok(row.map(|(boot_id, unix_minus_boot_us)| Anchor { boot_id, unix_minus_boot_us }))
+    }
+
+    /// Keeps the time that the leader goes by; `false`: somebody else leads.
+    pub async fn keep_control_time(&self, epoch: i64, time: &Anchor) -> Result<bool, StoreError> {
+        const KEEP: &str =
+            "UPDATE leader SET boot_id = $1, unix_minus_boot_us = $2 WHERE id = 1 AND epoch = $3";
+        on_db!(self, write, |p| sqlx::query(KEEP)
+            .bind(&time.boot_id)
+            .bind(time.unix_minus_boot_us)
+            .bind(epoch)
+            .execute(p)
+            .await
+            .map(|done| done.rows_affected() > 0))
+        .map_err(unavailable("keep the control plane's time"))
     }
 
     /// The leader's sign of life; `false`: somebody else leads.

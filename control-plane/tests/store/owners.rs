@@ -1,6 +1,7 @@
 //! Claims: a silent owner is replaced, a live one is left alone, a replaced one can do no harm.
 
 use shoal_control_plane::store::{FoldBatch, NewRun, OWNER_SILENT_US, Store, StoreError};
+use shoal_domain::clock::Anchor;
 use shoal_domain::run::Phase;
 
 use crate::fixtures::{
@@ -15,7 +16,20 @@ crate::on_both_databases!(
     a_run_that_is_over_is_not_claimed,
     of_two_that_want_the_lead_one_gets_it_and_a_replaced_leader_is_told,
     whoever_has_lost_the_lead_accepts_no_more_runs,
+    the_time_of_the_leader_outlasts_it,
 );
+
+async fn the_time_of_the_leader_outlasts_it(store: &Store) {
+    assert_eq!(store.control_time().await.unwrap(), None);
+    store.take_lead("one", None).await.unwrap();
+    assert_eq!(store.control_time().await.unwrap(), None, "nobody has said it yet");
+    let time = Anchor { boot_id: "here".to_owned(), unix_minus_boot_us: -7 };
+    assert!(store.keep_control_time(1, &time).await.unwrap());
+    let silent = store.leader().await.unwrap();
+    store.take_lead("two", silent.as_ref()).await.unwrap();
+    assert_eq!(store.control_time().await.unwrap(), Some(time.clone()));
+    assert!(!store.keep_control_time(1, &time).await.unwrap(), "a replaced leader sets no clock");
+}
 
 async fn of_two_that_want_the_lead_one_gets_it_and_a_replaced_leader_is_told(store: &Store) {
     assert_eq!(store.leader().await.unwrap(), None);
