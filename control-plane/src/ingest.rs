@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use shoal_domain::delta::Delta;
 use shoal_domain::ids::{AgentId, RunId};
+use shoal_domain::stretch;
 use shoal_proto::{metrics, v1};
-use shoal_service_kit::{Backoff, Clock, Lifecycle, SystemClock};
+use shoal_service_kit::{Backoff, Clock, Lifecycle};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::clock::ControlClock;
 use crate::fleet::Fleet;
 use crate::orchestrator::Runs;
 use crate::store::{
@@ -20,9 +22,11 @@ use crate::store::{
 
 mod believing;
 mod logged;
+mod pace;
 
 use self::believing::{Beliefs, owner_of};
 use self::logged::{Logged, requests_of};
+use self::pace::Pace;
 
 /// Deltas that wait for the next commit. Full: upload streams wait.
 const QUEUE: usize = 1_024;
@@ -52,9 +56,15 @@ pub fn start(
     let (sender, queue) = mpsc::channel(QUEUE);
     let hard = lifecycle.hard();
     lifecycle.spawn("ingest", async move {
-        let work =
-            Ingest { store, runs, fleet, beliefs: Beliefs::default(), logged: Logged::default() }
-                .run(queue);
+        let work = Ingest {
+            store,
+            runs,
+            fleet,
+            beliefs: Beliefs::default(),
+            logged: Logged::default(),
+            pace: Pace::start(),
+        }
+        .run(queue);
         tokio::select! { () = work => {}, () = hard.cancelled() => {} }
     });
     sender
@@ -66,6 +76,7 @@ struct Ingest {
     fleet: Fleet,
     beliefs: Beliefs,
     logged: Logged,
+    pace: Pace,
 }
 
 struct Checked {
@@ -79,6 +90,7 @@ impl Ingest {
     async fn run(mut self, mut queue: mpsc::Receiver<Arrival>) {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
+            self.pace.works();
             let mut checked = Vec::with_capacity(batch.len());
             let (mut n_cells, mut n_logged) = (0, 0);
             for mut arrival in batch.drain(..) {
@@ -98,7 +110,17 @@ impl Ingest {
             if !checked.is_empty() {
                 self.take(checked).await;
             }
+            self.pace.rests();
         }
+    }
+
+    /// Windows that an agent is to put into one delta of this run.
+    fn windows_for(&self, run: RunId) -> u32 {
+        let wanted = self.pace.windows();
+        // Hardly ever anything but one.
+        let fits = |wanted| self.runs.active(run).map(|run| stretch::of_run(&run.plan, wanted));
+        let windows = if wanted > 1 { fits(wanted).unwrap_or(1) } else { 1 };
+        u32::try_from(windows).unwrap_or(1)
     }
 
     /// What a delta says, if it can be true and comes from who may say it.
@@ -132,7 +154,7 @@ impl Ingest {
             let _ = arrival.acks.try_send(Err(Status::invalid_argument(why)));
             return;
         };
-        let now_us = SystemClock.unix_us();
+        let now_us = ControlClock.unix_us();
         if self.fleet.quarantine(from, why, now_us) {
             let run = wire.assignment_id.split('.').next();
             tracing::warn!(run, agent = %from, why, "an agent is quarantined");
@@ -146,14 +168,20 @@ impl Ingest {
         // So that an honest one that is broken does not send it for ever.
         let outcome = v1::UploadOutcome::Unknown.into();
         let (assignment_id, epoch, seq) = (wire.assignment_id.clone(), wire.epoch, wire.seq);
-        let _ = arrival.acks.try_send(Ok(v1::UploadAck { assignment_id, epoch, seq, outcome }));
+        let _ = arrival.acks.try_send(Ok(v1::UploadAck {
+            assignment_id,
+            epoch,
+            seq,
+            outcome,
+            windows: 0,
+        }));
     }
 
     async fn take(&mut self, mut checked: Vec<Checked>) {
         for Checked { run, requests, .. } in &mut checked {
             self.logged.bound(&self.store, *run, requests).await;
         }
-        let received_at_us = SystemClock.unix_us() as i64;
+        let received_at_us = ControlClock.unix_us() as i64;
         let incoming: Vec<IncomingDelta> = checked
             .iter_mut()
             .map(|c| IncomingDelta {
@@ -175,6 +203,7 @@ impl Ingest {
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "deltas wait");
                     tokio::time::sleep(backoff.next()).await;
+                    self.pace.was_away();
                 }
             }
         };
@@ -192,6 +221,7 @@ impl Ingest {
                 epoch: checked.arrival.delta.epoch,
                 seq: checked.arrival.delta.seq,
                 outcome: wire_outcome(outcome).into(),
+                windows: self.windows_for(checked.run),
             };
             // A stream that is gone or does not read its acks will send the delta again.
             let _ = checked.arrival.acks.try_send(Ok(ack));

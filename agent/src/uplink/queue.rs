@@ -2,7 +2,7 @@
 //!
 //! Exactly once is made of three rules. A delta gets its number at its first send, so numbers have
 //! no holes. What was sent once is sent again unchanged until it is acknowledged, because its ack
-//! may have been lost. Only deltas that were never sent may coalesce when memory runs short: counts
+//! may have been lost. Only deltas that were never sent may coalesce, when memory runs short or the control plane asks for it: counts
 //! are conserved, only resolution in time is lost. Invariant: what a receiver stores that keeps each
 //! (assignment, epoch, number) once adds up to what was pushed.
 
@@ -127,6 +127,7 @@ impl UplinkQueue {
         if lane.is_unwanted() {
             return Acked::Unexpected;
         }
+        lane.stretch(u64::from(ack.windows));
         match ack.outcome() {
             v1::UploadOutcome::Stored => {
                 if !lane.take_sent(ack.seq) {

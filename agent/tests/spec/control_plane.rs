@@ -56,6 +56,8 @@ struct State {
     observed: Vec<v1::Observed>,
     stored: BTreeMap<u64, v1::UploadDelta>,
     loses_acks: bool,
+    /// That it wants in one delta.
+    windows: u32,
     is_mute: bool,
     n_received: u64,
 }
@@ -91,6 +93,11 @@ impl ControlPlane {
         self.state.send_modify(|state| state.loses_acks = true);
     }
 
+    /// From now on it wants so many windows in one delta.
+    pub(crate) fn want_windows(&self, n: u32) {
+        self.state.send_modify(|state| state.windows = n);
+    }
+
     pub(crate) fn ack_no_more_beats(&self) {
         self.state.send_modify(|state| state.is_mute = true);
     }
@@ -116,6 +123,12 @@ impl ControlPlane {
     /// At least `n` deltas.
     pub(crate) async fn stored(&self, n: usize) {
         self.wait("delta", |state| (state.stored.len() >= n).then_some(())).await;
+    }
+
+    /// First and last window of each delta.
+    pub(crate) fn spans(&self) -> Vec<(u64, u64)> {
+        let state = self.state.borrow();
+        state.stored.values().map(|delta| (delta.first_window, delta.last_window)).collect()
     }
 
     /// What the closing delta says (closed at, totals), and the sum of all deltas up to it.
@@ -241,6 +254,7 @@ async fn store(
             epoch: delta.epoch,
             seq: delta.seq,
             outcome: v1::UploadOutcome::Stored.into(),
+            windows: state.borrow().windows,
         };
         let mut is_lost = false;
         state.send_modify(|state| {

@@ -125,6 +125,20 @@ async fn what_is_stored_is_what_the_broker_saw_although_uploads_break() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn told_to_report_less_often_it_does_and_the_counts_are_the_same() {
+    let cluster = Cluster::start("6s").await;
+    cluster.control_plane.want_windows(2);
+    cluster.run().await;
+    cluster.control_plane.observed(Phase::Closed).await;
+    let (_, totals, sum) = cluster.control_plane.delivered().await;
+    assert_eq!(sum, totals.cells, "the totals are the sum");
+    assert_eq!(cluster.publishes(&sum).0, cluster.broker.script().publishes_seen());
+    let spans = cluster.control_plane.spans();
+    let pairs = spans.iter().filter(|(first, last)| first % 2 == 0 && *last == first + 1).count();
+    assert!(pairs >= 2 && spans.iter().all(|(first, last)| last - first <= 1), "{spans:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_soft_stop_ends_early_delivers_everything_and_says_closed() {
     let cluster = Cluster::start("600s").await;
     cluster.run().await;

@@ -58,6 +58,7 @@ pub mod schedule;
 pub mod shard;
 pub mod stamp;
 pub mod strain;
+pub mod stretch;
 pub mod template;
 mod threshold;
 pub mod tracker;

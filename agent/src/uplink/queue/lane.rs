@@ -4,6 +4,7 @@
 //! `waiting` is later than everything in flight.
 
 use shoal_domain::requests::RequestLog;
+use shoal_domain::stretch;
 
 use super::{Key, MAX_IN_FLIGHT, MAX_WHOLE, VecDeque, metrics, split, v1};
 
@@ -15,6 +16,8 @@ pub(super) struct Lane {
     /// The closing delta was pushed, or nobody wants more.
     pub(super) is_closed: bool,
     is_unwanted: bool,
+    /// Windows that the control plane wants in one delta; 0 and 1: one.
+    stretch: u64,
 }
 
 #[derive(Debug)]
@@ -63,7 +66,33 @@ impl Lane {
 
     pub(super) fn has_something_to_send(&self) -> bool {
         self.in_flight.iter().any(|sent| !sent.is_on_the_way)
-            || (self.in_flight.len() < MAX_IN_FLIGHT && !self.waiting.is_empty())
+            || (self.in_flight.len() < MAX_IN_FLIGHT && self.is_ripe())
+    }
+
+    pub(super) fn stretch(&mut self, windows: u64) {
+        self.stretch = windows;
+    }
+
+    /// Whether the front is whole: nothing that belongs to its stretch can still come.
+    fn is_ripe(&self) -> bool {
+        let (Some(front), Some(back)) = (self.waiting.front(), self.waiting.back()) else {
+            return false;
+        };
+        let next = back.last_window + 1;
+        self.is_closed
+            || front.is_piece
+            || !stretch::are_together(self.stretch, front.first_window, next)
+    }
+
+    /// Makes one of what belongs to the stretch of the front.
+    fn join_front(&mut self) {
+        while let (Some(front), Some(second)) = (self.waiting.front(), self.waiting.get(1)) {
+            let is_one =
+                stretch::are_together(self.stretch, front.first_window, second.last_window);
+            if self.stretch <= 1 || !is_one || !front.joins(second) || !self.join(0) {
+                return;
+            }
+        }
     }
 
     pub(super) fn next_to_send(&mut self, key: &Key, max_body: usize) -> Option<v1::UploadDelta> {
@@ -74,6 +103,10 @@ impl Lane {
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             return None;
         }
+        if !self.is_ripe() {
+            return None;
+        }
+        self.join_front();
         self.split_front(max_body);
         let next = self.waiting.pop_front()?;
         let message = v1::UploadDelta {
@@ -140,7 +173,14 @@ impl Lane {
         let pairs = self.waiting.iter().zip(self.waiting.iter().skip(1)).enumerate();
         let free = pairs.filter(|(_, (left, right))| left.joins(right));
         let shortest = free.min_by_key(|(_, (left, right))| left.span() + right.span());
-        let Some((at, (left, right))) = shortest else { return false };
+        shortest.map(|(at, _)| at).is_some_and(|at| self.join(at))
+    }
+
+    /// Makes one of a waiting delta and the next.
+    fn join(&mut self, at: usize) -> bool {
+        let (Some(left), Some(right)) = (self.waiting.get(at), self.waiting.get(at + 1)) else {
+            return false;
+        };
         let (Ok(mut delta), Ok(later)) =
             (metrics::decode(&left.body), metrics::decode(&right.body))
         else {

@@ -40,13 +40,15 @@ fn logged(mut delta: Delta, n: u64) -> Delta {
 fn ack(seq: u64, outcome: v1::UploadOutcome) -> v1::UploadAck {
     let key = key();
     let outcome = outcome.into();
-    v1::UploadAck { assignment_id: key.assignment, epoch: key.epoch, seq, outcome }
+    v1::UploadAck { assignment_id: key.assignment, epoch: key.epoch, seq, outcome, windows: 0 }
 }
 
 /// Keeps each number once, as the control plane does.
 #[derive(Default)]
 struct Server {
     stored: BTreeMap<u64, v1::UploadDelta>,
+    /// What it asks for.
+    windows: u32,
 }
 
 impl Server {
@@ -56,7 +58,7 @@ impl Server {
             assert_eq!(known, &message, "a repeated delta is unchanged");
         }
         self.stored.insert(seq, message);
-        ack(seq, v1::UploadOutcome::Stored)
+        v1::UploadAck { windows: self.windows, ..ack(seq, v1::UploadOutcome::Stored) }
     }
 
     fn sum(&self) -> Cells {
@@ -92,6 +94,8 @@ enum Step {
     AckOldest,
     AckNewest,
     Reconnect,
+    /// The control plane wants so many windows in one delta from now on.
+    Stretch(u32),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -102,6 +106,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => Just(Step::AckOldest),
         1 => Just(Step::AckNewest),
         1 => Just(Step::Reconnect),
+        1 => prop::sample::select(vec![0, 1, 2, 5]).prop_map(Step::Stretch),
     ]
 }
 
@@ -137,6 +142,7 @@ proptest! {
                 Step::AckOldest => { if let Some(ack) = acks.pop_front() { queue.ack(&ack); } }
                 Step::AckNewest => { if let Some(ack) = acks.pop_back() { queue.ack(&ack); } }
                 Step::Reconnect => { acks.clear(); queue.disconnected(); }
+                Step::Stretch(windows) => server.windows = windows,
             }
             let n_in_flight = queue.lanes.values().map(|lane| lane.in_flight.len()).max();
             prop_assert!(n_in_flight.unwrap_or(0) <= MAX_IN_FLIGHT);
@@ -161,6 +167,27 @@ proptest! {
         let totals = &server.stored[&(n - 1)].closing.as_ref().unwrap().totals;
         prop_assert_eq!(metrics::decode(totals).unwrap().cells, pushed.cells);
     }
+}
+
+#[test]
+fn told_to_stretch_it_sends_aligned_stretches_and_the_rest_at_the_end() {
+    let mut queue = UplinkQueue::new();
+    let mut server = Server { windows: 5, ..Server::default() };
+    let (mut spans, mut pushed) = (Vec::new(), Delta::default());
+    for window in 0..18 {
+        let delta = delta(window, 0, 1);
+        pushed.absorb(delta.clone());
+        let closing = Closing { closed_at_us: 18_000_000, totals: pushed.clone() };
+        queue.push(&key(), &delta, Some(&closing).filter(|_| window == 17));
+        while let Some(message) = queue.next_to_send() {
+            spans.push((message.first_window, message.last_window));
+            let ack = server.take(message);
+            queue.ack(&ack);
+        }
+    }
+    assert_eq!(spans, [(0, 0), (1, 4), (5, 9), (10, 14), (15, 17)]);
+    assert_eq!(server.sum(), pushed.cells);
+    assert!(queue.is_idle());
 }
 
 #[test]
