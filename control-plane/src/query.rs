@@ -22,7 +22,7 @@ use shoal_domain::plan::{Plan, StageKind};
 use shoal_domain::report::{
     DeviceTotals, EventReport, FailureReport, FileReport, LoadRevisionReport, RequestLogReport,
     RunReport, SCHEMA, ScenarioReport, SeriesReport, SlotReport, TaskReport, ThresholdResult,
-    TimeReport, ValidityReason,
+    TimeReport, ValidityReason, noise_floor_us,
 };
 use shoal_domain::requests::Sampling;
 use shoal_domain::run::{Phase, Validity, Verdict};
@@ -151,6 +151,11 @@ async fn build(
         devices.connected += group.connected;
         devices.failed += group.failed;
     }
+    let agents = agents::of_run(store, row, record, &shares).await?;
+    let floor_us = noise_floor_us(&agents);
+    let beside_floor = |rows: Vec<SeriesReport>| {
+        rows.into_iter().map(|row| row.beside_floor(floor_us)).collect::<Vec<_>>()
+    };
     let report = RunReport {
         schema: SCHEMA,
         run: row.run_id.to_string(),
@@ -177,14 +182,14 @@ async fn build(
         validity_reasons: reasons,
         verdict,
         devices,
-        series: series(plan, &facts),
+        series: beside_floor(series(plan, &facts)),
         tasks: tasks(plan, &facts),
-        steady: steady(plan, &facts),
+        steady: beside_floor(steady(plan, &facts)),
         load_revisions: load_revisions(plan, record),
         request_log: request_log(store, row, record).await?,
         failures: failures(plan, &shares),
         thresholds,
-        agents: agents::of_run(store, row, record, &shares).await?,
+        agents,
         parts: Vec::new(),
         events: events(store, row, record).await?,
         observers: if has_run { observing.reports(plan, row, &facts) } else { Vec::new() },
@@ -395,6 +400,7 @@ fn series_row(
         response_time_us: time(&tally.response_time),
         service_time_us: time(&tally.service_time),
         send_lag_us: time(&tally.send_lag),
+        is_near_floor: false,
     }
 }
 

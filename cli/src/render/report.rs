@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 
 use shoal_domain::export::Course;
 use shoal_domain::report::{
-    PartReport, RunReport, SeriesReport, SlotReport, ThresholdResult, TimeReport,
+    NEAR_FLOOR, PartReport, RunReport, SeriesReport, SlotReport, ThresholdResult, TimeReport,
+    noise_floor_us,
 };
 use shoal_domain::run::{Phase, Validity, Verdict};
 
@@ -186,6 +187,17 @@ fn series(report: &RunReport, rows: RowArgs) -> String {
             "of {}: {} response times are lower bounds, of sends still open at the end",
             clean(&name(series, rows)),
             count(series.censored)
+        );
+    }
+    let floor = micros(noise_floor_us(&report.agents) as f64);
+    for series in
+        shown(report, RowArgs { stages: false, ..rows }).filter(|series| series.is_near_floor)
+    {
+        let _ = writeln!(
+            text,
+            "of {}: the median is within {NEAR_FLOOR} times what the generator needs for an echo of its own ({floor}), so \
+             it says little of the target",
+            clean(&name(series, rows)),
         );
     }
     text

@@ -7,9 +7,10 @@ use shoal_domain::outcome::Operation;
 use shoal_domain::roster::Move;
 use shoal_domain::run::RunState;
 use shoal_proto::v1;
-use shoal_service_kit::{Clock, SystemClock};
+use shoal_service_kit::Clock;
 
 use super::observers;
+use crate::clock::ControlClock;
 use crate::fleet::grant_key;
 use crate::live::LiveRuns;
 use crate::orchestrator::{ActiveRun, Status};
@@ -18,7 +19,7 @@ use crate::store::RunRow;
 
 /// Seconds of run time now, negative before t0.
 pub fn elapsed_s(record: &Record) -> f64 {
-    record.state.t0_us().map_or(0.0, |t0_us| (SystemClock.unix_us() as f64 - t0_us as f64) / 1e6)
+    record.state.t0_us().map_or(0.0, |t0_us| (ControlClock.unix_us() as f64 - t0_us as f64) / 1e6)
 }
 
 /// What a watcher sees of a run that this process drives.

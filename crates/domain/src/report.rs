@@ -161,6 +161,29 @@ pub struct SeriesReport {
     pub response_time_us: Option<TimeReport>,
     pub service_time_us: Option<TimeReport>,
     pub send_lag_us: Option<TimeReport>,
+    /// Its median is so short that it says more of the generator than of the target.
+    #[serde(default)]
+    pub is_near_floor: bool,
+}
+
+impl SeriesReport {
+    /// Whether its median is within [`NEAR_FLOOR`] times what a generator needs for an echo of its own: a reply cannot be
+    /// seen sooner than that. A `floor_us` of 0 is not known.
+    #[must_use]
+    pub fn beside_floor(self, floor_us: u64) -> Self {
+        let time = self.service_time_us.as_ref().or(self.response_time_us.as_ref());
+        let limit_us = floor_us.saturating_mul(NEAR_FLOOR);
+        let is_near_floor = time.is_some_and(|time| time.p50 < limit_us);
+        Self { is_near_floor, ..self }
+    }
+}
+
+/// A median below so many times the noise floor is flagged.
+pub const NEAR_FLOOR: u64 = 3;
+
+/// What the noisiest of a run's generators needed for an echo of its own; 0: none of them said.
+pub fn noise_floor_us(agents: &[AgentReport]) -> u64 {
+    agents.iter().filter_map(|agent| Some(agent.host.as_ref()?.echo_p50_us)).max().unwrap_or(0)
 }
 
 /// One task of a group's loop.

@@ -19,7 +19,7 @@ use shoal_testkit::cluster::Cluster;
 const AGENTS: usize = 500;
 const DEVICES_PER_AGENT: usize = 2;
 /// More would be too much for the machine that has all of these agents.
-const SERIES: usize = 3;
+const SERIES: usize = 8;
 const SETTLE: Duration = Duration::from_secs(10);
 const MEASURED: Duration = Duration::from_secs(30);
 

@@ -47,6 +47,7 @@ fn one(name: &str, operation: Operation, stage: &str, count: u64) -> SeriesRepor
         response_time_us: Some(time(412)),
         service_time_us: Some(time(398)),
         send_lag_us: sends.then(|| time(61)),
+        is_near_floor: false,
     }
 }
 
@@ -243,6 +244,21 @@ fn a_run_that_passed() {
 #[test]
 fn a_run_that_failed_says_what_when_where_and_how_far_to_trust_it() {
     golden::assert("report_failed.txt", &render(&failed(), None, RowArgs::default(), Paint::PLAIN));
+}
+
+#[test]
+fn a_median_that_the_generator_itself_needs_is_told_as_one() {
+    let mut report = passed();
+    let floor_us = noise_floor_us(&report.agents);
+    assert_eq!(floor_us, 41);
+    report.series[1].service_time_us = Some(time(3 * floor_us));
+    let far = report.series[1].clone().beside_floor(floor_us);
+    assert!(!far.is_near_floor && !far.beside_floor(0).is_near_floor);
+    report.series[1].service_time_us = Some(time(3 * floor_us - 1));
+    report.series[1] = report.series[1].clone().beside_floor(floor_us);
+    let text = render(&report, None, RowArgs::default(), Paint::PLAIN);
+    let told = "of sensors.telemetry: the median is within 3 times what the generator needs";
+    assert!(text.contains(told), "{text}");
 }
 
 #[test]
