@@ -22,11 +22,11 @@ fuzz target *args:
 
 # A fleet with bad luck: the roster over many seeds, then real processes that are killed, frozen and cut off,
 # as many times as the second number says (half a minute each).
-chaos seeds="10000" runs="50":
+chaos seeds="100000" runs="50":
     SHOAL_SEEDS={{ seeds }} cargo test --release --locked -p shoal-domain --lib -- simulation
     cargo build --workspace --bins --locked
     cargo test --workspace --locked --test e2e -- outages standby killed
-    cargo test --workspace --locked --test e2e -- --ignored --test-threads 1
+    SHOAL_CHAOS=10 cargo test --workspace --locked --test e2e -- --ignored --test-threads 1 --nocapture
     SHOAL_CHAOS={{ runs }} cargo test --workspace --locked --test e2e -- chaos --nocapture
     cargo test --workspace --locked --test spec -- agents observers
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use shoal_testkit::mosquitto::Mosquitto;
@@ -17,6 +17,7 @@ use tokio::time::sleep;
 
 use crate::deployment::{Deployment, series, shipped};
 use crate::runs::marks;
+use crate::times::{Span, Times, unix_us};
 
 const AGENTS: [&str; 3] = ["anna", "bert", "cleo"];
 const DEVICES: u64 = 60;
@@ -79,7 +80,7 @@ impl Fault {
         }
     }
 
-    async fn happen(self, deployment: &mut Deployment, broker: &Mosquitto) {
+    async fn happen(self, deployment: &mut Deployment, broker: &Mosquitto, times: &mut Times) {
         match self {
             Self::AgentKilled(agent) => {
                 deployment.kill_agent(agent);
@@ -90,7 +91,12 @@ impl Fault {
                 sleep(lasts).await;
                 deployment.thaw_agent(agent);
             }
-            Self::ControlPlaneKilled => deployment.restart_control_plane().await,
+            Self::ControlPlaneKilled => {
+                let killed = Instant::now();
+                deployment.restart_control_plane().await;
+                deployment.all_connected(AGENTS.len()).await;
+                times.took(Span::Reattached, killed.elapsed().as_secs_f64());
+            }
             Self::ControlPlaneFrozen(lasts) => {
                 deployment.freeze_leader();
                 sleep(lasts).await;
@@ -132,6 +138,13 @@ impl Fault {
     }
 }
 
+/// A kill that can be told from what arrived.
+struct Kill {
+    at_us: u64,
+    /// Everything was there when it happened, and had been.
+    is_first: bool,
+}
+
 /// What came of one seed.
 struct Outcome {
     validity: String,
@@ -140,7 +153,7 @@ struct Outcome {
     unreported: u64,
 }
 
-async fn play(seed: u64) -> Outcome {
+async fn play(seed: u64, times: &mut Times) -> Outcome {
     let (mut dice, mut killed) = (Dice(seed), Vec::new());
     let n_faults = 2 + dice.roll(3);
     let faults: Vec<(Duration, Fault)> = (0..n_faults)
@@ -159,14 +172,70 @@ async fn play(seed: u64) -> Outcome {
     let started = deployment.shoal(&start).await;
     assert_eq!(started.code, Some(0), "seed {seed}: {started:?}");
     witness.hears(20);
-    for (after, fault) in &faults {
+    let mut kills: Vec<Kill> = Vec::new();
+    for (n, (after, fault)) in faults.iter().enumerate() {
         sleep(*after).await;
-        fault.happen(&mut deployment, &broker).await;
+        if matches!(fault, Fault::AgentKilled(_)) {
+            kills.push(Kill { at_us: unix_us(), is_first: n == 0 });
+        }
+        fault.happen(&mut deployment, &broker, times).await;
+    }
+    // Half of them are stopped, if they still go on.
+    let mut stopped_us = None;
+    if seed.is_multiple_of(2) {
+        sleep(dice.millis(0, 2_000)).await;
+        stopped_us = Some(unix_us());
+        deployment.shoal(&["stop", "last"]).await;
     }
     let watched = deployment.shoal(&["watch", "last"]).await;
     let document = deployment.shoal(&["show", "last", "--output", "json"]).await.document();
     let story = format!("SHOAL_CHAOS_SEED={seed} {faults:?}: {watched:?} {document:#}");
-    judge(&document, &witness.all(), &killed, &story)
+    let arrived = witness.all();
+    let outcome = judge(&document, &arrived, &killed, &story);
+    if let Some(stopped_us) = stopped_us.filter(|_| document["cause"] == "stopped_early") {
+        let last_us = arrived.iter().map(sent_us).max().unwrap_or(0);
+        times.took(Span::Stop, seconds(stopped_us, last_us));
+    }
+    for agent in document["agents"].as_array().unwrap() {
+        if let Some(lag_us) = agent["start_lag_us"].as_f64() {
+            times.took(Span::StartSpread, lag_us / 1e6);
+        }
+    }
+    for kill in &kills {
+        came_back(kill, &kills, &arrived, outcome.unreported, times);
+    }
+    outcome
+}
+
+/// When the devices of a killed agent sent again.
+fn came_back(kill: &Kill, all: &[Kill], arrived: &[Message], unreported: u64, times: &mut Times) {
+    // Of two agents that died who had what cannot be told apart.
+    if all.len() > 1 {
+        return;
+    }
+    let moved = |message: &&Message| mark(message)[4] == "1" && sent_us(message) > kill.at_us;
+    let mut first_us: BTreeMap<&str, u64> = BTreeMap::new();
+    for message in arrived.iter().filter(moved) {
+        let first = first_us.entry(&message.topic).or_insert(u64::MAX);
+        *first = (*first).min(sent_us(message));
+    }
+    let (Some(first), Some(last)) = (first_us.values().min(), first_us.values().max()) else {
+        return;
+    };
+    times.took(Span::AgainOnProof, seconds(kill.at_us, *first));
+    times.took(Span::AllAgainOnProof, seconds(kill.at_us, *last));
+    if kill.is_first {
+        // A message a second from each of its devices.
+        times.took(Span::LostOfKilled, unreported as f64 / first_us.len() as f64);
+    }
+}
+
+fn seconds(from_us: u64, to_us: u64) -> f64 {
+    (to_us as f64 - from_us as f64) / 1e6
+}
+
+fn sent_us(message: &Message) -> u64 {
+    mark(message)[6].parse().unwrap()
 }
 
 fn judge(document: &Value, arrived: &[Message], killed: &[&str], story: &str) -> Outcome {
@@ -262,9 +331,9 @@ async fn whatever_goes_away_for_a_while_the_counts_are_those_of_the_broker() {
         None => 0..number("SHOAL_CHAOS").unwrap_or(3),
     };
     let mut by_validity: BTreeMap<String, u64> = BTreeMap::new();
-    let (mut arrived, mut unreported) = (0, 0);
+    let (mut arrived, mut unreported, mut times) = (0, 0, Times::default());
     for seed in seeds {
-        let outcome = play(seed).await;
+        let outcome = play(seed, &mut times).await;
         *by_validity.entry(outcome.validity).or_default() += 1;
         (arrived, unreported) = (arrived + outcome.arrived, unreported + outcome.unreported);
         let told = writeln!(
@@ -273,4 +342,69 @@ async fn whatever_goes_away_for_a_while_the_counts_are_those_of_the_broker() {
         );
         told.unwrap();
     }
+    times.print();
+}
+
+/// An agent that is killed and never comes back, with the shortest lease that there is.
+async fn lose_one_for_good(round: u64, times: &mut Times) {
+    let mut dice = Dice(round);
+    let broker = Mosquitto::start();
+    let witness = Subscriber::start(broker.addr(), "devices/+/telemetry");
+    let mut deployment = Deployment::start().await;
+    for agent in AGENTS {
+        deployment.agent(agent, "1").await;
+    }
+    let text = std::fs::read_to_string(shipped("telemetry.yaml")).unwrap();
+    let file = deployment.file("short-lease.yaml", &format!("{text}fleet: {{ lease: 20s }}\n"));
+    let (target, devices) =
+        (format!("broker=mqtt://{}", broker.addr()), format!("devices={DEVICES}"));
+    let set = ["--set", &devices, "--set", "hold=90s", "--set", &target];
+    let started =
+        deployment.shoal(&[&["start", &file, "--agents", "3"][..], &set[..]].concat()).await;
+    assert_eq!(started.code, Some(0), "round {round}: {started:?}");
+    witness.hears(100);
+    sleep(dice.millis(0, 3_000)).await;
+    let killed_us = unix_us();
+    deployment.kill_agent(AGENTS[dice.roll(3) as usize]);
+    // Lost after lease and grace; whoever takes over needs a moment more for all.
+    sleep(Duration::from_secs(35)).await;
+    let stopped_us = unix_us();
+    deployment.shoal(&["stop", "last"]).await;
+    let watched = deployment.shoal(&["watch", "last"]).await;
+    let document = deployment.shoal(&["show", "last", "--output", "json"]).await.document();
+    let story = format!("round {round}: {watched:?} {document:#}");
+    let arrived = witness.all();
+    let outcome = judge(&document, &arrived, &["one"], &story);
+    assert_eq!(outcome.validity, "DEGRADED", "{story}");
+    let events = document["events"].as_array().unwrap();
+    let lost = events.iter().find(|event| event["kind"] == "agent_lost");
+    let lost_s = lost.and_then(|event| event["at_s"].as_f64()).unwrap_or_else(|| panic!("{story}"));
+    let started_us = humantime::parse_rfc3339(document["started_at"].as_str().unwrap()).unwrap();
+    let started_us = started_us.duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as f64;
+    times.took(Span::Detected, (started_us + lost_s * 1e6 - killed_us as f64) / 1e6);
+    let mut first_us: BTreeMap<&str, u64> = BTreeMap::new();
+    for message in arrived.iter().filter(|message| mark(message)[4] == "1") {
+        let first = first_us.entry(&message.topic).or_insert(u64::MAX);
+        *first = (*first).min(sent_us(message));
+    }
+    assert_eq!(first_us.len() as u64, DEVICES / 3, "all of its devices moved: {story}");
+    let bounds = first_us.values().min().zip(first_us.values().max());
+    let (first, last) = bounds.unwrap_or_else(|| panic!("{story}"));
+    times.took(Span::Moved, seconds(killed_us, *first));
+    times.took(Span::AllMoved, seconds(killed_us, *last));
+    times.took(Span::LostOfKilled, outcome.unreported as f64 / (DEVICES / 3) as f64);
+    let last_us = arrived.iter().map(sent_us).max().unwrap_or(0);
+    times.took(Span::Stop, seconds(stopped_us, last_us));
+}
+
+#[tokio::test]
+#[ignore = "nearly a minute for each round; `just chaos` runs it"]
+async fn how_soon_the_devices_of_an_agent_that_is_gone_for_good_are_driven_again() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let mut times = Times::default();
+    for round in 0..number("SHOAL_CHAOS").unwrap_or(3) {
+        lose_one_for_good(round, &mut times).await;
+        writeln!(std::io::stderr(), "chaos: one lost for good, round {round}").unwrap();
+    }
+    times.print();
 }

@@ -55,20 +55,47 @@ pub(crate) struct Deployment {
     /// Between the control plane and its database, and between agents and control plane.
     proxies: Option<(FaultProxy, FaultProxy)>,
     dir: tempfile::TempDir,
-    /// Where traces go; empty: nowhere.
-    collector: String,
+    /// What the daemons of this deployment find in their environment.
+    env: Env,
 }
+
+type Env = Vec<(&'static str, String)>;
+
+const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// What the wall clock of a deployment says beside that of the machine, in seconds.
+const WALL_CLOCK: &str = "FAKETIME_TIMESTAMP_FILE";
 
 impl Deployment {
     pub(crate) async fn start() -> Self {
         let database = Database::create().await;
         let url = database.url().to_owned();
-        Self::start_on(Some(database), &url, "").await
+        Self::start_on(Some(database), &url, Env::new()).await
+    }
+
+    /// With a wall clock that can be set; the boot clock is the machine's.
+    pub(crate) async fn with_a_wall_clock() -> Self {
+        let database = Database::create().await;
+        let url = database.url().to_owned();
+        let env = vec![
+            ("LD_PRELOAD", libfaketime()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+            // Its file is in the directory that is still to be made.
+            (WALL_CLOCK, String::new()),
+        ];
+        Self::start_on(Some(database), &url, env).await
+    }
+
+    /// By so many seconds beside that of the machine, as `+3600`; returns when the leader has seen it.
+    pub(crate) async fn set_wall_clock(&self, seconds: &str) {
+        let clock = self.env.iter().find(|(name, _)| *name == WALL_CLOCK);
+        std::fs::write(&clock.expect("it was started with one").1, seconds).unwrap();
+        self.control_plane.says("the wall clock was set").await;
     }
 
     /// With its database in a file of the test's directory.
     pub(crate) async fn on_a_disk() -> Self {
-        Self::start_on(None, "", "").await
+        Self::start_on(None, "", Env::new()).await
     }
 
     /// Lets the control plane write no byte more into any file, as on a disk that is full.
@@ -84,7 +111,7 @@ impl Deployment {
     pub(crate) async fn traced(collector: &str) -> Self {
         let database = Database::create().await;
         let url = database.url().to_owned();
-        Self::start_on(Some(database), &url, collector).await
+        Self::start_on(Some(database), &url, vec![(COLLECTOR, collector.to_owned())]).await
     }
 
     /// With networks that can be broken.
@@ -92,7 +119,7 @@ impl Deployment {
         let database = Database::create().await;
         let proxy = FaultProxy::start(database.server()).unwrap();
         let url = database.url_through(proxy.addr());
-        let mut deployment = Self::start_on(Some(database), &url, "").await;
+        let mut deployment = Self::start_on(Some(database), &url, Env::new()).await;
         let listens = deployment.server.strip_prefix("http://").unwrap();
         let agents = FaultProxy::start(listens.parse::<SocketAddr>().unwrap()).unwrap();
         deployment.proxies = Some((proxy, agents));
@@ -107,36 +134,30 @@ impl Deployment {
         &self.proxies.as_ref().expect("it was started behind a proxy").1
     }
 
-    async fn start_on(database: Option<Database>, url: &str, collector: &str) -> Self {
+    async fn start_on(database: Option<Database>, url: &str, mut env: Env) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        if let Some((_, clock)) = env.iter_mut().find(|(name, _)| *name == WALL_CLOCK) {
+            let file = dir.path().join("wall-clock");
+            std::fs::write(&file, "+0").unwrap();
+            *clock = file.to_str().unwrap().to_owned();
+        }
         let url = match &database {
             Some(_) => url.to_owned(),
             None => format!("sqlite:{}", dir.path().join("shoal.sqlite").display()),
         };
-        let command = control_plane(&url, "127.0.0.1:0", collector);
+        let command = control_plane(&url, "127.0.0.1:0", &env);
         let control_plane = Daemon::start(command, dir.path().join("control-plane.log"));
         let after = |line: String, mark: &str| line.rsplit(mark).next().unwrap().trim().to_owned();
         let server = format!("http://{}", after(control_plane.says("addr=").await, "addr="));
         let line = control_plane.says("metrics are served").await;
         let metrics = after(line, "at=");
         let (agents, standby, proxies) = (BTreeMap::new(), None, None);
-        Self {
-            agents,
-            control_plane,
-            standby,
-            server,
-            metrics,
-            database,
-            url,
-            proxies,
-            dir,
-            collector: collector.to_owned(),
-        }
+        Self { agents, control_plane, standby, server, metrics, database, url, proxies, dir, env }
     }
 
     /// A second control plane on the same database; whoever is started from now on knows both.
     pub(crate) async fn stand_by(&mut self) {
-        let command = control_plane(self.database_url(), "127.0.0.1:0", &self.collector);
+        let command = control_plane(self.database_url(), "127.0.0.1:0", &self.env);
         let standby = Daemon::start(command, self.dir.path().join("standby.log"));
         let line = standby.says("standing by").await;
         let process = line.split("process=").nth(1).unwrap().split(' ').next().unwrap();
@@ -166,11 +187,15 @@ impl Deployment {
         self.standby.as_ref().expect("there is one").says("control plane serves").await;
     }
 
+    pub(crate) async fn control_plane_says(&self, text: &str) {
+        self.control_plane.says(text).await;
+    }
+
     /// kill -9, then a new process on the same port and database.
     pub(crate) async fn restart_control_plane(&mut self) {
         self.control_plane.kill();
         let listen = self.server.strip_prefix("http://").unwrap();
-        let command = control_plane(&self.url, listen, &self.collector);
+        let command = control_plane(&self.url, listen, &self.env);
         self.control_plane =
             Daemon::start(command, self.dir.path().join("control-plane-again.log"));
         self.control_plane.says("addr=").await;
@@ -190,6 +215,15 @@ impl Deployment {
             let listed = self.shoal(&["agent", "list", "--output", "json"]).await.document();
             let rows = listed.as_array().unwrap();
             rows.iter().any(|row| row["agent"] == id && row["state"] == "connected")
+        })
+        .await;
+    }
+
+    pub(crate) async fn all_connected(&self, n: usize) {
+        eventually(PATIENCE, "all agents are connected", || async {
+            let listed = self.shoal(&["agent", "list", "--output", "json"]).await.document();
+            let rows = listed.as_array().unwrap();
+            rows.iter().filter(|row| row["state"] == "connected").count() == n
         })
         .await;
     }
@@ -250,7 +284,8 @@ impl Deployment {
             .args(["--server", server, "--id", id, "--capacity", capacity, "--data-dir"])
             .arg(self.dir.path().join(directory))
             .env("SHOAL_TOKEN", TOKEN)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.collector)
+            .env(COLLECTOR, "")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env_remove("SHOAL_CONFIG");
         Daemon::start(command, log)
     }
@@ -274,7 +309,8 @@ impl Deployment {
             .args(args)
             .env("SHOAL_SERVER", &self.server)
             .env("SHOAL_TOKEN", token)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.collector)
+            .env(COLLECTOR, "")
+            .envs(self.env.iter().filter(|(name, _)| *name == COLLECTOR).cloned())
             .env("HOME", self.dir.path())
             .env_remove("XDG_CONFIG_HOME")
             .current_dir(self.dir.path())
@@ -308,7 +344,15 @@ impl Running {
     }
 }
 
-fn control_plane(database: &str, listen: &str, collector: &str) -> Command {
+/// What lies to a program about the time of day.
+fn libfaketime() -> String {
+    let libraries = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    let candidates = libraries.map(|dir| dir.path().join("faketime/libfaketimeMT.so.1"));
+    let found = candidates.into_iter().find(|library| library.is_file());
+    found.expect("libfaketime is missing: install faketime").to_str().unwrap().to_owned()
+}
+
+fn control_plane(database: &str, listen: &str, env: &Env) -> Command {
     // A file that may not grow is to be an error of the write, as on a full disk, and no signal.
     let mut command = Command::new("/bin/sh");
     command
@@ -316,7 +360,8 @@ fn control_plane(database: &str, listen: &str, collector: &str) -> Command {
         .arg(beside("shoal-control-plane"))
         .args(["--listen", listen, "--metrics-listen", "127.0.0.1:0"])
         .env("SHOAL_DATABASE", database)
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
+        .env(COLLECTOR, "")
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .env("SHOAL_TOKEN", TOKEN);
     command
 }

@@ -5,8 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
 
+#[cfg(target_os = "linux")]
+mod apart;
 mod apply;
+mod borders;
 mod chaos;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod deployment;
 mod faces;
 mod load;
@@ -16,4 +21,6 @@ mod refusals;
 mod runs;
 mod scarcity;
 mod standby;
+mod times;
+mod together;
 mod traces;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use shoal_testkit::expect::eventually;
 use shoal_testkit::mosquitto::Mosquitto;
 use shoal_testkit::subscriber::{Message, Subscriber};
 
@@ -15,14 +16,14 @@ const TOPICS: &str = "devices/+/telemetry";
 /// How long things are away, which is the fault itself and so real time: longer than what clients wait for an answer, shorter than a lease.
 const AWAY: Duration = Duration::from_secs(15);
 
-struct Scene {
+pub(crate) struct Scene {
     broker: Mosquitto,
     witness: Subscriber,
-    deployment: Deployment,
+    pub(crate) deployment: Deployment,
 }
 
 impl Scene {
-    async fn set() -> Self {
+    pub(crate) async fn set() -> Self {
         let broker = Mosquitto::start();
         let witness = Subscriber::start(broker.addr(), TOPICS);
         let mut deployment = Deployment::behind_a_proxy().await;
@@ -31,7 +32,7 @@ impl Scene {
     }
 
     /// Started, and left to itself.
-    async fn start(&self, hold: &str) {
+    pub(crate) async fn start(&self, hold: &str) {
         let (file, target) =
             (shipped("telemetry.yaml"), format!("broker=mqtt://{}", self.broker.addr()));
         let hold = format!("hold={hold}");
@@ -42,7 +43,7 @@ impl Scene {
     }
 
     /// Ends VALID, with exactly what the broker's other subscriber counts and has `arrived` before.
-    async fn is_exact(&self, mut arrived: Vec<Message>) -> Value {
+    pub(crate) async fn is_exact(&self, mut arrived: Vec<Message>) -> Value {
         let watched = self.deployment.shoal(&["watch", "last"]).await;
         let document =
             self.deployment.shoal(&["show", "last", "--output", "json"]).await.document();
@@ -114,6 +115,57 @@ async fn a_run_is_stopped_while_the_database_is_away() {
     database.heal();
     let document = scene.is_exact(arrived).await;
     assert_eq!(document["cause"], "stopped_early", "{document:#}");
+}
+
+/// The run ends while the database is away, so that it stops and collects without it.
+async fn ends_without_its_database(hold: &str, away: Duration) {
+    let scene = Scene::set().await;
+    scene.start(hold).await;
+    let database = scene.deployment.database_proxy();
+    database.refuse(true);
+    database.cut();
+    tokio::time::sleep(away).await;
+    database.heal();
+    scene.is_exact(Vec::new()).await;
+}
+
+#[tokio::test]
+async fn a_run_that_ends_while_the_database_is_away_is_counted_when_it_is_back() {
+    ends_without_its_database("6s", AWAY).await;
+}
+
+#[tokio::test]
+#[ignore = "the database is away for a minute; `just chaos` runs it"]
+async fn a_database_that_is_away_for_a_minute_costs_no_count() {
+    ends_without_its_database("75s", Duration::from_secs(60)).await;
+}
+
+#[tokio::test]
+#[ignore = "the database is away for over a minute; `just chaos` runs it"]
+async fn a_run_that_loses_its_database_before_it_begins_never_sends() {
+    let scene = Scene::set().await;
+    scene.deployment.freeze_agent("only");
+    let (file, target) =
+        (shipped("telemetry.yaml"), format!("broker=mqtt://{}", scene.broker.addr()));
+    let started = scene.deployment.shoal(&["start", &file, "--set", &target]).await;
+    assert_eq!(started.code, Some(0), "{started:?}");
+    eventually(AWAY, "the run is prepared", || async {
+        let shown = scene.deployment.shoal(&["show", "last", "--output", "json"]).await;
+        shown.document()["phase"] == "PREPARING"
+    })
+    .await;
+    let database = scene.deployment.database_proxy();
+    database.refuse(true);
+    database.cut();
+    scene.deployment.thaw_agent("only");
+    // The agents are ready at once, and it cannot be written down that they are: longer than the barrier waits.
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    database.heal();
+    let watched = scene.deployment.shoal(&["watch", "last"]).await;
+    let document = scene.deployment.shoal(&["show", "last", "--output", "json"]).await.document();
+    assert_eq!(watched.code, Some(3), "{watched:?} {document:#}");
+    assert_eq!(document["phase"], "FAILED_TO_START", "{document:#}");
+    assert!(scene.witness.all().is_empty(), "nobody sends: {document:#}");
 }
 
 #[tokio::test]

@@ -12,9 +12,9 @@ use tokio::time::sleep;
 use crate::deployment::{Deployment, series, shipped};
 use crate::runs::marks;
 
-const TOPICS: &str = "devices/+/telemetry";
+pub(crate) const TOPICS: &str = "devices/+/telemetry";
 
-async fn start(deployment: &Deployment, broker: &Mosquitto, set: &[&str]) {
+pub(crate) async fn start(deployment: &Deployment, broker: &Mosquitto, set: &[&str]) {
     let (file, target) = (shipped("telemetry.yaml"), format!("broker=mqtt://{}", broker.addr()));
     let mut start = vec!["start", &file, "--set", &target];
     set.iter().for_each(|set| start.extend(["--set", set]));
@@ -22,20 +22,20 @@ async fn start(deployment: &Deployment, broker: &Mosquitto, set: &[&str]) {
     assert_eq!(started.code, Some(0), "{started:?}");
 }
 
-async fn document(deployment: &Deployment) -> Value {
+pub(crate) async fn document(deployment: &Deployment) -> Value {
     let watched = deployment.shoal(&["watch", "last"]).await;
     let document = deployment.shoal(&["show", "last", "--output", "json"]).await.document();
     assert_eq!(document["phase"], "FINISHED", "{watched:?} {document:#}");
     document
 }
 
-fn reasons<'d>(document: &'d Value, code: &str) -> Vec<&'d Value> {
+pub(crate) fn reasons<'d>(document: &'d Value, code: &str) -> Vec<&'d Value> {
     let all = document["validity_reasons"].as_array().unwrap();
     all.iter().filter(|reason| reason["code"] == code).collect()
 }
 
 #[track_caller]
-fn is_exact(document: &Value, witness: &Subscriber) {
+pub(crate) fn is_exact(document: &Value, witness: &Subscriber) {
     let arrived = witness.all();
     assert_eq!(marks(&arrived).len(), arrived.len(), "nothing came twice");
     let telemetry = series(document, "telemetry");

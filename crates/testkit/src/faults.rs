@@ -9,7 +9,7 @@ mod pipe;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,6 +32,17 @@ struct Weather {
     cuts: u64,
     /// Connections of an older number have lost their far end.
     half_open: u64,
+    /// Which part of which transactions is lost.
+    lost: Option<(Lost, u64)>,
+}
+
+/// What of a transaction of Postgres is lost with its connection: whoever asked for it cannot tell one from the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// The COMMIT on its way there: nothing happened.
+    Commit,
+    /// The answer on its way back: all of it happened.
+    Answer,
 }
 
 #[derive(Debug)]
@@ -40,8 +51,16 @@ pub struct FaultProxy {
     weather: watch::Sender<Weather>,
     accepted: Arc<AtomicU64>,
     open: Arc<AtomicU64>,
+    commits: Arc<Commits>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
+}
+
+/// How many transactions were asked to commit, and how many of them lost something.
+#[derive(Debug, Default)]
+struct Commits {
+    asked: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl FaultProxy {
@@ -59,13 +78,15 @@ impl FaultProxy {
             weather: weather.clone(),
             accepted: Arc::default(),
             open: Arc::default(),
+            commits: Arc::default(),
             stop: stop.clone(),
         };
         let (accepted, open) = (Arc::clone(&proxy.accepted), Arc::clone(&proxy.open));
+        let commits = Arc::clone(&proxy.commits);
         let thread = std::thread::Builder::new()
             .name("fault-proxy".to_owned())
             .spawn(move || runtime.block_on(proxy.run(listener)))?;
-        Ok(Self { addr, weather, accepted, open, stop, thread: Some(thread) })
+        Ok(Self { addr, weather, accepted, open, commits, stop, thread: Some(thread) })
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -107,12 +128,23 @@ impl FaultProxy {
         self.weather.send_modify(|weather| weather.delay = delay);
     }
 
+    /// Of every `n`-th COMMIT that Postgres is sent this part is lost, and its connection.
+    pub fn lose(&self, what: Lost, n: u64) {
+        self.weather.send_modify(|weather| weather.lost = Some((what, n.max(1))));
+    }
+
+    /// Transactions that lost something.
+    pub fn n_lost(&self) -> u64 {
+        self.commits.lost.load(Ordering::SeqCst)
+    }
+
     /// Connections are carried without fault again. What was cut stays cut.
     pub fn heal(&self) {
         self.weather.send_modify(|weather| {
             (weather.silent_up, weather.silent_down) = (false, false);
             weather.refuse = false;
             weather.delay = Duration::ZERO;
+            weather.lost = None;
         });
     }
 
@@ -172,6 +204,7 @@ struct Proxy {
     weather: watch::Sender<Weather>,
     accepted: Arc<AtomicU64>,
     open: Arc<AtomicU64>,
+    commits: Arc<Commits>,
     stop: CancellationToken,
 }
 
@@ -190,8 +223,9 @@ impl Proxy {
                     self.open.fetch_add(1, Ordering::SeqCst);
                     let open = Arc::clone(&self.open);
                     let (target, weather) = (self.target.clone(), self.weather.subscribe());
+                    let commits = Arc::clone(&self.commits);
                     connections.spawn(async move {
-                        carry(client, target, weather).await;
+                        carry(client, target, weather, &commits).await;
                         open.fetch_sub(1, Ordering::SeqCst);
                     });
                 }
@@ -201,7 +235,12 @@ impl Proxy {
 }
 
 /// One connection, until either side closes or the weather cuts it.
-async fn carry(mut near: TcpStream, target: Target, mut weather: watch::Receiver<Weather>) {
+async fn carry(
+    mut near: TcpStream,
+    target: Target,
+    mut weather: watch::Receiver<Weather>,
+    commits: &Commits,
+) {
     let born = weather.borrow().clone();
     let mut half_open_weather = weather.clone();
     let Ok(mut far) = target.connect().await else { return };
@@ -209,8 +248,35 @@ async fn carry(mut near: TcpStream, target: Target, mut weather: watch::Receiver
     let half_open = {
         let (near_read, near_write) = near.split();
         let (far_read, far_write) = tokio::io::split(&mut far);
-        let up = pipe::carry(near_read, far_write, weather.clone(), |now| now.silent_up);
-        let down = pipe::carry(far_read, near_write, weather.clone(), |now| now.silent_down);
+        let (now, answer_is_lost) = (weather.clone(), AtomicBool::new(false));
+        let asks = |bytes: &[u8]| {
+            let Some((what, n)) = now.borrow().lost.filter(|_| asks_to_commit(bytes)) else {
+                return Ok(());
+            };
+            if !(commits.asked.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(n) {
+                return Ok(());
+            }
+            match what {
+                Lost::Commit => {
+                    commits.lost.fetch_add(1, Ordering::SeqCst);
+                    Err(pipe::Broken)
+                }
+                Lost::Answer => {
+                    answer_is_lost.store(true, Ordering::SeqCst);
+                    Ok(())
+                }
+            }
+        };
+        let answers = |_: &[u8]| {
+            if !answer_is_lost.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            commits.lost.fetch_add(1, Ordering::SeqCst);
+            Err(pipe::Broken)
+        };
+        let (up, down) = (weather.clone(), weather.clone());
+        let up = pipe::carry(near_read, far_write, up, |now| now.silent_up, asks);
+        let down = pipe::carry(far_read, near_write, down, |now| now.silent_down, answers);
         tokio::select! {
             _ = async { tokio::try_join!(up, down) } => false,
             () = broken(&mut weather, |now| now.cuts != born.cuts) => false,
@@ -222,6 +288,12 @@ async fn carry(mut near: TcpStream, target: Target, mut weather: watch::Receiver
         // The client is kept, and not read: to it the other side has simply fallen silent.
         broken(&mut weather, |now| now.cuts != born.cuts).await;
     }
+}
+
+/// A simple query of Postgres' protocol that commits.
+fn asks_to_commit(bytes: &[u8]) -> bool {
+    const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+    bytes.windows(COMMIT.len()).any(|message| message == COMMIT)
 }
 
 /// Returns when `so` becomes true, or with the proxy.

@@ -17,12 +17,14 @@ const UNDER_WAY: usize = 4 * 1024 * 1024;
 /// The connection is of no use any more.
 pub(super) struct Broken;
 
-/// Ends well when the reading side was closed and all that came before was passed on.
+/// Ends well when the reading side was closed and all that came before was passed on. `passes` sees what was read before it
+/// goes on, and may break the connection there.
 pub(super) async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
     is_silent: fn(&Weather) -> bool,
+    mut passes: impl FnMut(&[u8]) -> Result<(), Broken>,
 ) -> Result<(), Broken> {
     let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut bytes_waiting = 0;
@@ -42,6 +44,7 @@ pub(super) async fn carry(
                 match read {
                     Ok(0) => ended = true,
                     Ok(read) => {
+                        passes(&buffer[..read])?;
                         bytes_waiting += read;
                         waiting.push_back((Instant::now() + delay, buffer[..read].to_vec()));
                     }

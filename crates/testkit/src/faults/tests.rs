@@ -57,6 +57,27 @@ fn is_silent(stream: &mut StdStream) -> bool {
 }
 
 #[test]
+fn of_every_second_commit_a_part_is_lost_with_its_connection() {
+    const COMMIT: &[u8; 12] = b"Q\0\0\0\x0bCOMMIT\0";
+    for what in [Lost::Commit, Lost::Answer] {
+        let (addr, _on_close) = echo();
+        let proxy = FaultProxy::start(addr).unwrap();
+        proxy.lose(what, 2);
+        let mut stream = dial(&proxy);
+        round_trip(&mut stream);
+        stream.write_all(COMMIT).unwrap();
+        let mut answer = [0; COMMIT.len()];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!((&answer, proxy.n_lost()), (COMMIT, 0));
+        stream.write_all(COMMIT).unwrap();
+        assert!(is_closed(&mut stream), "{what:?}");
+        assert_eq!(proxy.n_lost(), 1);
+        proxy.heal();
+        round_trip(&mut dial(&proxy));
+    }
+}
+
+#[test]
 fn a_cut_closes_both_sides_and_the_next_connection_works() {
     let (target, closed) = echo();
     let proxy = FaultProxy::start(target).unwrap();
