@@ -20,6 +20,8 @@ mod outages;
 mod refusals;
 mod runs;
 mod scarcity;
+#[cfg(target_os = "linux")]
+mod slow_clock;
 mod standby;
 mod times;
 mod together;
