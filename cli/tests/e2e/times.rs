@@ -30,9 +30,11 @@ impl Span {
                 ("start: an agent's first instant behind the common one", "s", "p99 <= 0.1")
             }
             Self::Stop => ("`shoal stop`: last send", "s", "p99 <= 2, max 5"),
-            Self::Reattached => {
-                ("SIGKILL of the control plane: all agents connected again", "s", "p99 <= 5")
-            }
+            Self::Reattached => (
+                "SIGKILL of the control plane, restarted: all agents connected again",
+                "s",
+                "<= 10",
+            ),
             Self::AgainOnProof => {
                 ("SIGKILL of an agent, its next process at once: first device sends", "s", "<= 5")
             }

@@ -18,7 +18,7 @@ use shoal_testkit::cluster::Cluster;
 
 const AGENTS: usize = 500;
 const DEVICES_PER_AGENT: usize = 2;
-/// More would be too much for the machine that has all of these agents.
+/// As many as a run with several operations in several groups has.
 const SERIES: usize = 8;
 const SETTLE: Duration = Duration::from_secs(10);
 const MEASURED: Duration = Duration::from_secs(30);
