@@ -38,6 +38,8 @@ const BYTES: usize = 200;
 const READ: &str =
     "    read: { run: /run, device: /device, seq: /seq, sent: { json: /sent, unit: us } }\n";
 
+const SENT: &str = "            run: ${run}\n            device: ${device}\n            seq: ${seq}\n            sent: ${now_us}\n";
+
 /// What was promised.
 const MIN_KAFKA: f64 = 300_000.0;
 const MIN_MQTT: f64 = 150_000.0;
@@ -228,6 +230,7 @@ fn main() -> ExitCode {
     let events = wanted.unwrap_or(EVENTS).next_multiple_of(4 * BATCH * PARTITIONS);
     let fewer = events / 4;
     let own = KAFKA.replace("    kafka: {", &format!("{READ}    kafka: {{"));
+    let own = own.replace("            trace: ${stamp}\n", SENT);
     let mut holds = true;
     println!("{events} events of {BYTES} bytes, {DEVICES} devices\n");
     println!("{:12} {:>16} {:>10} {:>10}", "source", "per CPU-second", "per second", "at least");
