@@ -19,7 +19,7 @@ use std::time::Duration;
 use shoal_domain::ids::{AgentId, GrantId};
 use shoal_domain::lease::GRACE_US;
 use shoal_domain::plan::Plan;
-use shoal_domain::roster::{Changes, Move, Reader, Roster, Why};
+use shoal_domain::roster::{Changes, Move, Outage, Reader, Roster, Why};
 use shoal_domain::run::{Limits, RunCommand, RunEvent, RunState, apply};
 use shoal_domain::schedule::Timetable;
 use shoal_service_kit::Clock;
@@ -392,7 +392,8 @@ impl Driver {
     }
 }
 
-/// What a person may read later of moves that began or ended with a step.
+/// What a person may read later of what a step did to the fleet. Agents that are lost while most are silent
+/// are one incident, which was told.
 fn move_events(before: &Roster, after: &Roster) -> Vec<(&'static str, String)> {
     let is_new = |known: &&Move| {
         let same = |old: &&Move| old.giver == known.giver && old.why == known.why;
@@ -407,5 +408,14 @@ fn move_events(before: &Roster, after: &Roster) -> Vec<(&'static str, String)> {
         };
         (kind, known.sentence())
     };
-    after.moves.iter().filter(is_new).map(event).collect()
+    let ended = |outage: &Outage| outage.until_us.is_some();
+    let is_outage = after.outage.as_ref().is_some_and(|outage| !ended(outage));
+    let is_told = |(kind, _): &(&str, String)| is_outage && *kind == "agent_lost";
+    let incident = after.outage.as_ref().filter(|_| before.outage != after.outage);
+    let incident = incident.map(|outage| {
+        let kind = if ended(outage) { "outage_over" } else { "outage" };
+        (kind, outage.sentence())
+    });
+    let moves = after.moves.iter().filter(is_new).map(event);
+    incident.into_iter().chain(moves.filter(|event| !is_told(event))).collect()
 }

@@ -13,6 +13,7 @@
 mod handover;
 mod loss;
 mod moves;
+mod outage;
 mod poison;
 mod readers;
 
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::moves::Move;
+pub use self::outage::Outage;
 pub use self::poison::SOON_US;
 pub use self::readers::{ReadShare, Reader};
 use crate::ids::{AgentId, GrantId};
@@ -161,6 +163,9 @@ pub struct Roster {
     pub moves: Vec<Move>,
     #[serde(default)]
     pub readers: Vec<Reader>,
+    /// Most agents are silent at once, and what they hold is given to nobody.
+    #[serde(default)]
+    pub outage: Option<Outage>,
     epoch: u64,
 }
 
@@ -339,7 +344,7 @@ impl Roster {
             ..*policy
         };
         if policy.is_running && policy.on_loss == OnAgentLoss::Reassign {
-            self.give_orphans(policy, &agents, &mut changes);
+            self.give_orphans(policy, &agents, now_us, &mut changes);
             self.hand_over(policy, &agents, now_us, &mut changes);
             self.schedule(&seen, now_us, &mut changes);
             self.begin(&seen, now_us, &mut changes);

@@ -70,13 +70,14 @@ impl Roster {
         &mut self,
         policy: &Policy,
         agents: &BTreeMap<&AgentId, &AgentSeen>,
+        now_us: u64,
         changes: &mut Changes,
     ) {
+        let is_outage = self.notice_outage(agents, now_us);
         let is_open = |grant: &Grant| !grant.is_settled && !grant.is_live();
         if !self.grants.iter().any(is_open) {
             return;
         }
-        let is_outage = self.is_outage(agents);
         for at in 0..self.grants.len() {
             if !is_open(&self.grants[at]) {
                 continue;
@@ -105,19 +106,6 @@ impl Roster {
             let left = self.take(&giver, orphans, &takers, policy.spawn_rate, changes);
             self.grants[at].is_settled = left == 0;
         }
-    }
-
-    /// More agents are silent than there are others: that is a network or a site, and no reason to give
-    /// the few all of the load. Devices wait until enough are back.
-    fn is_outage(&self, agents: &BTreeMap<&AgentId, &AgentSeen>) -> bool {
-        let waits = |grant: &&Grant| {
-            let is_silent = agents.get(&grant.id.agent).is_some_and(|agent| !agent.is_alive);
-            let is_lost = grant.ended.as_ref().is_some_and(|ended| ended.why == Why::Lost);
-            is_silent && (grant.is_live() || (is_lost && !grant.is_settled))
-        };
-        let silent: BTreeSet<&AgentId> =
-            self.grants.iter().filter(waits).map(|grant| &grant.id.agent).collect();
-        silent.len() > agents.values().filter(|agent| agent.can_take()).count()
     }
 
     pub(super) fn has_refused(&self, agent: &AgentId) -> bool {

@@ -105,11 +105,18 @@ fn while_most_are_silent_the_few_are_not_given_the_load_of_all() {
         roster.step(&policy(), &[agent("a"), lost("b"), lost("c")], |_| GrantSeen::default(), now);
     assert_eq!((changes.ended.len(), changes.granted.len()), (1, 0));
     assert_eq!(roster.without_agent(now), 600);
+    let begun = roster.outage.clone().expect("one incident");
+    assert_eq!(
+        begun.sentence(),
+        "2 of 3 agents are silent at once, so nothing moves until most are back"
+    );
     // One is back: it and the one that stayed take on what is left.
     let agents = [agent("a"), agent("b"), lost("c")];
     let changes = roster.step(&policy(), &agents, |_| GrantSeen::default(), now + 9_000_000);
     let taken: u64 = changes.granted.iter().map(|at| roster.grants[*at].devices()).sum();
     assert_eq!(taken, 600);
+    let over = roster.outage.clone().expect("it is remembered");
+    assert_eq!((over.from_us, over.until_us), (begun.from_us, Some(now + 9_000_000)));
 }
 
 #[test]

@@ -114,6 +114,35 @@ async fn devices_of_an_agent_that_never_comes_back_go_to_the_others_when_its_lea
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn most_agents_silent_at_once_are_one_incident_in_which_nothing_moves() {
+    let mut cluster = Cluster::start(5).await;
+    let scenario = format!("{STEADY}fleet: {{ lease: 20s, accept: degraded }}\n");
+    let run = cluster.run(&scenario, &[("hold", "40s")]).await;
+    run.has_sent(100).await;
+
+    for number in 2..5 {
+        cluster.kill_agent(number).await;
+    }
+
+    let report = run.over().await;
+    assert_eq!((report.phase, report.validity), (Phase::Finished, Some(Validity::Degraded)));
+    let slots = accounted(&report, cluster.broker().publishes_seen());
+    assert_eq!(slots.planned, slots.sent + slots.unassigned, "{report:#?}");
+    // Also when the leases are over: the two that are there keep to their own four devices each.
+    assert!((12 * 350..12 * 420).contains(&slots.unassigned), "{slots:?}");
+    let devices: Vec<u64> = report.agents.iter().map(|agent| agent.devices).collect();
+    assert_eq!(devices[..2], [4, 4], "{report:#?}");
+    let told: Vec<&str> = report
+        .events
+        .iter()
+        .filter(|event| event.kind.starts_with("outage") || event.kind.starts_with("agent_"))
+        .map(|event| event.text.as_str())
+        .collect();
+    let incident = "3 of 5 agents are silent at once, so nothing moves until most are back";
+    assert_eq!(told, [incident], "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_may_go_on_without_the_devices_of_a_lost_agent() {
     let mut cluster = Cluster::start(2).await;
     let scenario = format!("{STEADY}fleet: {{ on_agent_loss: continue }}\n");
