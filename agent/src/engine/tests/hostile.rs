@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use rumqttc::mqttbytes::v4;
@@ -247,13 +248,14 @@ fn a_kept_session_sends_again_what_was_not_acknowledged() {
 fn a_broker_outage_is_followed_by_no_storm() {
     let outcome =
         Trial::new(300).every(ms(500)).reconnect(ms(10), ms(50)).lasting(ms(3_000)).run(|broker| {
+            let dropped = Instant::now();
             broker.at(ms(1_000)).drop_all_connections();
-            let mut before = broker.at(ms(1_000)).connects_seen();
+            let before = broker.at(ms(1_000)).connects_seen();
             for bucket in 0..10 {
-                let now = broker.at(ms(1_100 + 100 * bucket)).connects_seen();
-                // 1,000 a second, and at most 100 ms of it at once before.
-                assert!(now - before <= 220, "{} in 100 ms", now - before);
-                before = now;
+                let n = broker.at(ms(1_100 + 100 * bucket)).connects_seen() - before;
+                // 1,000 a second, and at most 100 ms of it saved up; the rest is what clocks round.
+                let most = 120 + dropped.elapsed().as_millis() as u64;
+                assert!(n <= most, "{n} where at most {most} are due");
             }
         });
     outcome.assert_every_slot_has_one_class();

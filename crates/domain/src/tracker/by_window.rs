@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::block::{Block, Counts, Kind, Line, key, split};
-use super::spans::{Span, Spans};
+use super::spans::{MAX_SPANS, Span, Spans};
 use super::{Horizon, Totals};
 use crate::receipts::Run;
 
@@ -57,7 +57,7 @@ impl Block {
     /// Counts settled numbers and forgets when they were sent, once that is worth the look.
     pub(super) fn settle_some(&mut self, settled: &mut Windows) {
         let n_spans = self.spans.as_ref().map_or(0, Spans::len);
-        if n_spans > 2 * self.n_unsettled + ROOM {
+        if n_spans > (2 * self.n_unsettled).min(self.n_unsettled + MAX_SPANS / 2) + ROOM {
             self.settle(settled);
         }
     }
@@ -84,6 +84,9 @@ impl Block {
                 let done = Totals { sent: n, acked: n, unique: n, ..Totals::default() };
                 settled.entry(u64::from(span.window)).or_default().merge(&done);
             }
+        }
+        if open.len() > MAX_SPANS {
+            open = Spans::joined(open, MAX_SPANS);
         }
         self.n_unsettled = open.len();
         self.spans = Some(Spans::from_sorted(open));

@@ -1,9 +1,16 @@
 //! When the open numbers of a block were sent: a map from stretches of numbers to windows.
 //!
 //! A number stands here from the first news of it until nothing about it is open any more, so the map
-//! is as small as the set of open numbers. Invariant: no two stretches overlap.
+//! is as small as the set of open numbers. Where a platform is dead for long that is one stretch for each
+//! device and second, so what is old is then kept by 2, 4, 8 … seconds: coarser in time, never in number.
+//! Invariant: no two stretches overlap.
 
 use std::collections::BTreeMap;
+
+/// Stretches of one block above which they are joined.
+pub(super) const MAX_SPANS: usize = 128 * 1_024;
+/// The coarsest that they become: nine hours.
+const MAX_GRAIN: u32 = 1 << 15;
 
 /// Numbers of one device and incarnation, from the key on, that belong to one window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +26,29 @@ impl Spans {
     /// Ascending and disjoint, as [`Spans::iter`] gives them.
     pub(super) fn from_sorted(spans: impl IntoIterator<Item = (u64, Span)>) -> Self {
         Self(spans.into_iter().collect())
+    }
+
+    /// Of the same numbers, at most half of `most` stretches, if joining neighbours can do that: each
+    /// belongs to the window at the begin of 2, 4, 8 … instead of its own.
+    pub(super) fn joined(open: Vec<(u64, Span)>, most: usize) -> Vec<(u64, Span)> {
+        let (mut joined, mut grain) = (open, 1);
+        while joined.len() > most / 2 && grain < MAX_GRAIN {
+            grain *= 2;
+            let mut coarser: Vec<(u64, Span)> = Vec::with_capacity(joined.len() / 2);
+            for (first, span) in joined {
+                let window = span.window / grain * grain;
+                match coarser.last_mut() {
+                    Some((at, last))
+                        if *at + u64::from(last.count) == first && last.window == window =>
+                    {
+                        last.count += span.count;
+                    }
+                    _ => coarser.push((first, Span { window, ..span })),
+                }
+            }
+            joined = coarser;
+        }
+        joined
     }
 
     pub(super) fn len(&self) -> usize {
@@ -77,6 +107,34 @@ impl Spans {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// 40 devices of which nothing is acknowledged for 100 windows.
+    fn dead() -> Vec<(u64, Span)> {
+        let of = |device: u64| {
+            (0..100).map(move |n| ((device << 52) + n, Span { count: 1, window: n as u32 }))
+        };
+        (0..40).flat_map(of).collect()
+    }
+
+    #[test]
+    fn a_long_silence_is_told_coarser_in_time_and_never_in_number() {
+        let joined = Spans::joined(dead(), 1_000);
+        // 16 seconds: 7 stretches a device, where 8 seconds would leave 13.
+        assert_eq!(joined.len(), 40 * 7);
+        assert_eq!(joined[1], (16, Span { count: 16, window: 16 }));
+        assert_eq!(joined.iter().map(|(_, span)| span.count).sum::<u32>(), 4_000);
+    }
+
+    #[test]
+    fn numbers_that_are_no_neighbours_stay_apart() {
+        let apart: Vec<_> = dead().into_iter().step_by(2).collect();
+        let joined = Spans::joined(apart.clone(), 10);
+        assert_eq!(joined.len(), apart.len());
+        let same = joined.iter().zip(&apart).all(|(one, other)| {
+            one.0 == other.0 && one.1.count == other.1.count && one.1.window <= other.1.window
+        });
+        assert!(same);
+    }
 
     proptest! {
         #[test]

@@ -327,6 +327,22 @@ fn settled_messages_are_forgotten_while_they_go_by() {
 }
 
 #[test]
+fn a_platform_that_is_dead_for_long_takes_no_more_memory_by_the_second() {
+    let (n_devices, seconds) = (2_000, 200);
+    let mut tracker = Tracker::new(u64::from(n_devices), true);
+    for second in 0..seconds {
+        let sent: Vec<Run> = (0..n_devices).map(|device| run(device, second, 1)).collect();
+        add_in(&mut tracker, u64::from(second), Mark::Sent(SERIES), &sent);
+        add_in(&mut tracker, u64::from(second), Mark::Acked(SERIES), &sent);
+    }
+    assert!(tracker.approximate_bytes() < 8_000_000, "{}", tracker.approximate_bytes());
+    let mut sum = Totals::default();
+    tracker.by_window(Horizon::Closed).values().for_each(|window| sum.merge(window));
+    assert_eq!(sum, tracker.totals(Horizon::Closed));
+    assert_eq!(sum.lost, u64::from(n_devices * seconds));
+}
+
+#[test]
 fn a_million_devices_take_less_than_forty_megabytes() {
     let tracker = Tracker::new(1_000_000, true);
     assert!(tracker.approximate_bytes() <= 40_000_000, "{}", tracker.approximate_bytes());
