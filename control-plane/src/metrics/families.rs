@@ -69,6 +69,19 @@ fn of_run<'a>(name: &str, run: &'a RunSample) -> Vec<Point<'a>> {
     }
 }
 
+/// One point for each class, beside what they have in common.
+pub(super) fn by_class<'a>(
+    labels: &[(&'static str, Cow<'a, str>)],
+    counts: &[(&'static str, u64)],
+) -> Vec<Point<'a>> {
+    let point = |(class, n): &(&'static str, u64)| {
+        let mut labels = labels.to_vec();
+        labels.push(("class", (*class).into()));
+        Point { labels, value: Value::Number(*n) }
+    };
+    counts.iter().map(point).collect()
+}
+
 fn of_series<'a>(
     name: &str,
     mut labels: Vec<(&'static str, Cow<'a, str>)>,
@@ -78,14 +91,7 @@ fn of_series<'a>(
     labels.push(("series", series.series.as_str().into()));
     labels.push(("operation", series.operation.word().into()));
     let one = |value| vec![Point { labels: labels.clone(), value }];
-    let by_class = |counts: &[(&'static str, u64)]| {
-        let point = |(class, n): &(&'static str, u64)| {
-            let mut labels = labels.clone();
-            labels.push(("class", (*class).into()));
-            Point { labels, value: Value::Number(*n) }
-        };
-        counts.iter().map(point).collect()
-    };
+    let by_class = |counts: &[(&'static str, u64)]| by_class(&labels, counts);
     let time =
         |time: &'a Option<TimeSample>| time.as_ref().map(Value::Time).map_or(Vec::new(), one);
     match name {

@@ -13,7 +13,7 @@ use shoal_domain::plan::Plan;
 use shoal_domain::tracker::{Horizon, Totals};
 
 use super::TimeSample;
-use super::families::{Point, Value};
+use super::families::{Point, Value, by_class};
 use crate::live::LiveRun;
 
 #[derive(Debug, Clone)]
@@ -84,19 +84,11 @@ impl ObserverSample {
     ) -> Vec<Point<'a>> {
         labels.push(("observer", self.name.as_str().into()));
         let one = |value| Point { labels: labels.clone(), value };
-        let by_class = |counts: &[(&'static str, u64)]| {
-            let point = |(class, n): &(&'static str, u64)| {
-                let mut labels = labels.clone();
-                labels.push(("class", (*class).into()));
-                Point { labels, value: Value::Number(*n) }
-            };
-            counts.iter().map(point).collect()
-        };
         let time =
             |time: &'a Option<TimeSample>| time.iter().map(|time| one(Value::Time(time))).collect();
         match name {
-            "shoal_observer_events_total" => by_class(&self.events),
-            "shoal_observer_messages" => by_class(&self.messages),
+            "shoal_observer_events_total" => by_class(&labels, &self.events),
+            "shoal_observer_messages" => by_class(&labels, &self.messages),
             "shoal_observer_reader_gaps" => vec![one(Value::Number(self.reader_gaps))],
             "shoal_end_to_end_delay_seconds" => time(&self.end_to_end),
             "shoal_ingest_delay_seconds" => time(&self.ingest),
