@@ -31,6 +31,8 @@ pub(crate) struct Recorder {
     n_stages: usize,
     /// By series, then stage; `None` until something happens there in this window.
     cells: Vec<Option<Box<Tally>>>,
+    /// Times of the open window that are not in their histograms yet.
+    times: Vec<(u32, Time, u64)>,
     /// By series, then stage: slots classed since the run began.
     classed: Vec<u64>,
     failures: Vec<Failure>,
@@ -43,6 +45,17 @@ pub(crate) struct Recorder {
     /// Deltas that the receiver had no room for.
     waiting: Option<Delta>,
 }
+
+#[derive(Debug, Clone, Copy)]
+enum Time {
+    Response,
+    Service,
+    SendLag,
+}
+
+/// How many are counted at once. Between two messages the kernel has had the processor's caches; what
+/// many times have in common, a histogram above all, is fetched once for all of them.
+const TIMES: usize = 1_024;
 
 /// The share of the run's requests that is logged, and those of the open window.
 #[derive(Debug)]
@@ -88,6 +101,7 @@ impl Recorder {
         Self {
             n_stages,
             cells: (0..n_cells).map(|_| None).collect(),
+            times: Vec::with_capacity(TIMES),
             classed: vec![0; n_cells],
             failures: Vec::new(),
             gauges: (0..plan.groups.len()).map(gauge).collect(),
@@ -112,26 +126,67 @@ impl Recorder {
         &mut self.gauges[group]
     }
 
+    fn cell(&self, series: SeriesId, stage: StageId) -> usize {
+        series.index() * self.n_stages + stage.index()
+    }
+
+    /// For all but times.
     pub(crate) fn tally(&mut self, series: SeriesId, stage: StageId) -> &mut Tally {
-        let cell = series.index() * self.n_stages + stage.index();
+        let cell = self.cell(series, stage);
         self.cells[cell].get_or_insert_default()
     }
 
     /// A slot was handed to the socket. The lag of a held one is the target's doing and must not
     /// convict the generator, so it is not recorded.
     pub(crate) fn sent(&mut self, series: SeriesId, stage: StageId, lag_us: u64, held: bool) {
-        self.classed[series.index() * self.n_stages + stage.index()] += 1;
+        let cell = self.cell(series, stage);
+        self.classed[cell] += 1;
         let tally = self.tally(series, stage);
         tally.sent += 1;
         if held {
             tally.held += 1;
         } else {
-            tally.send_lag.record(lag_us);
+            self.time(series, stage, Time::SendLag, lag_us);
+        }
+    }
+
+    /// How long an attempt took that was to be made at `intended_us`, unless it was to be made as
+    /// soon as it could be.
+    pub(crate) fn took(
+        &mut self,
+        series: SeriesId,
+        stage: StageId,
+        intended_us: Option<u64>,
+        began_us: u64,
+        ended_us: u64,
+    ) {
+        self.time(series, stage, Time::Service, ended_us.saturating_sub(began_us));
+        if let Some(intended_us) = intended_us {
+            self.time(series, stage, Time::Response, ended_us.saturating_sub(intended_us));
+        }
+    }
+
+    fn time(&mut self, series: SeriesId, stage: StageId, time: Time, us: u64) {
+        self.times.push((self.cell(series, stage) as u32, time, us));
+        if self.times.len() == TIMES {
+            self.count_times();
+        }
+    }
+
+    fn count_times(&mut self) {
+        for (cell, time, us) in self.times.drain(..) {
+            let tally = self.cells[cell as usize].get_or_insert_default();
+            match time {
+                Time::Response => tally.response_time.record(us),
+                Time::Service => tally.service_time.record(us),
+                Time::SendLag => tally.send_lag.record(us),
+            }
         }
     }
 
     pub(crate) fn class(&mut self, series: SeriesId, stage: StageId, class: SlotClass) {
-        self.classed[series.index() * self.n_stages + stage.index()] += 1;
+        let cell = self.cell(series, stage);
+        self.classed[cell] += 1;
         let tally = self.tally(series, stage);
         match class {
             SlotClass::Missed => tally.missed += 1,
@@ -185,6 +240,7 @@ impl Recorder {
         due: &[u64],
         health: Health,
     ) -> Delta {
+        self.count_times();
         let mut delta = Delta {
             first_window: self.window,
             last_window: self.window,

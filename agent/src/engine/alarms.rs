@@ -3,13 +3,14 @@
 //! A timer of the runtime for each device is entered, moved and fired at places in memory that are
 //! far apart, and wakes a task only to find that nothing came from the broker. Here the times stand
 //! side by side, the core sleeps until the first of them, and looks at the device itself.
-//! Invariant: a device has one alarm, and it is due from its time on until it is set anew.
+//! Invariant: a device has one alarm, and from its time on it is due once.
+
+mod queue;
 
 use std::cell::{Cell, RefCell};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
 use std::task::Waker;
+
+use self::queue::Queue;
 
 /// Of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl<T: Clone> Alarms<T> {
 
     /// In place of what was set before; `u64::MAX` is never.
     pub(super) fn set(&self, id: AlarmId, at_us: u64) {
-        self.queue.borrow_mut().set(id, at_us);
+        self.queue.borrow_mut().set(id.0, at_us);
         if at_us < self.asleep_until_us.get()
             && let Some(sleeper) = &*self.sleeper.borrow()
         {
@@ -57,15 +58,19 @@ impl<T: Clone> Alarms<T> {
         }
     }
 
-    /// `u64::MAX`: nobody wants to be looked at.
-    pub(super) fn next_us(&self) -> u64 {
-        self.queue.borrow_mut().first().map_or(u64::MAX, |(at_us, _)| at_us)
+    pub(super) fn is_set(&self, id: AlarmId) -> bool {
+        self.queue.borrow().is_set(id.0)
     }
 
-    /// Whose time has come first; stays due until its alarm is set anew.
+    /// No alarm is earlier; `u64::MAX`: nobody wants to be looked at.
+    pub(super) fn next_us(&self) -> u64 {
+        self.queue.borrow().next_us()
+    }
+
+    /// Somebody whose time has come; the alarm is then no longer set.
     pub(super) fn due(&self, now_us: u64) -> Option<T> {
-        let (at_us, id) = self.queue.borrow_mut().first()?;
-        (at_us <= now_us).then(|| self.owners.borrow()[id.0 as usize].clone())
+        let id = self.queue.borrow_mut().take(now_us)?;
+        Some(self.owners.borrow()[id as usize].clone())
     }
 
     /// The core goes to sleep.
@@ -80,58 +85,6 @@ impl<T: Clone> Alarms<T> {
     /// No alarm needs to wake it now.
     pub(super) fn core_is_awake(&self) {
         self.asleep_until_us.set(0);
-    }
-}
-
-/// A heap of times, each of which stays where it is until it comes up: an alarm that is put off is
-/// only then moved, so that in a device's usual life each of its looks costs one move.
-#[derive(Debug, Default)]
-struct Queue {
-    /// Times with the device's number; the earliest first.
-    heap: BinaryHeap<Reverse<(u64, u32)>>,
-    /// By id.
-    alarms: Vec<Alarm>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Alarm {
-    wanted_us: u64,
-    /// The earliest of its times in the heap; what else is there is left over from before.
-    queued_us: u64,
-}
-
-impl Queue {
-    fn enter(&mut self) {
-        self.alarms.push(Alarm { wanted_us: u64::MAX, queued_us: u64::MAX });
-    }
-
-    fn set(&mut self, id: AlarmId, at_us: u64) {
-        let alarm = &mut self.alarms[id.0 as usize];
-        alarm.wanted_us = at_us;
-        if at_us < alarm.queued_us {
-            alarm.queued_us = at_us;
-            self.heap.push(Reverse((at_us, id.0)));
-        }
-    }
-
-    /// The earliest alarm.
-    fn first(&mut self) -> Option<(u64, AlarmId)> {
-        loop {
-            let mut top = self.heap.peek_mut()?;
-            let Reverse((at_us, id)) = *top;
-            let alarm = &mut self.alarms[id as usize];
-            if alarm.queued_us != at_us {
-                PeekMut::pop(top);
-            } else if alarm.wanted_us == at_us {
-                return Some((at_us, AlarmId(id)));
-            } else {
-                alarm.queued_us = alarm.wanted_us;
-                match alarm.wanted_us {
-                    u64::MAX => drop(PeekMut::pop(top)),
-                    wanted_us => *top = Reverse((wanted_us, id)),
-                }
-            }
-        }
     }
 }
 
@@ -192,8 +145,12 @@ mod tests {
     proptest! {
         /// A list of times is the model: `Some` sets an alarm, `None` lets time pass.
         #[test]
-        fn the_earliest_alarm_is_due_until_it_is_set_anew(
-            steps in proptest::collection::vec((0..8usize, proptest::option::of(0..100u64)), 0..200),
+        fn an_alarm_is_due_once_from_its_time_on(
+            steps in proptest::collection::vec(
+                (0..8usize, proptest::option::of(prop_oneof![0..100u64, 0..100_000u64, 0..5_000_000u64])),
+                0..200,
+            ),
+            passing_us in prop_oneof![Just(20), Just(20_000), Just(3_000_000)],
         ) {
             let alarms = Alarms::default();
             let ids = entered::<8>(&alarms);
@@ -205,18 +162,44 @@ mod tests {
                         alarms.set(ids[which], now + in_us);
                     }
                     None => {
-                        now += 20;
+                        now += passing_us;
                         while let Some(due) = alarms.due(now) {
                             prop_assert!(model[due] <= now);
-                            prop_assert_eq!(Some(&model[due]), model.iter().min());
                             model[due] = u64::MAX;
-                            alarms.set(ids[due], u64::MAX);
                         }
                         prop_assert!(model.iter().all(|at_us| *at_us > now));
                     }
                 }
-                prop_assert_eq!(Some(alarms.next_us()), model.iter().min().copied());
+                for (id, at_us) in ids.iter().zip(&model) {
+                    prop_assert_eq!(alarms.is_set(*id), *at_us != u64::MAX);
+                }
+                let next_us = alarms.next_us();
+                prop_assert!(model.iter().all(|at_us| next_us <= *at_us));
             }
+        }
+
+        /// What was put off is looked for in vain at most once.
+        #[test]
+        fn whoever_sleeps_until_the_next_alarm_soon_meets_one(
+            in_us in proptest::collection::vec((1..3_000_000u64, 1..3_000_000u64), 8),
+        ) {
+            let alarms = Alarms::default();
+            let ids = entered::<8>(&alarms);
+            for (id, (first, then)) in ids.into_iter().zip(&in_us) {
+                alarms.set(id, *first);
+                alarms.set(id, *then);
+            }
+            let (mut n_due, mut n_sleeps) = (0, 0);
+            while n_due < ids.len() {
+                n_sleeps += 1;
+                let now = alarms.next_us();
+                while let Some(due) = alarms.due(now) {
+                    prop_assert_eq!(in_us[due].1, now);
+                    n_due += 1;
+                }
+            }
+            prop_assert!(n_sleeps <= 2 * ids.len());
+            prop_assert_eq!((alarms.due(u64::MAX), alarms.next_us()), (None, u64::MAX));
         }
     }
 }

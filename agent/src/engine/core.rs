@@ -40,8 +40,6 @@ use crate::recorder::Recorder;
 const PARTING_US: u64 = 300_000;
 /// Acks are four bytes; this holds those of many messages.
 const READ_BUFFER: usize = 4 * 1024;
-/// Devices that are looked at before others have a turn: half a millisecond of sends.
-const LOOKS_AT_ONCE: usize = 32;
 
 pub(super) struct Core {
     pub(super) plan: Arc<Plan>,
@@ -70,7 +68,9 @@ pub(super) struct Core {
     /// The gate has closed: no new connections.
     pub(super) closing: Cell<bool>,
     /// Where messages are rendered before one write.
-    pub(super) scratch: RefCell<device::Scratch>,
+    pub(super) parcel: RefCell<device::Parcel>,
+    /// The devices that are being looked at.
+    pub(super) burst: RefCell<device::Burst>,
     pub(super) read_buffer: RefCell<Box<[u8]>>,
     /// Revisions that the timetable has taken in.
     pub(super) n_revised: Cell<usize>,
@@ -112,7 +112,7 @@ impl Core {
     pub(super) async fn rest_until(self: &Rc<Self>, run_us: u64) {
         loop {
             let now_us = self.now_us();
-            let more_are_due = self.look_at_the_due(now_us);
+            let more_are_due = self.burst.borrow_mut().run(self, now_us);
             if more_are_due {
                 // Others have their turn: what comes from the network, too.
                 tokio::task::yield_now().await;
@@ -124,15 +124,6 @@ impl Core {
                 self.sleep_until_next(now_us, run_us).await;
             }
         }
-    }
-
-    /// Whether more of them are due.
-    fn look_at_the_due(self: &Rc<Self>, now_us: u64) -> bool {
-        for _ in 0..LOOKS_AT_ONCE {
-            let Some(device) = self.alarms.due(now_us) else { return false };
-            device.borrow_mut().look(self, now_us);
-        }
-        true
     }
 
     /// Until the first alarm, or until `run_us`.

@@ -5,6 +5,7 @@
 //! cut, finish), which is safe because nothing holds a device across an await.
 
 mod answers;
+mod burst;
 mod connecting;
 mod edge;
 mod ending;
@@ -29,12 +30,13 @@ use shoal_domain::plan::MqttTarget;
 use shoal_domain::plan::{Send, WhileAway};
 use shoal_domain::schedule::{Calendar, Presence};
 
+pub(super) use self::burst::Burst;
 use self::connecting::Link;
 pub(super) use self::edge::EdgeNode;
 pub(super) use self::ending::unit_random;
 use self::goodbye::Goodbye;
 pub(super) use self::identity::{Identity, addressee, scope};
-pub(super) use self::sending::Scratch;
+pub(super) use self::sending::Parcel;
 use self::sending::Stream;
 use self::talk::{Talk, Who};
 use self::turns::Heard;

@@ -19,7 +19,6 @@ use std::future::Future;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use shoal_domain::delta::Tally;
 use shoal_domain::ids::{SeriesId, StageId};
 use shoal_domain::outcome::ErrorClass;
 use shoal_domain::plan::{Send, WhileAway};
@@ -287,13 +286,12 @@ impl Device {
         }
         self.log(core, &open, now, result, reply);
         let mut recorder = core.recorder.borrow_mut();
-        let tally = recorder.tally(open.series, open.stage);
         match result {
-            Ok(()) => tally.acked += 1,
+            Ok(()) => recorder.tally(open.series, open.stage).acked += 1,
             Err(failed) if !failed.answered => return,
             Err(_) => {}
         }
-        record_times(tally, &open, now);
+        recorder.took(open.series, open.stage, open.intended_us, open.began_us, now);
     }
 
     fn failed(&self, core: &Core, series: SeriesId, stage: StageId, failed: &Failed, now: u64) {
@@ -353,9 +351,8 @@ impl Device {
             self.failed(core, open.series, open.stage, &failed, now);
             self.log(core, &open, now, Err(&Failed { answered: true, ..failed }), None);
             let mut recorder = core.recorder.borrow_mut();
-            let tally = recorder.tally(open.series, open.stage);
-            tally.censored += 1;
-            record_times(tally, &open, now);
+            recorder.tally(open.series, open.stage).censored += 1;
+            recorder.took(open.series, open.stage, open.intended_us, open.began_us, now);
         }
     }
 
@@ -448,13 +445,6 @@ impl Device {
         self.standing.set(Standing::Failed);
         core.recorder.borrow_mut().gauge(self.group).failed += 1;
         self.drain(core, SlotClass::NotConnected);
-    }
-}
-
-fn record_times(tally: &mut Tally, open: &Open, now: u64) {
-    tally.service_time.record(now.saturating_sub(open.began_us));
-    if let Some(intended_us) = open.intended_us {
-        tally.response_time.record(now.saturating_sub(intended_us));
     }
 }
 

@@ -261,7 +261,5 @@ fn rejected(core: &Core, who: &Who<'_>, open: &Open, refusal: Refusal, now: u64)
 
 fn record_times(core: &Core, series: SeriesId, stage: StageId, open: &Open, now: u64) {
     let mut recorder = core.recorder.borrow_mut();
-    let tally = recorder.tally(series, stage);
-    tally.response_time.record(now.saturating_sub(open.intended_us));
-    tally.service_time.record(now.saturating_sub(open.sent_us));
+    recorder.took(series, stage, Some(open.intended_us), open.sent_us, now);
 }

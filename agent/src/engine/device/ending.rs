@@ -29,10 +29,8 @@ impl Device {
                 let connect = core.plan.groups[self.group].connect;
                 let stage = core.plan.stage_of(self.group, attempt.intended_us);
                 let mut recorder = core.recorder.borrow_mut();
-                let tally = recorder.tally(connect, stage);
-                tally.acked += 1;
-                tally.response_time.record(now.saturating_sub(attempt.intended_us));
-                tally.service_time.record(now.saturating_sub(attempt.began_us));
+                recorder.tally(connect, stage).acked += 1;
+                recorder.took(connect, stage, Some(attempt.intended_us), attempt.began_us, now);
                 let gauge = recorder.gauge(self.group);
                 gauge.connected += 1;
                 gauge.known += u64::from(self.standing != Standing::Known);
@@ -58,10 +56,8 @@ impl Device {
             let connect = core.plan.groups[self.group].connect;
             let stage = core.plan.stage_of(self.group, attempt.intended_us);
             if answered {
-                let mut recorder = core.recorder.borrow_mut();
-                let tally = recorder.tally(connect, stage);
-                tally.response_time.record(now.saturating_sub(attempt.intended_us));
-                tally.service_time.record(now.saturating_sub(attempt.began_us));
+                let (intended_us, began_us) = (Some(attempt.intended_us), attempt.began_us);
+                core.recorder.borrow_mut().took(connect, stage, intended_us, began_us, now);
             }
             core.stalls.generator_error(lost.class);
             self.failed(core, connect, stage, &lost, now);
@@ -206,10 +202,8 @@ impl Device {
             self.failed(core, series, stage, &lost, now);
             self.who().ended(core, &tried, Some(now), End::Failed(lost.class, &lost.text));
             let mut recorder = core.recorder.borrow_mut();
-            let tally = recorder.tally(series, stage);
-            tally.censored += 1;
-            tally.response_time.record(now.saturating_sub(intended_us));
-            tally.service_time.record(now.saturating_sub(tried.sent_us));
+            recorder.tally(series, stage).censored += 1;
+            recorder.took(series, stage, Some(intended_us), tried.sent_us, now);
         }
     }
 }

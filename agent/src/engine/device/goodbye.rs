@@ -109,9 +109,8 @@ impl Device {
         };
         self.who().ended(core, &tried, Some(now), end);
         let mut recorder = core.recorder.borrow_mut();
+        recorder.took(series, stage, Some(said_us), said_us, now);
         let tally = recorder.tally(series, stage);
-        tally.response_time.record(now.saturating_sub(said_us));
-        tally.service_time.record(now.saturating_sub(said_us));
         match &lost {
             None => tally.acked += 1,
             Some(lost) => tally.censored += u64::from(lost.class == ErrorClass::OpenAtEnd),

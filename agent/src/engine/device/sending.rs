@@ -38,11 +38,16 @@ pub(super) struct Stream {
     pub(super) aliased: bool,
 }
 
-/// Memory for rendering that all devices of a core share.
+/// What one device hands to its socket at once; the memory is lent to one after the other.
 #[derive(Default)]
-pub(in crate::engine) struct Scratch {
+pub(in crate::engine) struct Parcel {
     bytes: Vec<u8>,
-    batch: Vec<Packet>,
+    packets: Vec<Packet>,
+    /// Run time of the write.
+    at_us: u64,
+    /// How many of the bytes the socket took.
+    taken: usize,
+    broken: Option<std::io::Error>,
 }
 
 struct Packet {
@@ -72,46 +77,54 @@ impl Device {
     /// Sends waiting slots as far as connection, socket, in-flight limit and lease allow.
     pub(super) fn pump(&mut self, core: &Rc<Core>) {
         // Most wake-ups end here: nothing waits.
-        while self.book.has_waiting()
-            && matches!(self.link, Link::Up(_))
-            && !self.blocked
-            && self.leave_by_us.is_none()
-        {
-            let mut scratch = core.scratch.borrow_mut();
-            let boot_us = core.boot_us();
-            if !core.control.may_send(boot_us) {
+        while self.may_write() {
+            let mut parcel = core.parcel.borrow_mut();
+            if !self.write(core, &mut parcel) {
                 return;
             }
-            self.render(core, boot_us, &mut scratch);
-            let Link::Up(transport) = &mut self.link else { return };
-            if scratch.batch.is_empty() {
-                return;
-            }
-            let now = core.run_us(boot_us);
-            match transport.try_write(&scratch.bytes) {
-                Ok(n) => self.commit(core, now, n, &mut scratch),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    self.commit(core, now, 0, &mut scratch);
-                }
-                Err(error) => {
-                    self.commit(core, now, 0, &mut scratch);
-                    self.lost(core, Lost::broken(&error));
-                }
-            }
+            self.commit(core, &mut parcel);
         }
     }
 
-    /// Fills the scratch memory with the messages that may leave now.
-    fn render(&mut self, core: &Core, boot_us: u64, scratch: &mut Scratch) {
-        scratch.bytes.clear();
-        scratch.batch.clear();
+    fn may_write(&self) -> bool {
+        self.book.has_waiting()
+            && matches!(self.link, Link::Up(_))
+            && !self.blocked
+            && self.leave_by_us.is_none()
+    }
+
+    /// Renders what may leave and hands it to the socket; whether there was anything. If so,
+    /// [`Device::commit`] books it.
+    pub(super) fn write(&mut self, core: &Core, parcel: &mut Parcel) -> bool {
+        let boot_us = core.boot_us();
+        if !self.may_write() || !core.control.may_send(boot_us) {
+            return false;
+        }
+        self.render(core, boot_us, parcel);
+        let Link::Up(transport) = &mut self.link else { return false };
+        if parcel.packets.is_empty() {
+            return false;
+        }
+        parcel.at_us = core.run_us(boot_us);
+        (parcel.taken, parcel.broken) = match transport.try_write(&parcel.bytes) {
+            Ok(n) => (n, None),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => (0, None),
+            Err(error) => (0, Some(error)),
+        };
+        true
+    }
+
+    /// Fills the parcel with the messages that may leave now.
+    fn render(&mut self, core: &Core, boot_us: u64, parcel: &mut Parcel) {
+        parcel.bytes.clear();
+        parcel.packets.clear();
         let group = &core.plan.groups[self.group];
         let sends = group.sends();
         let now_us = core.control.control_unix_us(boot_us);
         let mut room = self.session.room(group.max_in_flight);
         // Without its subscription a command's reply would be lost.
         let listens = self.talk.is_none() || self.is_listening();
-        while scratch.bytes.len() < MAX_WRITE {
+        while parcel.bytes.len() < MAX_WRITE {
             let has_room = |send: usize| {
                 (publish_of(&sends[send]).qos == Qos::AtMostOnce || room > 0)
                     && (listens || !matches!(sends[send].action, Action::Command(_)))
@@ -129,17 +142,17 @@ impl Device {
                     Some(pid)
                 }
             };
-            let (start, n) = (scratch.bytes.len(), self.streams[due.send].n);
+            let (start, n) = (parcel.bytes.len(), self.streams[due.send].n);
             let delivery = Delivery { qos: publish.qos, pid: pid.unwrap_or(0) };
             let (send, slot) = (due.send, due.slot);
             let copy = Copy { send, slot, n, now_us, delivery, dup: false };
             let was_aliased = self.streams[send].aliased;
             let was_seq = self.edge.as_ref().map(|node| node.seq);
-            let written = self.write_copy(core, &copy, &mut scratch.bytes);
-            let end = scratch.bytes.len();
+            let written = self.write_copy(core, &copy, &mut parcel.bytes);
+            let end = parcel.bytes.len();
             let n_bytes = written.unwrap_or(0);
             if written.is_err() || end - start > self.session.welcome().maximum_packet as usize {
-                scratch.bytes.truncate(start);
+                parcel.bytes.truncate(start);
                 self.streams[send].aliased = was_aliased;
                 if let (Some(node), Some(seq)) = (&mut self.edge, was_seq) {
                     node.seq = seq;
@@ -151,7 +164,7 @@ impl Device {
             let stream = &mut self.streams[send];
             stream.n = n.wrapping_add(1);
             let names_alias = stream.aliased && !was_aliased;
-            scratch.batch.push(Packet { due, pid, end, now_us, n, n_bytes, names_alias });
+            parcel.packets.push(Packet { due, pid, end, now_us, n, n_bytes, names_alias });
         }
     }
 
@@ -257,12 +270,13 @@ impl Device {
         (is_used && alias <= self.session.welcome().topic_alias_maximum).then_some(alias)
     }
 
-    /// The socket took the first `written` bytes: books what left and puts back the rest.
-    fn commit(&mut self, core: &Core, now: u64, written: usize, scratch: &mut Scratch) {
+    /// Books what left and puts back the rest.
+    pub(super) fn commit(&mut self, core: &Core, parcel: &mut Parcel) {
+        let (now, written) = (parcel.at_us, parcel.taken);
         let sends = core.plan.groups[self.group].sends();
         let mut start = 0;
         let mut n_left = 0;
-        for packet in scratch.batch.iter().take_while(|packet| {
+        for packet in parcel.packets.iter().take_while(|packet| {
             let left = start < written;
             if left {
                 start = packet.end;
@@ -316,8 +330,8 @@ impl Device {
             }
         }
         // `start` is now the end of the last packet of which anything left.
-        self.rest.extend_from_slice(&scratch.bytes[written..start.max(written)]);
-        for packet in scratch.batch[n_left..].iter().rev() {
+        self.rest.extend_from_slice(&parcel.bytes[written..start.max(written)]);
+        for packet in parcel.packets[n_left..].iter().rev() {
             let stream = &mut self.streams[packet.due.send];
             stream.n = stream.n.wrapping_sub(1);
             stream.aliased &= !packet.names_alias;
@@ -329,7 +343,10 @@ impl Device {
         if written > 0 {
             self.written_us = now;
         }
-        self.blocked = written < scratch.bytes.len() || self.is_behind();
+        self.blocked = written < parcel.bytes.len() || self.is_behind();
+        if let Some(error) = parcel.broken.take() {
+            self.lost(core, Lost::broken(&error));
+        }
     }
 
     /// Whether the transport holds bytes for a socket that takes no more.

@@ -291,10 +291,8 @@ impl Who<'_> {
 
 fn record(core: &Core, series: SeriesId, group: usize, open: &OpenCommand, now: u64) {
     let stage = core.plan.stage_of(group, open.intended_us);
-    let mut recorder = core.recorder.borrow_mut();
-    let tally = recorder.tally(series, stage);
-    tally.response_time.record(now.saturating_sub(open.intended_us));
-    tally.service_time.record(now.saturating_sub(open.sent_us));
+    let (intended_us, sent_us) = (Some(open.intended_us), open.sent_us);
+    core.recorder.borrow_mut().took(series, stage, intended_us, sent_us, now);
 }
 
 impl Device {

@@ -1,8 +1,9 @@
 //! When a device runs: as soon as its connection has something, and when its alarm is due.
 //!
 //! A turn of its task is for the connection. What time alone brings about the core does itself, at
-//! the alarm; most messages are sent so, and the task wakes only for their acks, after which nothing
-//! that the alarm was set for has changed. Whatever may have changed it sets it anew.
+//! the alarm, for all devices that are due together (`burst.rs`); most messages are sent so, and the
+//! task wakes only for their acks, after which nothing that the alarm was set for has changed.
+//! Whatever may have changed it sets it anew.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -27,12 +28,13 @@ impl Device {
         self.waker.get_or_insert_with(|| cx.waker().clone());
         loop {
             self.drive_goodbye(core, cx);
-            if self.drive_link(core, cx) == Heard::AcksOnly {
+            // Without an alarm it was to be seen to for something else.
+            if self.drive_link(core, cx) == Heard::AcksOnly && core.alarms.is_set(self.alarm) {
                 return Poll::Pending;
             }
             let blocked = self.blocked;
             let now = core.now_us();
-            let moved = self.on_time(core, now);
+            let moved = self.time_came(core, now) | self.send_on(core, now);
             // A link that has just changed, or a socket that has just filled up, must be polled
             // once more: only that registers this task for its next event.
             if !moved && self.blocked == blocked {
@@ -42,20 +44,7 @@ impl Device {
         }
     }
 
-    /// Its alarm is due: what time alone brings about needs no turn of its task, unless the
-    /// connection is to be seen to.
-    pub(in crate::engine) fn look(&mut self, core: &Rc<Core>, now: u64) {
-        let blocked = self.blocked;
-        let moved = self.on_time(core, now);
-        if moved || self.blocked != blocked || self.goodbye.is_some() {
-            core.alarms.set(self.alarm, u64::MAX);
-            self.wake();
-        } else {
-            self.set_alarm(core, now);
-        }
-    }
-
-    fn set_alarm(&self, core: &Core, now: u64) {
+    pub(super) fn set_alarm(&self, core: &Core, now: u64) {
         // A revision that this core has not taken in yet: nothing to do until it has.
         let wake_us = if core.horizon_us() <= now { now + 1_000 } else { self.wake_us(core) };
         core.alarms.set(self.alarm, wake_us.max(now + 1));
@@ -68,15 +57,21 @@ impl Device {
         }
     }
 
-    /// Everything that time alone brings about. Whether the link was replaced.
-    fn on_time(&mut self, core: &Rc<Core>, now: u64) -> bool {
+    /// Everything that time alone brings about, up to what may be sent. Whether the link was
+    /// replaced.
+    pub(super) fn time_came(&mut self, core: &Rc<Core>, now: u64) -> bool {
         core.stalls.notice(now);
-        let mut moved = self.keep_calendar(core, now);
+        let moved = self.keep_calendar(core, now);
         self.fall_due(core, now);
         self.expire_acks(core, now);
         self.talk_on_time(core, now);
+        moved
+    }
+
+    /// Sends it, and all that time brings about after that. Whether the link was replaced.
+    pub(super) fn send_on(&mut self, core: &Rc<Core>, now: u64) -> bool {
         self.pump(core);
-        moved |= self.link_on_time(core, now);
+        let moved = self.link_on_time(core, now);
         self.book.settle();
         moved
     }
