@@ -76,7 +76,7 @@ pub(super) struct Device {
     n_releases: u64,
     /// Its gate has closed, before that of the others or with it.
     leaving: bool,
-    calendar: Calendar,
+    calendar: Box<Calendar>,
     presence: Presence,
     /// When the calendar changes what it is.
     change_us: u64,
@@ -186,7 +186,7 @@ impl Device {
             leave_by_us: None,
             waker: None,
             alarm,
-            calendar,
+            calendar: Box::new(calendar),
             identity,
             streams: group.sends().iter().map(|_| Stream::default()).collect(),
             session: Session::new(rules),

@@ -82,7 +82,8 @@ impl Route {
             let transport = match tls {
                 None => Transport::Plain(tcp),
                 Some((config, name)) => {
-                    Transport::Tls(TlsStream::connect(tcp, config, name).await.map_err(broken)?)
+                    let tls = TlsStream::connect(tcp, config, name).await.map_err(broken)?;
+                    Transport::Tls(Box::new(tls))
                 }
             };
             match upgrade {

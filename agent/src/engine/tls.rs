@@ -71,7 +71,7 @@ pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
 
 pub(super) struct TlsStream {
     tcp: TcpStream,
-    connection: Box<UnbufferedClientConnection>,
+    connection: UnbufferedClientConnection,
     /// The beginning of a record.
     unread: Vec<u8>,
     /// Decrypted and not taken yet.
@@ -98,7 +98,7 @@ impl TlsStream {
         let connection = UnbufferedClientConnection::new(config, name).map_err(broken)?;
         let mut stream = Self {
             tcp,
-            connection: Box::new(connection),
+            connection,
             unread: Vec::new(),
             plain: Vec::new(),
             unsent: Vec::new(),

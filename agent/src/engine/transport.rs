@@ -18,7 +18,7 @@ use crate::websocket::{self, Unwrapper};
 
 pub(super) enum Transport {
     Plain(TcpStream),
-    Tls(TlsStream),
+    Tls(Box<TlsStream>),
     WebSocket(Box<WebSocket>),
 }
 
@@ -267,7 +267,7 @@ impl AsyncWrite for Transport {
         ready!(self.as_mut().poll_flush(cx))?;
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             // The connection is closed by dropping it.
             Self::WebSocket(_) => Poll::Ready(Ok(())),
         }

@@ -129,7 +129,7 @@ impl Device {
         if self.change_us > now {
             self.change_us = calendar.at(now).1;
         }
-        self.calendar = calendar;
+        *self.calendar = calendar;
         core.alarms.set(self.alarm, 0);
     }
 }
