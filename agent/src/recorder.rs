@@ -301,3 +301,35 @@ impl Recorder {
         by_series.enumerate().map(progress).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_domain::files::Files;
+
+    use super::*;
+
+    #[test]
+    fn every_time_of_a_window_leaves_with_it_however_many_there_are() {
+        let text = "version: 1\nname: n\ntargets:\n  t: { mqtt: { url: builtin } }\ngroups:\n  g:\n    \
+                    target: t\n    devices: 1\n    send:\n      s:\n        publish: { topic: t, text: x }\n        \
+                    every: 1s\nload:\n  - hold: { for: 1s }\n";
+        let plan = shoal_domain::check::parse_plan(text, &[], &Files::none());
+        let plan = plan.unwrap_or_else(|e| panic!("{e:?}"));
+        let series = plan.groups[0].sends()[0].series;
+        let (stage, due) = (StageId(0), vec![0; plan.series.len() * plan.stages.len()]);
+        let mut recorder = Recorder::new(&plan, None, 1);
+        for window in 0..2 {
+            let n = 2_500 + window;
+            for i in 1..=n {
+                recorder.sent(series, stage, i, false);
+                recorder.took(series, stage, Some(1_000), 1_000 + i, 1_000 + 3 * i);
+            }
+            let delta = recorder.swap(window + 1, 0, &due, Health::default());
+            let tally = &delta.cells[&(series, stage)];
+            let all = n * (n + 1) / 2;
+            let times = [&tally.send_lag, &tally.service_time, &tally.response_time];
+            assert_eq!(times.map(|times| times.count()), [n; 3]);
+            assert_eq!(times.map(|times| times.sum_us()), [all, 2 * all, 3 * all]);
+        }
+    }
+}

@@ -65,7 +65,7 @@ impl Acks {
     fn take_until(&self, due: Instant, streams: &mut [TcpStream]) {
         let mut events = [EpollEvent::empty(); 256];
         loop {
-            // A whole millisecond at least, as a sleeping core's: it is woken by acks meanwhile.
+            // In whole milliseconds, as a core sleeps; acks wake it before.
             let left = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1_000);
             if left == 0 {
                 return;
